@@ -1,0 +1,1 @@
+"""Domains, verifiers and the problems they deal."""

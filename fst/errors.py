@@ -1,0 +1,54 @@
+"""Every error a user can meet, as one tree.
+
+    FstError                     base: the message says what to do
+    |-- ConfigError              params.yaml or a flag: names the key's path
+    |-- DataError                a problem file: names file, line and remedy
+    |   `-- UnknownDomain        a domain spec nobody can read
+    |-- VerifierError            an unknown verifier, or one whose arguments are off
+    |-- ModelError               a model that cannot be loaded or has no chat template
+    |-- ReflectorError           the reflection model failed for good (after its retries)
+    |-- RecordError              a run folder that is damaged, taken or of another configuration
+    `-- MissingDependency        an optional package that this command needs
+"""
+
+from __future__ import annotations
+
+
+class FstError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the CLI exits with."""
+
+    exit_code = 2
+
+
+class ConfigError(FstError):
+    """A parameter is unknown, missing or out of range; the message starts with its key path."""
+
+
+class DataError(FstError):
+    """A problem file or domain cannot be used; the message names file, line and remedy."""
+
+
+class UnknownDomain(DataError):
+    """A domain spec that no domain family can read."""
+
+
+class VerifierError(FstError):
+    """A verifier that does not exist or whose arguments are wrong."""
+
+
+class ModelError(FstError):
+    """A model that cannot be loaded, or that lacks what training needs."""
+
+
+class ReflectorError(FstError):
+    """The reflection model could not answer after its retries."""
+
+    exit_code = 3
+
+
+class RecordError(FstError):
+    """A run folder that is damaged, locked by a living process, or made with other parameters."""
+
+
+class MissingDependency(FstError):
+    """An optional package that this command needs is not installed."""

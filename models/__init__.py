@@ -1,0 +1,1 @@
+"""The policy, its engines, the reflector and the lab base model."""
