@@ -267,8 +267,8 @@ def signature(rule: Rule) -> int:
     return hash(tuple(rule(v) for v in _probes()))
 
 
-_JOINS = ("{a}, then {b}", "first {a}, then {b}", "{a} and then {b}")
-_CHOICES = ("if {c}, {a}, otherwise {b}", "if {c} then {a}, else {b}")
+JOINS = ("{a}, then {b}", "first {a}, then {b}", "{a} and then {b}")
+CHOICES = ("if {c}, {a}, otherwise {b}", "if {c} then {a}, else {b}")
 
 
 def instruction(rule: Rule, surface: str, rng: random.Random | None = None) -> str:
@@ -280,10 +280,10 @@ def instruction(rule: Rule, surface: str, rng: random.Random | None = None) -> s
     def chain(names: tuple[str, ...]) -> str:
         text = pick(OPS[names[0]].phrases(surface))
         for name in names[1:]:
-            text = pick(_JOINS).format(a=text, b=pick(OPS[name].phrases(surface)))
+            text = pick(JOINS).format(a=text, b=pick(OPS[name].phrases(surface)))
         return text
 
     if rule.condition is None:
         return chain(rule.then)
     condition = pick(CONDITIONS[rule.condition].phrases(surface))
-    return pick(_CHOICES).format(c=condition, a=chain(rule.then), b=chain(rule.otherwise))
+    return pick(CHOICES).format(c=condition, a=chain(rule.then), b=chain(rule.otherwise))

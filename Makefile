@@ -1,0 +1,70 @@
+# Fast-Slow Training. Needs python3.11, git and make; everything else goes into .venv.
+#
+#   PYTHON=/path/to/python3.11 make run     another interpreter
+#   TORCH_INDEX= make install               torch from the usual index even where there is no GPU
+
+PYTHON ?= python3.11
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# On Linux the usual torch carries several GB of CUDA. Where no GPU is found, the CPU build is tried first.
+ifeq ($(shell uname -s),Linux)
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
+endif
+
+# Nothing of what this project uses may report home.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export WANDB_MODE := disabled
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lint format lab-base clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## environment and packages, at the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or say PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+		$(BIN)/python -m pip install --quiet --no-deps --retries 1 --timeout 10 --index-url "$(TORCH_INDEX)" \
+			-c constraints.txt torch 2>/dev/null \
+		|| echo "$(TORCH_INDEX) has no torch for this machine or is out of reach: taking the usual index"; \
+	fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+run: $(STAMP)  ## the three arms on the lab, then the report at reports/run/index.html
+	$(BIN)/fst run
+
+test: export OMP_NUM_THREADS := 1
+test: $(STAMP)  ## all tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+check: export OMP_NUM_THREADS := 1
+check: lint  ## lint, types and the fast tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the files as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab-base: $(STAMP)  ## pretrain the lab base model again (an hour or two on two cores)
+	$(BIN)/fst lab-base build
+
+clean:  ## remove the environment and every cache; runs and reports stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,119 @@
+"""The command line. Every command's --help says what it does and shows an example."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "WANDB_MODE": "disabled",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+for _name, _value in TELEMETRY_OFF.items():
+    os.environ.setdefault(_name, _value)
+
+from fst.errors import FstError  # noqa: E402  (telemetry must be off before any library is imported)
+
+ARMS = ("fst", "rl", "gepa")
+DEFAULT_DOMAIN = "lab/sort_desc+add_one"
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one parameter, e.g. loop.cycles=3")
+    parser.add_argument("--model", help="directory or hub id of the policy; overrides model.base")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last completed round")
+    parser.add_argument("--quiet", action="store_true", help="no progress display")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from data.domains import describe_families
+
+    families = "\n".join(f"  {example:34} {sentence}" for example, sentence in describe_families())
+    parser = argparse.ArgumentParser(prog="fst", description="Fast-Slow Training: prompts and weights learn from one reward.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser(
+        "train",
+        help="train one arm on one domain",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train one arm on one domain and record everything under runs/<id>/.",
+        epilog=f"domains:\n{families}\n\nexample:\n  fst train --arm fst --domain {DEFAULT_DOMAIN} --seed 0",
+    )
+    train.add_argument("--arm", choices=ARMS, default="fst", help="fst: both; rl: slow weights only; gepa: prompts only")
+    source = train.add_mutually_exclusive_group()
+    source.add_argument("--domain", default=DEFAULT_DOMAIN, help="domain spec, see below (default: %(default)s)")
+    source.add_argument("--data", type=Path, help="a JSONL file of your own problems")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--run", help="name of the run folder (default: from domain, arm and seed)")
+    _add_training_options(train)
+
+    run = commands.add_parser(
+        "run",
+        help="all arms on a domain, then the report",
+        description="Train the three arms on each domain and seed, write the report and print the closing table. "
+        "A run that was cut off goes on; one that ended is kept.",
+    )
+    run.add_argument("--domain", action="append", help=f"repeatable (default: {DEFAULT_DOMAIN})")
+    run.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    run.add_argument("--seeds", nargs="+", type=int, default=[0])
+    run.add_argument("--out", type=Path, default=Path("reports/run"), help="report folder (default: %(default)s)")
+    _add_training_options(run)
+
+    report = commands.add_parser("report", help="HTML page, PNGs and summary.json from run folders")
+    report.add_argument("folders", nargs="+", type=Path, help="run folders, finished or not")
+    report.add_argument("--out", type=Path, default=Path("reports/run"))
+    report.add_argument("--title", default="Fast-Slow Training")
+
+    evaluate = commands.add_parser("evaluate", help="mean@n and drift of a run's last checkpoint on its validation or test split")
+    evaluate.add_argument("folder", type=Path, help="a run folder")
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+    evaluate.add_argument("--prompt", help="evaluate under this prompt instead of the run's best")
+
+    commands.add_parser("doctor", help="what is missing, and for what")
+
+    base = commands.add_parser("lab-base", help="the lab's base model")
+    actions = base.add_subparsers(dest="action", required=True)
+    build = actions.add_parser("build", help="pretrain it from nothing (about an hour on two cores); goes on if it was cut off")
+    build.add_argument("--out", type=Path, help="folder to write (default: the one that ships)")
+    build.add_argument("--steps", type=int, help="fewer steps, for a try")
+    card = actions.add_parser("card", help="measure what it can do (the lab card)")
+    card.add_argument("--model", default="lab")
+
+    bench = commands.add_parser("bench", help="measurements against the plain libraries")
+    kinds = bench.add_subparsers(dest="action", required=True)
+    speed = kinds.add_parser("speed", help="RL step against plain TRL, and a fast round's generation")
+    speed.add_argument("--steps", type=int, default=12, help="steps of each trainer (default: %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `fst`. Errors that a user can mend are one sentence on stderr and exit code 2 or 3."""
+    from fst import commands
+
+    try:
+        options = build_parser().parse_args(arguments)
+        name = "_".join(filter(None, (options.command.replace("-", "_"), getattr(options, "action", None))))
+        handler = getattr(commands, name)
+        handler(options)
+    except FstError as error:
+        print(f"fst: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fst: stopped; `--resume` goes on from the last completed round", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

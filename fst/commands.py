@@ -1,0 +1,144 @@
+"""What each command of the CLI does, one function a command. Heavy imports happen inside, so --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from fst.config import Params
+
+
+def _params(options: argparse.Namespace) -> Params:
+    from fst.config import load_params
+
+    path = options.params if options.params.exists() or options.params != Path("params.yaml") else None
+    overrides = list(options.set)
+    if options.model:
+        overrides.append(f"model.base={options.model}")
+    return load_params(path, overrides)
+
+
+def _run_name(domain: str, arm: str, seed: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', domain).strip('-')}-{arm}-s{seed}"
+
+
+def train(options: argparse.Namespace) -> None:
+    """One arm on one domain."""
+    from fst.runner import Job, run_job, summary_of
+
+    domain = f"jsonl:{options.data}" if options.data else options.domain
+    folder = options.runs / (options.run or _run_name(domain, options.arm, options.seed))
+    run_job(Job(options.arm, domain, options.seed, folder, _params(options)), options.resume, options.quiet)
+    end = summary_of(folder)
+    rollouts = end["rollouts"]
+    Console().print(
+        f"[bold]{options.arm}[/] on {domain}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), KL {end['kl']:.4f} nats a token; "
+        f"rollouts {rollouts['train']} training, {rollouts['fast']} fast, {rollouts['eval']} evaluation; {end['seconds']:.0f} s of learning.\n"
+        f"best prompt: {end['prompts'][0]!r}\nrecords: {folder}",
+        highlight=False,
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """All arms, then the report. Finished runs of the same parameters are kept."""
+    from fst.report import build_report, closing_table
+    from fst.run_view import load_run
+    from fst.runner import Job, run_job
+
+    params = _params(options)
+    folders = []
+    for domain in options.domain or ["lab/sort_desc+add_one"]:
+        for seed in options.seeds:
+            for arm in options.arms:
+                folder = options.runs / _run_name(domain, arm, seed)
+                folders.append(run_job(Job(arm, domain, seed, folder, params), resume=True, quiet=options.quiet))
+    page = build_report(folders, options.out, "Fast-Slow Training")
+    console = Console()
+    console.print(closing_table([load_run(folder) for folder in folders]))
+    console.print(f"report: {page}", highlight=False)
+
+
+def report(options: argparse.Namespace) -> None:
+    """A report from run folders."""
+    from fst.report import build_report
+
+    print(build_report(options.folders, options.out, options.title))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """A run's last checkpoint, evaluated again; nothing is written to the run."""
+    from fst.runner import evaluate_run
+
+    result = evaluate_run(options.folder, options.split, options.prompt)
+    print(json.dumps(result, indent=2))
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """What is missing, and for what."""
+    from fst.doctor import diagnose, render
+
+    Console().print(render(diagnose()))
+
+
+def lab_base_build(options: argparse.Namespace) -> None:
+    """Pretrain the lab's base model and write it with its checksums."""
+    import dataclasses
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from models.lab_pretrain import PretrainConfig, pretrain
+    from models.policy import LAB_BASE
+
+    config = PretrainConfig() if options.steps is None else dataclasses.replace(PretrainConfig(), steps=options.steps)
+    out = options.out or LAB_BASE
+    columns = (TextColumn("pretraining"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=config.steps)
+
+        def show(step: int, following: float, induction: float, tokens: int) -> None:
+            text = f"step {step}/{config.steps}  following {following:.3f}  induction {induction:.3f}  {tokens / 1e6:.1f}M tokens"
+            bar.update(task, completed=step, description=text)
+
+        facts = pretrain(config, out, show)
+    print(json.dumps(facts))
+    write_checksums(out)
+
+
+def write_checksums(folder: Path) -> None:
+    """SHA256SUMS over the model's files, in sha256sum's form."""
+    from fst.records import write_atomic
+
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    write_atomic(folder / "SHA256SUMS", "".join(lines))
+
+
+def lab_base_card(options: argparse.Namespace) -> None:
+    """The lab card as a Markdown table."""
+    from models.lab_card import measure_card
+    from models.policy import load_policy
+
+    console = Console(stderr=True)
+    card = measure_card(load_policy(options.model, max_new_tokens=16), report=lambda kind: console.print(f"measuring {kind} …"))
+    print("| rule kind | rules | right instruction, sampled / greedy | generic prompt | induction, a sample | in 32 samples |")
+    print("|---|---|---|---|---|---|")
+    for kind, row in card.items():
+        print(
+            f"| {kind} | {row['rules']} | {row['sampled']:.0%} / {row['greedy']:.0%} | {row['generic']:.1%} "
+            f"| {row['induction']:.0%} | {row['induction_in_32']:.0%} |"
+        )
+
+
+def bench_speed(options: argparse.Namespace) -> None:
+    """Ratios against plain TRL and plain generate, measured in one run."""
+    from fst.bench import speed
+
+    for line in speed(options.steps):
+        print(line)

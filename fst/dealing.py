@@ -1,0 +1,51 @@
+"""Dealing K prompts within each problem's group, and the weights of the loss. Pure functions.
+
+Arrays carry their axes: B rollouts in order, G rollouts a problem, K prompts. Invariants: D1 every problem
+gets each prompt G/K times; D2 the deal depends on a rollout's place in the global batch alone, so processes
+agree; D3 advantages are computed once per problem, over all G; D4 after weighting, every (problem, prompt)
+cell that is left weighs the same, however long its answers are; D5 a group of equal rewards is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+ZERO_STD = 1e-8
+
+
+def slot(place: int, group_size: int, prompts: int) -> int:
+    """Which of the K prompts answers at this place of the global batch (places count all processes' rows).
+
+    Neighbours of one group that share a prompt are adjacent: G/K answers to one request share its prefill.
+    """
+    return place % group_size * prompts // group_size
+
+
+def group_advantages(rewards_B: torch.Tensor, group_size: int, eps: float = 1e-4) -> torch.Tensor:
+    """A_i = (r_i - mean) / (std + eps) over all G rollouts of one problem (paper, section 3; unbiased std,
+    as TRL computes it). The trainer takes TRL's; this is the reference that tests compare it with."""
+    rewards_PG = rewards_B.view(-1, group_size)
+    centred = rewards_PG - rewards_PG.mean(1, keepdim=True)
+    return (centred / (rewards_PG.std(1, keepdim=True) + eps)).view(-1)
+
+
+def kept_rows(advantages_B: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Rows (indices) of the groups that carry signal: zero-variance groups are dropped, not resampled."""
+    signal = (advantages_B.view(-1, group_size).abs() > ZERO_STD).any(1)
+    return signal.repeat_interleave(group_size).nonzero()[:, 0]
+
+
+def cell_weights(lengths_B: torch.Tensor, cells_B: Sequence[object]) -> torch.Tensor:
+    """Factor for each rollout's advantage that turns a mean over tokens into Eq. 4's mean.
+
+    TRL sums over tokens and divides by N, all tokens. Eq. 4 averages within a prompt first, then over prompts;
+    a prompt here is what the model reads, i.e. a (problem, system prompt) cell. So the factor is
+    N / (cells * tokens of the rollout's cell). lengths_B: answer lengths in tokens; cells_B: any hashable key.
+    """
+    tokens: dict[object, float] = {}
+    for cell, length in zip(cells_B, lengths_B.tolist(), strict=True):
+        tokens[cell] = tokens.get(cell, 0.0) + length
+    total = float(lengths_B.sum())
+    return torch.tensor([total / (len(tokens) * tokens[cell]) for cell in cells_B], dtype=torch.float32)

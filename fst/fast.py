@@ -1,0 +1,230 @@
+"""The fast round: GEPA evolves the prompts under the current slow weights. The only file that imports gepa.
+
+Invariants, each with a test: P1 no score of older weights survives: every carried prompt is re-scored;
+P2 a round spends at most its budget of rollouts plus one proposal's overshoot; P3 the population is never empty;
+P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that was there; P5 prompts stay
+within the token cap; P6 no text is in the frontier twice; P7 same seed and weights, same round.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gepa
+from gepa.core.adapter import EvaluationBatch
+from gepa.core.state import GEPAState, ValsetEvaluation
+from gepa.strategies.eval_policy import FullEvaluationPolicy
+
+from data.types import Problem
+from fst.config import FastParams
+from fst.frontier import deal, greedy_cover, mean_score
+from fst.types import Population, Prompt, Rollout
+from models.reflector import Proposal, Reflector
+
+Roll = Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
+COMPONENT = "prompt"
+
+
+@dataclass
+class Screening:
+    """What reflection cost in a round, beside rollouts."""
+
+    proposals: int = 0
+    screened: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class FastRound:
+    """The result: the new population, every prompt met with its parents and score, and the cost."""
+
+    population: Population
+    scores: dict[str, dict[str, float]]
+    prompts: dict[str, Prompt]
+    reflections: dict[str, dict[str, Any]]
+    spent: int
+    screening: Screening
+
+
+@dataclass
+class _Adapter:
+    """GEPA's view of the policy: prompts in, scored rollouts and feedback out."""
+
+    roll: Roll
+    reflector: Reflector
+    params: FastParams
+    count_tokens: Callable[[str], int]
+    seed: int
+    round: int
+    on_proposal: Callable[[int, int, float], None]
+    budget: int
+    screening: Screening = field(default_factory=Screening)
+    known: dict[str, Prompt] = field(default_factory=dict)
+    reflections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spent: int = 0
+    barren: int = 0
+    best: float = 0.0
+    propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
+
+    def score(self, pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
+        self.spent += len(pairs)
+        return self.roll(pairs)
+
+    def batch_evaluate(self, items: list[tuple[dict[str, str], list[Problem]]]) -> list[EvaluationBatch[Any, Any]]:
+        pairs = [(self._prompt(candidate), problem) for candidate, batch in items for problem in batch]
+        rollouts = iter(self.score(pairs))
+        results = []
+        for _, batch in items:
+            mine = [next(rollouts) for _ in batch]
+            results.append(EvaluationBatch([r.text for r in mine], [r.reward for r in mine], trajectories=mine))
+        return results
+
+    def evaluate(
+        self, batch: list[Problem], candidate: dict[str, str], capture_traces: bool = False
+    ) -> EvaluationBatch[Any, Any]:
+        return self.batch_evaluate([(candidate, batch)])[0]
+
+    def make_reflective_dataset(
+        self, candidate: dict[str, str], eval_batch: EvaluationBatch[Any, Any], components_to_update: list[str]
+    ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        return {COMPONENT: [{"Feedback": rollout.feedback} for rollout in eval_batch.trajectories or []]}
+
+    def propose(
+        self, candidate: dict[str, str], reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]], components: list[str]
+    ) -> dict[str, str]:
+        """One proposal, or {} (GEPA then spends nothing): empty, too long or already known texts are refused."""
+        self.barren += 1
+        feedback = [str(record["Feedback"]) for record in reflective_dataset[COMPONENT]]
+        parent = self._prompt(candidate)
+        avoid = frozenset(p.text for p in self.known.values())
+        proposal = self._ask(parent.text, feedback, avoid)
+        self.screening.proposals += proposal.drawn
+        self.screening.screened += proposal.screened
+        self.screening.tokens += proposal.tokens
+        self.screening.seconds += proposal.seconds
+        self.on_proposal(self.spent, self.budget, self.best)
+        text = proposal.text.strip()
+        if not text or text in avoid or self.count_tokens(text) > self.params.max_prompt_tokens:
+            return {}
+        prompt = Prompt(text, (parent.id,), "reflection", self.round)
+        self.known[prompt.id] = prompt
+        self.reflections[prompt.id] = {
+            "feedback": "\n\n".join(feedback),
+            "proposals": proposal.drawn,
+            "screened": proposal.screened,
+            "seconds": round(proposal.seconds, 3),
+        }
+        return {COMPONENT: text}
+
+    def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal:
+        return self.reflector.propose(current, feedback, avoid, self.seed + 7919 * self.barren + 104729 * len(self.known))
+
+    def _prompt(self, candidate: dict[str, str]) -> Prompt:
+        prompt = Prompt(candidate[COMPONENT])
+        return self.known.setdefault(prompt.id, prompt)
+
+
+class _CarriedState(FullEvaluationPolicy):
+    """Scores every new prompt on all anchors; the carried prompts come scored in the state already."""
+
+    def get_seed_eval_batch(self, loader: Any) -> list[Any]:
+        return []
+
+
+class _Silent:
+    def log(self, message: str) -> None:
+        """GEPA's own log is dropped: everything it tells is in the records."""
+
+
+@dataclass
+class _Stop:
+    """Ends the round when the next proposal would pass the budget, when `patience` proposals in a row brought
+    nothing better, when some prompt is perfect, or when reflection has nothing new to say."""
+
+    adapter: _Adapter
+    params: FastParams
+    anchors: int
+    iterations: int = 0
+
+    def __call__(self, state: GEPAState[Any, Any]) -> bool:
+        best = max((mean_score(s) for s in state.prog_candidate_val_subscores), default=0.0)
+        if best > self.adapter.best:
+            self.adapter.best, self.adapter.barren = best, 0
+        self.iterations += 1
+        next_cost = 2 * self.params.minibatch + self.anchors
+        return (
+            self.adapter.spent + next_cost > self.adapter.budget
+            or self.adapter.barren >= self.params.patience
+            or best >= 1.0
+            or self.iterations > self.adapter.budget
+        )
+
+
+def fast_round(
+    population: Population,
+    anchors: Sequence[Problem],
+    *,
+    roll: Roll,
+    reflector: Reflector,
+    params: FastParams,
+    count_tokens: Callable[[str], int],
+    weights: int,
+    seed: int,
+    round_number: int = 0,
+    on_proposal: Callable[[int, int, float], None] = lambda spent, budget, best: None,
+    budget: int | None = None,
+) -> FastRound:
+    """One GEPA round from the carried population (paper, section 3; GEPA's per-instance frontier).
+
+    `roll` answers and scores (prompt, problem) pairs in one batch. Scores are rewards of one sample each at
+    T=1 on the anchors, all under the weights numbered `weights`. `budget` (rollouts) overrides the params'.
+    Deviation from GEPA: several carried prompts
+    start a round, and a proposal is screened before it costs a rollout (models/reflector.py).
+    """
+    carried = list({prompt.id: prompt for prompt in population.prompts}.values())
+    adapter = _Adapter(roll, reflector, params, count_tokens, seed, round_number, on_proposal, budget or params.budget)
+    adapter.known = {prompt.id: prompt for prompt in carried}
+    rollouts = iter(adapter.score([(prompt, problem) for prompt in carried for problem in anchors]))
+    rescored = [{i: next(rollouts).reward for i in range(len(anchors))} for _ in carried]
+    state: GEPAState[Any, Any] = GEPAState({COMPONENT: carried[0].text}, ValsetEvaluation({}, rescored[0]))
+    state.num_full_ds_evals, state.total_num_evals = 1, 0
+    for prompt, scores in zip(carried[1:], rescored[1:], strict=True):
+        state.update_state_with_new_program([0], {COMPONENT: prompt.text}, ValsetEvaluation({}, scores), None, 0)
+    with tempfile.TemporaryDirectory(prefix="fst-gepa-") as folder:
+        state.save(folder)
+        gepa.optimize(
+            seed_candidate={COMPONENT: carried[0].text},
+            trainset=list(anchors),
+            valset=list(anchors),
+            adapter=adapter,
+            custom_candidate_proposer=adapter.propose,
+            reflection_minibatch_size=min(params.minibatch, len(anchors)),
+            stop_callbacks=_Stop(adapter, params, len(anchors)),
+            val_evaluation_policy=_CarriedState(),
+            cache_evaluation=False,
+            track_best_outputs=False,
+            logger=_Silent(),
+            run_dir=folder,
+            seed=seed % 2**31,
+        )
+        final: GEPAState[Any, Any] = GEPAState.load(folder)
+    return _result(adapter, final, anchors, weights)
+
+
+def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Problem], weights: int) -> FastRound:
+    scores: dict[str, dict[str, float]] = {}
+    for candidate, by_index in zip(state.program_candidates, state.prog_candidate_val_subscores, strict=True):
+        prompt = Prompt(candidate[COMPONENT])
+        scores.setdefault(prompt.id, {anchors[i].id: float(s) for i, s in by_index.items()})
+    members = greedy_cover(scores, adapter.params.prompts)
+    population = Population(
+        tuple(adapter.known[name] for name in deal(members, adapter.params.prompts)),
+        {name: mean_score(scores[name]) for name in members},
+        weights,
+    )
+    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening)
+

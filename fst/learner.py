@@ -1,0 +1,298 @@
+"""The state of a run and its books: weights, population, budget, records, evaluation. The algorithm that
+drives it is fst/loop.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from data.types import Domain, Problem
+from fst.config import Params
+from fst.drift import drift
+from fst.evaluation import Evaluation, mean_at
+from fst.fast import FastRound
+from fst.progress import Progress
+from fst.records import RunFolder
+from fst.slow import SlowWeights, StepResult
+from fst.types import Arm, Budget, Channel, Population, Prompt, Rollout
+from models.adapter import adapter_sha256
+from models.policy import Policy
+from models.reflector import Reflector
+
+_SEEDS = {"train": 1, "fast": 2, "eval": 3, "order": 4}
+
+
+@dataclass
+class Learner:
+    """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `step`
+    optimizer steps; `seconds` is time spent learning, evaluation left out."""
+
+    arm: Arm
+    domain: Domain
+    params: Params
+    policy: Policy
+    reflector: Reflector
+    folder: RunFolder
+    progress: Progress
+    seed: int
+    slow_weights: SlowWeights | None
+    population: Population
+    budget: Budget = field(default_factory=Budget)
+    round: int = 0
+    cycle: int = 0
+    seconds: float = 0.0
+    _calls: int = 0
+
+    @property
+    def slow(self) -> SlowWeights:
+        """The slow weights; the arm `gepa` has none."""
+        if self.slow_weights is None:
+            raise TypeError(f"arm {self.arm} keeps its slow weights frozen")
+        return self.slow_weights
+
+    @property
+    def step(self) -> int:
+        return self.slow_weights.step if self.slow_weights else 0
+
+    @property
+    def seed_prompt(self) -> Prompt:
+        return Prompt(self.params.loop.seed_prompt)
+
+    @property
+    def finished(self) -> bool:
+        if self.arm != "rl" and self.cycle >= self.params.loop.cycles:
+            return True
+        return self.budget.learning >= self.params.rollout_budget
+
+    @property
+    def fast_budget(self) -> int:
+        """Rollouts of one fast round. `gepa` alone may spend on it what `fst` spends on both channels."""
+        params = self.params
+        both = params.fast.budget + params.loop.steps_per_cycle * params.rollouts_per_step
+        return min(both if self.arm == "gepa" else params.fast.budget, params.rollout_budget - self.budget.learning)
+
+    def seed_for(self, purpose: str) -> int:
+        """A seed of its own for every call, the same again after a resume."""
+        self._calls += 1
+        return hash((self.seed, _SEEDS[purpose], self.round, self._calls)) % 2**62
+
+    # -- problems ---------------------------------------------------------------------------------------
+
+    def _ordered(self) -> list[Problem]:
+        problems = list(self.domain.train)
+        random.Random(hash((self.seed, _SEEDS["order"])) % 2**62).shuffle(problems)
+        return problems
+
+    def _batch(self, step: int) -> list[Problem]:
+        """The problems of an RL step; the training split is gone through again and again in one order."""
+        problems, size = self._ordered(), self.params.slow.problems_per_step
+        return [problems[(step * size + i) % len(problems)] for i in range(size)]
+
+    def next_batches(self) -> list[list[Problem]]:
+        return [self._batch(self.step + t) for t in range(self.params.loop.steps_per_cycle)]
+
+    def anchors(self) -> list[Problem]:
+        """The first problems of the next T batches, so that prompts fit what the slow round will meet."""
+        first = self.cycle * self.params.loop.steps_per_cycle
+        upcoming = [p for t in range(self.params.loop.steps_per_cycle) for p in self._batch(first + t)]
+        return list({p.id: p for p in upcoming}.values())[: self.params.fast.anchors]
+
+    # -- rollouts ---------------------------------------------------------------------------------------
+
+    def roll(self, channel: Channel, pairs: Sequence[tuple[Prompt, Problem]], samples: int = 1) -> list[Rollout]:
+        """Answer, score, record and count (prompt, problem) pairs, `samples` answers each, in one batch."""
+        requests = [self.policy.messages(prompt.text, problem.question) for prompt, problem in pairs]
+        groups = self.policy.answer(requests, samples, self.seed_for(channel))
+        rollouts = []
+        for (prompt, problem), answers in zip(pairs, groups, strict=True):
+            for a in answers:
+                score = self.domain.verify(problem, a.text)
+                rollouts.append(
+                    Rollout(channel, problem.id, prompt.id, self.step, a.text, a.tokens, a.logprobs, score.reward, score.feedback)
+                )
+        self.count(channel, rollouts)
+        return rollouts
+
+    def count(self, channel: Channel, rollouts: Sequence[Rollout]) -> None:
+        """The only place where a rollout enters the budget and the record."""
+        self.budget.add(channel, len(rollouts))
+        self.folder.rollouts(self.round, rollouts)
+
+    # -- rounds -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def in_round(self, channel: Channel) -> Iterator[RoundAccount]:
+        """Time a round, write its events, count it as completed."""
+        self.progress.round_started("fast" if channel == "fast" else "slow", self.cycle)
+        account = RoundAccount(self)
+        started = time.monotonic()
+        yield account
+        seconds = time.monotonic() - started
+        self.seconds += seconds
+        self.folder.event(
+            "round",
+            round=self.round,
+            channel="fast" if channel == "fast" else "slow",
+            cycle=self.cycle,
+            step=self.step,
+            seconds=round(seconds, 3),
+            reward=account.reward,
+            population=[p.id for p in self.population.prompts],
+            scores=self.population.scores,
+            rollouts=self.budget.as_dict(),
+            **account.extra,
+        )
+        self.round += 1
+
+    def evaluate(self) -> None:
+        """mean@n of the best prompt on the validation split, and drift; its rollouts are counted apart."""
+        result = self.measure(self.population.best, self.domain.validation)
+        self.folder.event(
+            "evaluation",
+            round=self.round - 1,
+            step=self.step,
+            split="validation",
+            accuracy=result.accuracy,
+            stderr=result.stderr,
+            kl=result.kl,
+            kl_seed_prompt=result.kl_seed_prompt,
+            prompt=self.population.best.id,
+            rollouts=self.budget.as_dict(),
+            seconds=round(self.seconds, 3),
+        )
+        self.progress.evaluated(self.step, result.accuracy, result.kl, self.population.best.text)
+
+    def measure(self, prompt: Prompt, problems: Sequence[Problem]) -> Evaluation:
+        """Accuracy, and drift on the answers just given: with this prompt in context and with the seed prompt."""
+        samples = self.params.evaluation.samples
+        rollouts = self.roll("eval", [(prompt, p) for p in problems], samples)
+        probes = problems[: self.params.evaluation.drift_problems]
+        answers = [rollouts[i * samples].tokens for i in range(len(probes))]
+        kl = [
+            drift(self.policy, self.policy.encode([self.policy.messages(text, p.question) for p in probes]), answers)
+            if self.step
+            else 0.0
+            for text in dict.fromkeys((prompt.text, self.seed_prompt.text))
+        ]
+        return mean_at(rollouts, samples, kl[0], kl[-1])
+
+    def conclude(self) -> None:
+        """The four cells and the final figures on the test split."""
+        best, seed = self.population.best, self.seed_prompt
+        cells: dict[str, float] = {}
+        with self.policy.frozen_base():
+            cells["base/seed"] = self._accuracy(seed)
+            cells["base/evolved"] = self._accuracy(best)
+        cells["trained/seed"] = self._accuracy(seed) if self.step else cells["base/seed"]
+        final = self.measure(best, self.domain.test)
+        cells["trained/evolved"] = final.accuracy
+        self.folder.event("cells", cells=cells, n=len(self.domain.test), round=self.round)
+        self.folder.event(
+            "end",
+            round=self.round,
+            accuracy=final.accuracy,
+            stderr=final.stderr,
+            kl=final.kl,
+            kl_seed_prompt=final.kl_seed_prompt,
+            rollouts=self.budget.as_dict(),
+            seconds=round(self.seconds, 3),
+            adapter_sha256=adapter_sha256(self.slow_weights.adapter()) if self.slow_weights else "",
+            prompts=[p.text for p in self.population.prompts],
+        )
+        self.folder.sync()
+        self.progress.evaluated(self.step, final.accuracy, final.kl, best.text)
+
+    def _accuracy(self, prompt: Prompt) -> float:
+        samples = self.params.evaluation.samples
+        return mean_at(self.roll("eval", [(prompt, p) for p in self.domain.test], samples), samples).accuracy
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Everything the next round needs, in one atomic folder."""
+        state = {
+            "cycle": self.cycle,
+            "round": self.round,
+            "calls": self._calls,
+            "seconds": self.seconds,
+            "budget": self.budget.as_dict(),
+            "population": {
+                "prompts": [{"text": p.text, "parents": p.parents, "origin": p.origin, "born": p.born} for p in self.population.prompts],
+                "scores": self.population.scores,
+                "weights": self.population.weights,
+            },
+        }
+        with self.folder.checkpoint(self.round - 1) as folder:
+            (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            if self.slow_weights:
+                self.slow_weights.save(folder)
+
+    def restore(self) -> bool:
+        """Go back to the last completed round, if there is one; lines after it become void."""
+        last = self.folder.last_checkpoint()
+        if last is None:
+            self.folder.void_from(-1)
+            return False
+        number, path = last
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        self.folder.void_from(number + 1)
+        self.cycle, self.round, self._calls = state["cycle"], state["round"], state["calls"]
+        self.seconds, self.budget = state["seconds"], Budget(**state["budget"])
+        saved = state["population"]
+        prompts = tuple(Prompt(p["text"], tuple(p["parents"]), p["origin"], p["born"]) for p in saved["prompts"])
+        self.population = Population(prompts, saved["scores"], saved["weights"])
+        if self.slow_weights:
+            self.slow_weights.load(path)
+        return True
+
+
+@dataclass
+class RoundAccount:
+    """What a round reports while it runs."""
+
+    learner: Learner
+    rewards: list[float] = field(default_factory=list)
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def reward(self) -> float:
+        return sum(self.rewards) / len(self.rewards) if self.rewards else 0.0
+
+    def step(self, result: StepResult, rollouts: Sequence[Rollout]) -> None:
+        learner = self.learner
+        learner.count("train", rollouts)
+        learner.folder.event(
+            "step",
+            round=learner.round,
+            step=learner.step,
+            reward=result.reward,
+            groups=result.groups,
+            kept_groups=result.kept_groups,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            seconds=round(result.seconds, 3),
+        )
+        self.rewards.append(result.reward)
+        learner.progress.step(learner.step, result.reward)
+
+    def fast(self, found: FastRound) -> None:
+        learner = self.learner
+        for name, prompt in found.prompts.items():
+            scores = found.scores.get(name, {})
+            learner.folder.event(
+                "prompt",
+                round=learner.round,
+                id=name,
+                text=prompt.text,
+                parents=list(prompt.parents),
+                origin=prompt.origin,
+                score=sum(scores.values()) / len(scores) if scores else None,
+                reflection=found.reflections.get(name),
+            )
+        self.rewards.append(max(found.population.scores.values()))
+        self.extra["screening"] = vars(found.screening)
+

@@ -1,0 +1,185 @@
+"""The run folder: an append-only, crash-safe account of everything a run did.
+
+    config.json            who, what, with which parameters, commit and versions
+    events.jsonl           rounds, steps, prompts, evaluations; one JSON object a line
+    rollouts.jsonl         every rollout of every channel
+    checkpoints/round-NNNN everything needed to go on after that round
+
+Lines are flushed as they are written and synced at every round's end. A line torn by a crash is closed off and
+skipped. A resumed run writes a `resume` event: earlier lines of that round or later are void, still there to read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from fst.errors import RecordError
+from fst.types import Rollout
+
+KEEP_CHECKPOINTS = 2
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file's content; a reader or a crash sees the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync every file below a folder, and the folders themselves."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _open_for_append(path: Path) -> IO[str]:
+    """Open a line file; if a crash left half a line at its end, close that line off first."""
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    file = path.open("a", encoding="utf-8")
+    if torn:
+        file.write("\n")
+    return file
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a line file; torn lines are skipped."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+
+@dataclass
+class RunFolder:
+    """An open run. `create` for a new one, `resume` for one that was cut off; both hold a lock on it."""
+
+    path: Path
+    _files: dict[str, IO[str]] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """A new run. Raises RecordError if the folder has a run already."""
+        if (path / "config.json").exists():
+            raise RecordError(f"{path} holds a run already; go on with it by --resume, or name another with --run")
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        run._lock()
+        write_atomic(path / "config.json", json.dumps(config, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """Take up a run made with the same parameters. Raises RecordError when they differ."""
+        try:
+            before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as exc:
+            raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
+        for key in ("arm", "domain", "seed", "params", "base_sha256", "data_sha256"):
+            if before.get(key) != json.loads(json.dumps(config.get(key))):
+                raise RecordError(f"{path} was made with another {key!r}; resume it with the same, or name another with --run")
+        run = cls(path)
+        run._lock()
+        return run
+
+    def _lock(self) -> None:
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise RecordError(f"{self.path} is in use by another process; wait for it, or name another with --run") from exc
+        self._files["lock"] = lock
+
+    def _append(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
+        if name not in self._files:
+            self._files[name] = _open_for_append(self.path / name)
+        file = self._files[name]
+        file.write("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects))
+        file.flush()
+
+    def event(self, kind: str, **values: Any) -> None:
+        self._append("events.jsonl", [{"kind": kind, **values}])
+
+    def rollouts(self, round_number: int, rollouts: Iterable[Rollout]) -> None:
+        self._append("rollouts.jsonl", ({"round": round_number, **_rollout_line(r)} for r in rollouts))
+
+    def void_from(self, round_number: int) -> None:
+        """Declare all lines of that round and later void, in both accounts."""
+        for name in ("events.jsonl", "rollouts.jsonl"):
+            self._append(name, [{"kind": "resume", "round": round_number}])
+
+    def sync(self) -> None:
+        """Bring the account to the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def checkpoint(self, round_number: int) -> Iterator[Path]:
+        """A folder to fill; it becomes `checkpoints/round-NNNN` in one rename, after a sync of the account."""
+        parent = self.path / "checkpoints"
+        partial = parent / f".round-{round_number:04d}.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        self.sync()
+        sync_folder(partial)
+        final = parent / f"round-{round_number:04d}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        sync_folder(parent)
+        for old in sorted(parent.glob("round-*"))[:-KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def last_checkpoint(self) -> tuple[int, Path] | None:
+        """(round, folder) of the last completed round."""
+        found = sorted((self.path / "checkpoints").glob("round-*"))
+        return (int(found[-1].name.removeprefix("round-")), found[-1]) if found else None
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def _rollout_line(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "channel": rollout.channel,
+        "problem_id": rollout.problem_id,
+        "prompt_id": rollout.prompt_id,
+        "weights": rollout.weights,
+        "text": rollout.text,
+        "tokens": rollout.tokens,
+        "logprobs": [round(p, 5) for p in rollout.logprobs],
+        "reward": rollout.reward,
+        "feedback": rollout.feedback,
+    }
+
+
+def valid_lines(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Events in force: what a later `resume` event voids is left out."""
+    kept: list[dict[str, Any]] = []
+    for line in lines:
+        if line.get("kind") == "resume":
+            kept = [old for old in kept if old.get("round", -1) < line["round"]]
+        kept.append(dict(line))
+    return kept

@@ -1,0 +1,83 @@
+"""The vocabulary of Fast-Slow Training (arXiv 2605.12484), shared by all rooms."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+Arm = Literal["fst", "rl", "gepa"]
+Channel = Literal["train", "fast", "eval"]
+
+
+def prompt_id(text: str) -> str:
+    """Content address of a prompt: equal texts are one prompt."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A member of the fast weights: a system prompt with its ancestry."""
+
+    text: str
+    parents: tuple[str, ...] = ()
+    origin: Literal["seed", "reflection"] = "seed"
+    born: int = 0
+
+    @property
+    def id(self) -> str:
+        return prompt_id(self.text)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One answer of the policy to one problem under one prompt, and its score.
+
+    `tokens` are the answer's token ids (end token included), `logprobs` the behaviour policy's
+    log-probabilities of them at T=1, in nats. `weights` names the slow weights that answered
+    (the number of optimizer steps taken).
+    """
+
+    channel: Channel
+    problem_id: str
+    prompt_id: str
+    weights: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    reward: float
+    feedback: str
+
+
+@dataclass
+class Budget:
+    """Rollouts spent, by channel. Every rollout of a run is counted here exactly once."""
+
+    train: int = 0
+    fast: int = 0
+    eval: int = 0
+
+    @property
+    def learning(self) -> int:
+        """Rollouts that were spent to learn: training and fast rounds, not evaluation."""
+        return self.train + self.fast
+
+    def add(self, channel: Channel, count: int) -> None:
+        setattr(self, channel, getattr(self, channel) + count)
+
+    def as_dict(self) -> dict[str, int]:
+        return {"train": self.train, "fast": self.fast, "eval": self.eval}
+
+
+@dataclass(frozen=True)
+class Population:
+    """The fast weights: K prompts, best first, with the mean reward of each on the round's anchor
+    problems under the slow weights `weights`. Never empty. `prompts` may repeat a text only as padding."""
+
+    prompts: tuple[Prompt, ...]
+    scores: dict[str, float] = field(default_factory=dict)
+    weights: int = 0
+
+    @property
+    def best(self) -> Prompt:
+        return self.prompts[0]

@@ -1,0 +1,49 @@
+"""The LoRA adapter: configuration, tensors, files (safetensors only)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from fst.errors import ModelError
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def lora_config(rank: int, alpha: int) -> LoraConfig:
+    """LoRA on every linear layer but the head, without dropout (answers are sampled from the same weights)."""
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by name, on the CPU."""
+    return {k: v.detach().cpu().contiguous() for k, v in sorted(get_peft_model_state_dict(model).items())}
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write adapter_config.json and the weights, loadable by PEFT and vLLM."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.peft_config["default"].save_pretrained(str(folder))
+    save_file(adapter_state(model), folder / WEIGHTS)
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Replace the adapter's tensors by those in `folder`. Raises ModelError when shapes or names differ."""
+    tensors = load_file(folder / WEIGHTS)
+    expected = adapter_state(model)
+    if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in expected.items()}:
+        raise ModelError(f"{folder}: the adapter there does not fit this model and LoRA rank; start a new run instead")
+    set_peft_model_state_dict(model, tensors)
+
+
+def adapter_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """Content hash of an adapter: names, shapes and bytes, independent of the file's header."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

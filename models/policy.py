@@ -1,0 +1,136 @@
+"""The policy: a causal LM with its chat template, and the one place where answers are sampled.
+
+Any Hugging Face causal LM works, by directory or hub id, with or without a system role. Groups share
+their prefill: each distinct request is encoded once and its cache is repeated for its n answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from fst.errors import ModelError
+from models.sampler import Answer, sample_answers
+
+LAB_BASE = Path(__file__).parent / "lab_base"
+Message = dict[str, str]
+
+
+@dataclass
+class Policy:
+    """Model and tokenizer; `model` is the plain base or, once slow weights train, the PEFT model around it."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    has_system_role: bool
+    max_new_tokens: int
+
+    def messages(self, prompt: str, question: str) -> list[Message]:
+        """One problem under one prompt. Without a system role the prompt stands before the question; an
+        empty prompt adds nothing."""
+        if not prompt:
+            return [{"role": "user", "content": question}]
+        if self.has_system_role:
+            return [{"role": "system", "content": prompt}, {"role": "user", "content": question}]
+        return [{"role": "user", "content": f"{prompt}\n\n{question}"}]
+
+    def encode(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
+        """Token ids of each conversation, ready for the assistant's turn."""
+        encoded = self.tokenizer.apply_chat_template(list(conversations), add_generation_prompt=True, tokenize=True)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text)["input_ids"])
+
+    def answer(
+        self,
+        requests: Sequence[list[Message]],
+        n: int,
+        seed: int,
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+    ) -> list[list[Answer]]:
+        """n sampled answers to each request, in order. Same seed and weights: same answers."""
+        return self.answer_ids(self.encode(requests), n, seed, temperature, max_new_tokens)
+
+    def answer_ids(
+        self,
+        requests: Sequence[list[int]],
+        n: int,
+        seed: int,
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+    ) -> list[list[Answer]]:
+        """As `answer`, for encoded requests."""
+        answers = sample_answers(
+            self.model,
+            requests,
+            n=n,
+            max_new_tokens=max_new_tokens or self.max_new_tokens,
+            temperature=temperature,
+            end_ids=self.end_ids,
+            pad_id=self.pad_id,
+            seed=seed,
+        )
+        texts = self.tokenizer.batch_decode([list(a.tokens) for group in answers for a in group], skip_special_tokens=True)
+        decoded = iter(texts)
+        return [[Answer(a.tokens, a.logprobs, next(decoded).strip()) for a in group] for group in answers]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer: the tokenizer's and the generation config's."""
+        ids = {self.tokenizer.eos_token_id}
+        configured = getattr(self.model, "generation_config", None)
+        extra = getattr(configured, "eos_token_id", None)
+        ids |= set(extra if isinstance(extra, list) else [extra])
+        return tuple(sorted(i for i in ids if i is not None))
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @contextlib.contextmanager
+    def frozen_base(self) -> Iterator[None]:
+        """The same policy with its adapter switched off: the frozen base."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                yield
+        else:
+            yield
+
+
+def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template renders a system turn (some raise, some drop it)."""
+    probe = [{"role": "system", "content": "fst-probe"}, {"role": "user", "content": "hello"}]
+    try:
+        return "fst-probe" in str(tokenizer.apply_chat_template(probe, tokenize=False))
+    except Exception:  # jinja templates raise errors of their own making
+        return False
+
+
+def load_policy(base: str, max_new_tokens: int, dtype: str = "float32", revision: str | None = None) -> Policy:
+    """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
+    path = str(LAB_BASE) if base == "lab" else base
+    if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
+        raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as exc:
+        raise ModelError(
+            f"cannot load model {base!r}: {exc}\nGive a directory with config.json, model.safetensors and a tokenizer, "
+            "or a hub id with network access (HF_HUB_OFFLINE must not be set)"
+        ) from exc
+    if tokenizer.chat_template is None:
+        raise ModelError(f"model {base!r} has no chat template; pick an instruction-tuned model, or add chat_template.jinja")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.eval()
+    return Policy(model, tokenizer, base, _supports_system_role(tokenizer), max_new_tokens)

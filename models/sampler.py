@@ -1,0 +1,106 @@
+"""Batched sampling: left-padded prefill of distinct requests, caches repeated for n answers each, then one
+token a step for all rows, finished rows leaving the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+MAX_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Sampled token ids (the end token included, if it came), their log-probabilities under the sampling
+    model at T=1 in nats, and the text without special tokens."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str = ""
+
+
+@torch.inference_mode()
+def sample_answers(
+    model: nn.Module,
+    requests: Sequence[Sequence[int]],
+    *,
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    end_ids: Sequence[int],
+    pad_id: int,
+    seed: int,
+) -> list[list[Answer]]:
+    """n answers to each request. `temperature` 0 is greedy. The model's mode is left as it was found."""
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    per_batch = max(1, MAX_ROWS // n)
+    order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
+    found: dict[int, list[Answer]] = {}
+    try:
+        for start in range(0, len(order), per_batch):
+            chunk = order[start : start + per_batch]
+            groups = _sample_chunk(model, [requests[i] for i in chunk], n, max_new_tokens, temperature, (end_ids, pad_id), generator)
+            found.update(zip(chunk, groups, strict=True))
+    finally:
+        model.train(was_training)
+    return [found[i] for i in range(len(requests))]
+
+
+def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
+    """Token ids (rows,) drawn from logits (rows, vocabulary); drawn on the CPU so that a seed means the
+    same on every device."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits.float() / temperature, -1).cpu()
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def _sample_chunk(
+    model: nn.Module,
+    requests: Sequence[Sequence[int]],
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    special: tuple[Sequence[int], int],
+    generator: torch.Generator,
+) -> list[list[Answer]]:
+    end_ids, pad_id = special
+    device = next(model.parameters()).device
+    longest = max(len(r) for r in requests)
+    ids = torch.tensor([[pad_id] * (longest - len(r)) + list(r) for r in requests], device=device)
+    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in requests], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(n)
+    logits = out.logits[:, -1].repeat_interleave(n, 0)
+    mask = mask.repeat_interleave(n, 0)
+    position = positions[:, -1:].repeat_interleave(n, 0)
+    ends = torch.tensor(list(end_ids), device=device)
+    alive = torch.arange(len(requests) * n, device=device)
+    tokens: list[list[int]] = [[] for _ in range(len(requests) * n)]
+    logprobs: list[list[float]] = [[] for _ in range(len(requests) * n)]
+    for step in range(max_new_tokens):
+        drawn = _draw(logits, temperature, generator)
+        chosen = torch.log_softmax(logits.float(), -1).gather(-1, drawn[:, None])[:, 0]
+        for row, token, logprob in zip(alive.tolist(), drawn.tolist(), chosen.tolist(), strict=True):
+            tokens[row].append(token)
+            logprobs[row].append(logprob)
+        running = ~torch.isin(drawn, ends)
+        if step + 1 == max_new_tokens or not bool(running.any()):
+            break
+        if not bool(running.all()):
+            keep = running.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            alive, drawn, mask, position = alive[keep], drawn[keep], mask[keep], position[keep]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+        position = position + 1
+        out = model(input_ids=drawn[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+        logits = out.logits[:, -1]
+    answers = [Answer(tuple(t), tuple(p)) for t, p in zip(tokens, logprobs, strict=True)]
+    return [answers[i * n : (i + 1) * n] for i in range(len(requests))]

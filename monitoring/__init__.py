@@ -1,0 +1,1 @@
+"""Watching what was deployed: drift, alerts, dashboard. Reads records; depends on no trainer."""

@@ -1,0 +1,242 @@
+"""The house rules that a parser can check: one library one room, imports one way, sizes, asserts, errors.
+
+Every rule is a function from a path and a source text to complaints. It is run over the project, and over planted
+sources that break it, so that no rule holds because it looks at nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("data", "models", "fst", "monitoring", "pipelines")
+
+LIBRARY_ROOMS = {
+    "trl": ("fst/slow.py",),
+    "gepa": ("fst/fast.py",),
+    "transformers": ("models/*",),
+    "peft": ("models/*",),
+    "vllm": ("models/*",),
+    "httpx": ("models/endpoint.py",),
+    "boto3": ("models/store*.py",),
+    "reasoning_gym": ("data/reasoning_gym_domain.py",),
+    "math_verify": ("data/math_answers.py",),
+    "datasets": ("data/hub_domain.py", "fst/slow.py"),
+    "great_expectations": ("data/validation*.py",),
+    "matplotlib": ("fst/report_figures.py",),
+    "evidently": ("monitoring/*",),
+    "prefect": ("pipelines/*",),
+}
+
+VOCABULARY = ("fst.errors", "fst.types", "fst.config")  # anyone may import these; they import only each other
+TRAINERS = ("fst.slow", "fst.fast", "fst.loop")
+MAY_IMPORT = {
+    "data": {"data"},
+    "models": {"data", "models"},
+    "fst": {"data", "models", "fst"},
+    "monitoring": {"data", "models", "fst", "monitoring"},
+    "pipelines": {"data", "models", "fst", "monitoring", "pipelines"},
+}
+COMMANDS = "fst/cli*.py"  # the command line alone may also start the monitoring
+
+LONGEST_FILE = 300
+MOST_PARAMETERS = 7
+
+Rule = Callable[[str, str], list[str]]
+
+
+def modules() -> dict[str, str]:
+    """Path (posix, from the root) -> source, of every module that is not a test."""
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+    return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+@functools.cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def imports(path: str, source: str) -> Iterator[str]:
+    """Dotted names of everything imported, anywhere in the file: `from fst import slow` gives fst.slow, relative
+    imports are made absolute, and importlib.import_module("x") counts."""
+    package = path.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parent = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*parent, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def within(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def libraries_stay_in_their_room(path: str, source: str) -> list[str]:
+    used = {name.split(".")[0] for name in imports(path, source)} & set(LIBRARY_ROOMS)
+    return [
+        f"{path}: imports {library}, which belongs to {', '.join(LIBRARY_ROOMS[library])}"
+        for library in sorted(used)
+        if not any(fnmatch(path, pattern) for pattern in LIBRARY_ROOMS[library])
+    ]
+
+
+def imports_go_one_way(path: str, source: str) -> list[str]:
+    module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    room = module.split(".")[0]
+    allowed = set() if within(module, VOCABULARY) else MAY_IMPORT[room]
+    if fnmatch(path, COMMANDS):
+        allowed = allowed | {"monitoring"}
+    complaints = []
+    for name in imports(path, source):
+        target = name.split(".")[0]
+        if target in (*ROOMS, "tests") and not within(name, VOCABULARY) and target not in allowed:
+            complaints.append(f"{path}: may not import {name}")
+        if room == "monitoring" and within(name, TRAINERS):
+            complaints.append(f"{path}: monitoring may not depend on the trainer {name}")
+    return complaints
+
+
+def files_are_short(path: str, source: str) -> list[str]:
+    lines = source.count("\n")
+    return [f"{path}: {lines} lines, more than {LONGEST_FILE}"] if lines > LONGEST_FILE else []
+
+
+def functions_take_few_parameters(path: str, source: str) -> list[str]:
+    complaints = []
+    for node in ast.walk(parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            a = node.args
+            names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+            names = names[1:] if names[:1] in (["self"], ["cls"]) else names
+            if len(names) > MOST_PARAMETERS:
+                complaints.append(f"{path}:{node.lineno}: {len(names)} parameters")
+    return complaints
+
+
+def asserts_say_why(path: str, source: str) -> list[str]:
+    """An assert is for what cannot happen, never for user input: a comment on or above it says why it cannot."""
+    lines = ["", *source.splitlines()]
+    return [
+        f"{path}:{node.lineno}: an assert without a comment; raise an error of fst/errors.py for a user's mistake"
+        for node in ast.walk(parse(source))
+        if isinstance(node, ast.Assert)
+        and not lines[node.lineno - 1].lstrip().startswith("#")
+        and "#" not in lines[node.end_lineno or node.lineno]
+    ]
+
+
+def error_classes() -> set[str]:
+    tree = parse((ROOT / "fst" / "errors.py").read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)} - {"FstError"}
+
+
+def raised(source: str) -> set[str]:
+    """Names of what is raised, also where a class is made in one place and raised in another."""
+    made = {ast.unparse(n.func).split(".")[-1] for n in ast.walk(parse(source)) if isinstance(n, ast.Call)}
+    bare = {ast.unparse(n.exc).split(".")[-1] for n in ast.walk(parse(source)) if isinstance(n, ast.Raise) and n.exc}
+    return made | bare
+
+
+RULES = [
+    libraries_stay_in_their_room,
+    imports_go_one_way,
+    files_are_short,
+    functions_take_few_parameters,
+    asserts_say_why,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_project_keeps(rule: Rule) -> None:
+    sources = modules()
+    assert {path.split("/")[0] for path in sources} == set(ROOMS)
+    complaints = [complaint for path, source in sources.items() for complaint in rule(path, source)]
+    assert not complaints, "\n".join(complaints)
+
+
+PLANTED: list[tuple[Rule, str, str]] = [
+    (libraries_stay_in_their_room, "fst/loop.py", "import trl"),
+    (libraries_stay_in_their_room, "fst/loop.py", "from trl.trainer import GRPOTrainer"),
+    (libraries_stay_in_their_room, "fst/slow.py", "def f():\n    import transformers.utils as u"),
+    (libraries_stay_in_their_room, "fst/doctor.py", "import importlib\nimportlib.import_module('prefect.flows')"),
+    (libraries_stay_in_their_room, "models/store/s3.py", "__import__('great_expectations')"),
+    (libraries_stay_in_their_room, "models/reflector.py", "import httpx"),
+    (libraries_stay_in_their_room, "pipelines/flows/adapt.py", "from evidently import Report"),
+    (imports_go_one_way, "data/domains.py", "from models.policy import Policy"),
+    (imports_go_one_way, "data/domains.py", "import fst.loop"),
+    (imports_go_one_way, "data/domains.py", "from fst import records"),
+    (imports_go_one_way, "models/policy.py", "from fst.slow import train"),
+    (imports_go_one_way, "fst/loop.py", "import pipelines"),
+    (imports_go_one_way, "fst/loop.py", "from monitoring import alerts"),
+    (imports_go_one_way, "fst/loop.py", "from tests.test_rooms import ROOT"),
+    (imports_go_one_way, "fst/types.py", "from data.types import Problem"),
+    (imports_go_one_way, "fst/types.py", "from .loop import run"),
+    (imports_go_one_way, "fst/config.py", "from fst.records import Record"),
+    (imports_go_one_way, "monitoring/alerts.py", "from fst.loop import run"),
+    (imports_go_one_way, "monitoring/alerts.py", "from fst import slow"),
+    (files_are_short, "fst/loop.py", "x = 1\n" * 301),
+    (functions_take_few_parameters, "fst/loop.py", "def f(a, b, c, d, e, f, g, h): ..."),
+    (functions_take_few_parameters, "fst/loop.py", "async def f(a, /, b, c, d, e, f, *, g, h): ..."),
+    (functions_take_few_parameters, "fst/loop.py", "class A:\n    def f(self, a, b, c, d, e, f, g, h): ..."),
+    (asserts_say_why, "fst/loop.py", "x = 1\nassert x"),
+    (asserts_say_why, "fst/loop.py", "def f():\n    assert (\n        1\n    )"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), PLANTED)
+def test_a_planted_violation_is_caught(rule: Rule, path: str, source: str) -> None:
+    complaints = rule(path, source)
+    assert len(complaints) >= 1
+    assert complaints[0].startswith(path)
+
+
+KEPT: list[tuple[Rule, str, str]] = [
+    (libraries_stay_in_their_room, "fst/slow.py", "from trl import GRPOTrainer\nimport datasets"),
+    (libraries_stay_in_their_room, "pipelines/flows/adapt.py", "import prefect"),
+    (libraries_stay_in_their_room, "models/store_s3.py", "import boto3"),
+    (libraries_stay_in_their_room, "fst/loop.py", "from fst.trl import x\nimport vllm_notes"),
+    (imports_go_one_way, "data/domains.py", "from fst.errors import DataError\nfrom fst import config"),
+    (imports_go_one_way, "fst/config.py", "from fst.errors import ConfigError"),
+    (imports_go_one_way, "fst/cli.py", "from monitoring import alerts"),
+    (imports_go_one_way, "monitoring/alerts.py", "from fst.records import read\nfrom fst import slowness"),
+    (imports_go_one_way, "pipelines/train.py", "from fst.loop import run"),
+    (files_are_short, "fst/loop.py", "x = 1\n" * 300),
+    (functions_take_few_parameters, "fst/loop.py", "class A:\n    def f(self, a, b, c, d, e, f, g): ..."),
+    (functions_take_few_parameters, "fst/config.py", "class A:\n" + "".join(f"    x{i}: int\n" for i in range(9))),
+    (asserts_say_why, "fst/loop.py", "# cannot be empty: made above\nassert x"),
+    (asserts_say_why, "fst/loop.py", "assert x  # cannot be empty: made above"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), KEPT)
+def test_what_the_rule_allows_passes(rule: Rule, path: str, source: str) -> None:
+    assert rule(path, source) == []
+
+
+def test_every_library_is_imported_where_its_room_exists() -> None:
+    """A misspelt row of the table would guard nothing: a room that exists by its exact file must use its library."""
+    sources = modules()
+    for library, patterns in LIBRARY_ROOMS.items():
+        for path in set(patterns) & set(sources):
+            assert library in {name.split(".")[0] for name in imports(path, sources[path])}, f"{path}: no {library}"
+
+
+def test_every_error_class_is_raised_somewhere() -> None:
+    used = set().union(*(raised(source) for path, source in modules().items() if path != "fst/errors.py"))
+    assert error_classes() - used == set()
+
+
+def test_an_error_class_that_nobody_raises_would_be_noticed() -> None:
+    assert "ConfigError" in error_classes()
+    assert raised("raise ConfigError('x')\nraise errors.DataError\nmake(ModelError)") >= {"ConfigError", "DataError"}
+    assert "RecordError" not in raised("try:\n    f()\nexcept RecordError:\n    pass")
