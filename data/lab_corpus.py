@@ -169,7 +169,11 @@ def draw_induction(rng: random.Random) -> Text:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word the lab's texts use, sorted; punctuation is left to the tokenizer's characters."""
-    texts = [*GENERIC_PROMPTS, *INDUCTION_PROMPTS, "digits letters edges start goal none first then and if otherwise else node"]
+    texts = [
+        *GENERIC_PROMPTS,
+        *INDUCTION_PROMPTS,
+        "digits letters edges start goal none first then and if otherwise else node",
+    ]
     for table in (OPS, CONDITIONS):
         for entry in table.values():
             texts += [*entry.digits, *entry.letters]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 from data.lab_rules import OPS
 
@@ -17,7 +18,10 @@ PATH_RULE = "trace_back+reverse"
 _LIST_OPS = ("reverse", "rotate_left", "rotate_right", "swap_ends", "drop_first", "drop_last")
 
 _SOURCES = {
-    "trace_back": ("follow the edges back from the goal to the start", "walk back along the edges from the goal to the start"),
+    "trace_back": (
+        "follow the edges back from the goal to the start",
+        "walk back along the edges from the goal to the start",
+    ),
     "neighbors": ("write the nodes right after the start", "list every node that the start points to"),
     "goal_start": ("write the goal and the start", "list the goal and the start"),
 }
@@ -48,7 +52,7 @@ def draw_graph(rng: random.Random, arms: int = 2, arm_length: int = 3) -> StarGr
     nodes = rng.sample(NODES, 1 + arms * arm_length)
     start, rest = nodes[0], nodes[1:]
     chains = [(start, *rest[i * arm_length : (i + 1) * arm_length]) for i in range(arms)]
-    edges = [edge for chain in chains for edge in zip(chain, chain[1:], strict=False)]
+    edges = [edge for chain in chains for edge in pairwise(chain)]
     rng.shuffle(edges)
     return StarGraph(tuple(edges), chains[rng.randrange(arms)])
 

@@ -127,7 +127,11 @@ _OPS = (
     Op(
         "nine_minus",
         lambda v: tuple(9 - x for x in v),
-        ("subtract each digit from nine", "replace each digit with nine minus the digit", "take each digit away from nine"),
+        (
+            "subtract each digit from nine",
+            "replace each digit with nine minus the digit",
+            "take each digit away from nine",
+        ),
         (),
     ),
     Op(
@@ -162,8 +166,12 @@ class Condition:
 CONDITIONS: dict[str, Condition] = {
     c.name: c
     for c in (
-        Condition("first_even", lambda v: v[0] % 2 == 0, ("the first digit is even", "the list starts with an even digit"), ()),
-        Condition("last_even", lambda v: v[-1] % 2 == 0, ("the last digit is even", "the list ends with an even digit"), ()),
+        Condition(
+            "first_even", lambda v: v[0] % 2 == 0, ("the first digit is even", "the list starts with an even digit"), ()
+        ),
+        Condition(
+            "last_even", lambda v: v[-1] % 2 == 0, ("the last digit is even", "the list ends with an even digit"), ()
+        ),
         Condition(
             "first_gt_last",
             lambda v: v[0] > v[-1],
@@ -239,7 +247,9 @@ def parse_rule(text: str) -> Rule:
     if match is None:
         return Rule(chain(text))
     if match["condition"] not in CONDITIONS:
-        raise UnknownDomain(f"unknown condition {match['condition']!r} in rule {text!r}; known: {', '.join(CONDITIONS)}")
+        raise UnknownDomain(
+            f"unknown condition {match['condition']!r} in rule {text!r}; known: {', '.join(CONDITIONS)}"
+        )
     return Rule(chain(match["then"]), match["condition"], chain(match["otherwise"]))
 
 

@@ -1,50 +1,33 @@
 """Equality of answers as mathematics. This file alone imports math_verify.
 
-The library limits its time with alarm signals, which work on the main thread only, so its limits are off.
-Instead an output with an exponent or a factorial above 10,000 counts as unequal unread: a policy could
-otherwise stop the run with `9^{9^9}`. Other slow expressions are not guarded against.
+The library limits its time with alarm signals, which work on the main thread only and do not stop arithmetic on
+huge numbers: an answer like `9^9^9^9` would stop the run. So it works in a process of its own, which is started
+on first use, serves one comparison at a time, and is killed and replaced when one takes too long.
 """
 
 from __future__ import annotations
 
-import functools
-import math
+import atexit
+import multiprocessing
 import re
+import threading
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+SECONDS = 5.0
+_SECONDS_TO_START = 120.0
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-_LARGEST_EXPONENT = 10_000
 
 
-def _bound(node: Any) -> float:
-    """A number that the absolute value of an expression does not exceed (infinite where floats end)."""
-    parts = [_bound(arg) for arg in getattr(node, "args", ())]
-    try:
-        match type(node).__name__:
-            case "Pow":
-                return float(max(parts[0], 1.0) ** parts[1])
-            case "Mul":
-                return math.prod(parts)
-            case "Add":
-                return sum(parts)
-            case "factorial":
-                return math.gamma(parts[0] + 1)
-        return max(parts) if parts else abs(float(node))
-    except OverflowError:
-        return math.inf
-    except (TypeError, ValueError):
-        return 1.0
+def same_math(answer: str, response: str) -> bool | None:
+    """Whether a reading of the response equals the likeliest reading of the answer; None where the answer holds
+    no expression. Raises TimeoutError when that takes longer than `SECONDS`."""
+    with _lock:
+        return _comparer.compare(answer, response)
 
 
-def _oversized(node: Any) -> bool:
-    """Whether evaluating an expression could take longer than anyone waits: a power tower, a huge factorial."""
-    args = getattr(node, "args", ())
-    grows = type(node).__name__ in ("Pow", "factorial") and args and _bound(args[-1]) > _LARGEST_EXPONENT
-    return bool(grows) or any(_oversized(arg) for arg in args)
-
-
-@functools.lru_cache(maxsize=4096)
-def parse_math(text: str) -> tuple[tuple[Any, ...], ...]:
+def _readings(text: str) -> list[list[Any]]:
     """The readings of a text, likeliest first: as it stands and, where it has no math delimiters and no
     words, as if all of it were LaTeX. A reading is an expression in the library's forms; none is empty."""
     from math_verify import parse
@@ -52,22 +35,89 @@ def parse_math(text: str) -> tuple[tuple[Any, ...], ...]:
     delimited = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
     bare = not delimited and _WORD.search(text) is None
     attempts = (f"${text.strip()}$", text) if bare else (text,)
-    readings = (tuple(parse(attempt, parsing_timeout=None)) for attempt in attempts)
-    return tuple(reading for reading in readings if reading)
+    return [reading for attempt in attempts if (reading := parse(attempt, parsing_timeout=None))]
 
 
-def same_math(answer: str, response: str) -> bool:
-    """Whether a reading of the response equals the likeliest reading of the answer.
-
-    Raises ValueError when the answer holds no expression.
-    """
+def _compare(answer: str, response: str) -> bool | None:
     from math_verify import verify
 
-    if not parse_math(answer):
-        raise ValueError(f"no mathematical expression in {answer!r}")
-    gold = list(parse_math(answer)[0])
-    return any(
-        verify(gold, list(reading), timeout_seconds=None)
-        for reading in parse_math(response)
-        if not any(_oversized(node) for node in reading)
-    )
+    gold = _readings(answer)
+    if not gold:
+        return None
+    return any(verify(gold[0], reading, timeout_seconds=None) for reading in _readings(response))
+
+
+def _serve(connection: Connection) -> None:
+    """The process: a comparison for each pair received, False for one that the library cannot make."""
+    import logging
+
+    import math_verify  # noqa: F401 - loaded before the first comparison is timed
+
+    # It warns that its time limits are off; the limit is the parent's.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    connection.send(None)
+    while True:
+        try:
+            pair = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            connection.send(_compare(*pair))
+        except Exception:
+            connection.send(False)
+
+
+class _Comparer:
+    """The process's end on our side. Not for two threads at a time."""
+
+    def __init__(self) -> None:
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def compare(self, answer: str, response: str) -> bool | None:
+        connection = self._connection or self._start()
+        try:
+            connection.send((answer, response))
+            if connection.poll(SECONDS):
+                verdict: bool | None = connection.recv()
+                return verdict
+        except (EOFError, OSError) as exc:
+            self.stop()
+            raise TimeoutError("the comparison ended its process") from exc
+        except BaseException:
+            # An interrupt between question and verdict would leave the verdict to the next question.
+            self.stop()
+            raise
+        self.stop()
+        raise TimeoutError(f"the comparison takes longer than {SECONDS:g} seconds")
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True, name="math-verify")
+        process.start()
+        theirs.close()
+        self._process, self._connection = process, ours
+        try:
+            ready = ours.poll(_SECONDS_TO_START)
+            ours.recv() if ready else None
+        except EOFError:
+            ready = False
+        if not ready:
+            self.stop()
+            raise RuntimeError("the process that compares mathematics does not start; is math-verify installed?")
+        return ours
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+
+_lock = threading.Lock()
+_comparer = _Comparer()
+atexit.register(_comparer.stop)

@@ -27,8 +27,12 @@ DEFAULT_DOMAIN = "lab/sort_desc+add_one"
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one parameter, e.g. loop.cycles=3")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one parameter, e.g. loop.cycles=3"
+    )
     parser.add_argument("--model", help="directory or hub id of the policy; overrides model.base")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the last completed round")
@@ -40,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     from data.domains import describe_families
 
     families = "\n".join(f"  {example:34} {sentence}" for example, sentence in describe_families())
-    parser = argparse.ArgumentParser(prog="fst", description="Fast-Slow Training: prompts and weights learn from one reward.")
+    parser = argparse.ArgumentParser(
+        prog="fst", description="Fast-Slow Training: prompts and weights learn from one reward."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser(
@@ -50,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train one arm on one domain and record everything under runs/<id>/.",
         epilog=f"domains:\n{families}\n\nexample:\n  fst train --arm fst --domain {DEFAULT_DOMAIN} --seed 0",
     )
-    train.add_argument("--arm", choices=ARMS, default="fst", help="fst: both; rl: slow weights only; gepa: prompts only")
+    train.add_argument(
+        "--arm", choices=ARMS, default="fst", help="fst: both; rl: slow weights only; gepa: prompts only"
+    )
     source = train.add_mutually_exclusive_group()
     source.add_argument("--domain", default=DEFAULT_DOMAIN, help="domain spec, see below (default: %(default)s)")
     source.add_argument("--data", type=Path, help="a JSONL file of your own problems")
@@ -75,7 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, default=Path("reports/run"))
     report.add_argument("--title", default="Fast-Slow Training")
 
-    evaluate = commands.add_parser("evaluate", help="mean@n and drift of a run's last checkpoint on its validation or test split")
+    evaluate = commands.add_parser(
+        "evaluate", help="mean@n and drift of a run's last checkpoint on its validation or test split"
+    )
     evaluate.add_argument("folder", type=Path, help="a run folder")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
     evaluate.add_argument("--prompt", help="evaluate under this prompt instead of the run's best")
@@ -84,7 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     base = commands.add_parser("lab-base", help="the lab's base model")
     actions = base.add_subparsers(dest="action", required=True)
-    build = actions.add_parser("build", help="pretrain it from nothing (about an hour on two cores); goes on if it was cut off")
+    build = actions.add_parser(
+        "build", help="pretrain it from nothing (about an hour on two cores); goes on if it was cut off"
+    )
     build.add_argument("--out", type=Path, help="folder to write (default: the one that ships)")
     build.add_argument("--steps", type=int, help="fewer steps, for a try")
     card = actions.add_parser("card", help="measure what it can do (the lab card)")

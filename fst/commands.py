@@ -39,8 +39,9 @@ def train(options: argparse.Namespace) -> None:
     end = summary_of(folder)
     rollouts = end["rollouts"]
     Console().print(
-        f"[bold]{options.arm}[/] on {domain}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), KL {end['kl']:.4f} nats a token; "
-        f"rollouts {rollouts['train']} training, {rollouts['fast']} fast, {rollouts['eval']} evaluation; {end['seconds']:.0f} s of learning.\n"
+        f"[bold]{options.arm}[/] on {domain}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), "
+        f"KL {end['kl']:.4f} nats a token; rollouts {rollouts['train']} training, {rollouts['fast']} fast, "
+        f"{rollouts['eval']} evaluation; {end['seconds']:.0f} s of learning.\n"
         f"best prompt: {end['prompts'][0]!r}\nrecords: {folder}",
         highlight=False,
     )
@@ -103,7 +104,8 @@ def lab_base_build(options: argparse.Namespace) -> None:
         task = bar.add_task("", total=config.steps)
 
         def show(step: int, following: float, induction: float, tokens: int) -> None:
-            text = f"step {step}/{config.steps}  following {following:.3f}  induction {induction:.3f}  {tokens / 1e6:.1f}M tokens"
+            losses = f"following {following:.3f}  induction {induction:.3f}"
+            text = f"step {step}/{config.steps}  {losses}  {tokens / 1e6:.1f}M tokens"
             bar.update(task, completed=step, description=text)
 
         facts = pretrain(config, out, show)
@@ -126,8 +128,10 @@ def lab_base_card(options: argparse.Namespace) -> None:
     from models.policy import load_policy
 
     console = Console(stderr=True)
-    card = measure_card(load_policy(options.model, max_new_tokens=16), report=lambda kind: console.print(f"measuring {kind} …"))
-    print("| rule kind | rules | right instruction, sampled / greedy | generic prompt | induction, a sample | in 32 samples |")
+    card = measure_card(
+        load_policy(options.model, max_new_tokens=16), report=lambda kind: console.print(f"measuring {kind} …")
+    )
+    print("| rule kind | rules | right instruction, sampled / greedy | generic | induction, a sample | in 32 |")
     print("|---|---|---|---|---|---|")
     for kind, row in card.items():
         print(

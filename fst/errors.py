@@ -1,14 +1,14 @@
 """Every error a user can meet, as one tree.
 
-    FstError                     base: the message says what to do
-    |-- ConfigError              params.yaml or a flag: names the key's path
-    |-- DataError                a problem file: names file, line and remedy
-    |   `-- UnknownDomain        a domain spec nobody can read
-    |-- VerifierError            an unknown verifier, or one whose arguments are off
-    |-- ModelError               a model that cannot be loaded or has no chat template
-    |-- ReflectorError           the reflection model failed for good (after its retries)
-    |-- RecordError              a run folder that is damaged, taken or of another configuration
-    `-- MissingDependency        an optional package that this command needs
+FstError                     base: the message says what to do
+|-- ConfigError              params.yaml or a flag: names the key's path
+|-- DataError                a problem file: names file, line and remedy
+|   `-- UnknownDomain        a domain spec nobody can read
+|-- VerifierError            an unknown verifier, or one whose arguments are off
+|-- ModelError               a model that cannot be loaded or has no chat template
+|-- ReflectorError           the reflection model failed for good (after its retries)
+|-- RecordError              a run folder that is damaged, taken or of another configuration
+`-- MissingDependency        an optional package that this command needs
 """
 
 from __future__ import annotations

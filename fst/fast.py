@@ -50,21 +50,38 @@ class FastRound:
     screening: Screening
 
 
-@dataclass
-class _Adapter:
-    """GEPA's view of the policy: prompts in, scored rollouts and feedback out."""
+@dataclass(frozen=True)
+class Evolver:
+    """What evolves prompts: `roll` answers and scores (prompt, problem) pairs in one batch, `reflector` writes
+    prompts, `count_tokens` measures them; `on_proposal(spent, budget, best)` hears of every proposal."""
 
     roll: Roll
     reflector: Reflector
     params: FastParams
     count_tokens: Callable[[str], int]
+    on_proposal: Callable[[int, int, float], None] = lambda spent, budget, best: None
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One round: its number, its seed, its budget in rollouts, and the number of the slow weights it runs under."""
+
+    number: int
     seed: int
-    round: int
-    on_proposal: Callable[[int, int, float], None]
     budget: int
+    weights: int
+
+
+@dataclass
+class _Adapter:
+    """GEPA's view of the policy: prompts in, scored rollouts and feedback out."""
+
+    evolver: Evolver
+    plan: RoundPlan
     screening: Screening = field(default_factory=Screening)
     known: dict[str, Prompt] = field(default_factory=dict)
     reflections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    feedback: dict[str, str] = field(default_factory=dict)  # the latest of each anchor
     spent: int = 0
     barren: int = 0
     best: float = 0.0
@@ -72,7 +89,9 @@ class _Adapter:
 
     def score(self, pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
         self.spent += len(pairs)
-        return self.roll(pairs)
+        rollouts = self.evolver.roll(pairs) if pairs else []
+        self.feedback.update((rollout.problem_id, rollout.feedback) for rollout in rollouts)
+        return rollouts
 
     def batch_evaluate(self, items: list[tuple[dict[str, str], list[Problem]]]) -> list[EvaluationBatch[Any, Any]]:
         pairs = [(self._prompt(candidate), problem) for candidate, batch in items for problem in batch]
@@ -94,7 +113,10 @@ class _Adapter:
         return {COMPONENT: [{"Feedback": rollout.feedback} for rollout in eval_batch.trajectories or []]}
 
     def propose(
-        self, candidate: dict[str, str], reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]], components: list[str]
+        self,
+        candidate: dict[str, str],
+        reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
+        components: list[str],
     ) -> dict[str, str]:
         """One proposal, or {} (GEPA then spends nothing): empty, too long or already known texts are refused."""
         self.barren += 1
@@ -106,11 +128,11 @@ class _Adapter:
         self.screening.screened += proposal.screened
         self.screening.tokens += proposal.tokens
         self.screening.seconds += proposal.seconds
-        self.on_proposal(self.spent, self.budget, self.best)
+        self.evolver.on_proposal(self.spent, self.plan.budget, self.best)
         text = proposal.text.strip()
-        if not text or text in avoid or self.count_tokens(text) > self.params.max_prompt_tokens:
+        if not text or text in avoid or self.evolver.count_tokens(text) > self.evolver.params.max_prompt_tokens:
             return {}
-        prompt = Prompt(text, (parent.id,), "reflection", self.round)
+        prompt = Prompt(text, (parent.id,), "reflection", self.plan.number)
         self.known[prompt.id] = prompt
         self.reflections[prompt.id] = {
             "feedback": "\n\n".join(feedback),
@@ -121,7 +143,9 @@ class _Adapter:
         return {COMPONENT: text}
 
     def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal:
-        return self.reflector.propose(current, feedback, avoid, self.seed + 7919 * self.barren + 104729 * len(self.known))
+        seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
+        evidence = [text for text in self.feedback.values() if text not in feedback]
+        return self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
 
     def _prompt(self, candidate: dict[str, str]) -> Prompt:
         prompt = Prompt(candidate[COMPONENT])
@@ -146,7 +170,6 @@ class _Stop:
     nothing better, when some prompt is perfect, or when reflection has nothing new to say."""
 
     adapter: _Adapter
-    params: FastParams
     anchors: int
     iterations: int = 0
 
@@ -155,38 +178,26 @@ class _Stop:
         if best > self.adapter.best:
             self.adapter.best, self.adapter.barren = best, 0
         self.iterations += 1
-        next_cost = 2 * self.params.minibatch + self.anchors
+        params, budget = self.adapter.evolver.params, self.adapter.plan.budget
+        next_cost = 2 * params.minibatch + self.anchors
         return (
-            self.adapter.spent + next_cost > self.adapter.budget
-            or self.adapter.barren >= self.params.patience
+            self.adapter.spent + next_cost > budget
+            or self.adapter.barren >= params.patience
             or best >= 1.0
-            or self.iterations > self.adapter.budget
+            or self.iterations > budget
         )
 
 
-def fast_round(
-    population: Population,
-    anchors: Sequence[Problem],
-    *,
-    roll: Roll,
-    reflector: Reflector,
-    params: FastParams,
-    count_tokens: Callable[[str], int],
-    weights: int,
-    seed: int,
-    round_number: int = 0,
-    on_proposal: Callable[[int, int, float], None] = lambda spent, budget, best: None,
-    budget: int | None = None,
-) -> FastRound:
+def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Problem], plan: RoundPlan) -> FastRound:
     """One GEPA round from the carried population (paper, section 3; GEPA's per-instance frontier).
 
-    `roll` answers and scores (prompt, problem) pairs in one batch. Scores are rewards of one sample each at
-    T=1 on the anchors, all under the weights numbered `weights`. `budget` (rollouts) overrides the params'.
-    Deviation from GEPA: several carried prompts
-    start a round, and a proposal is screened before it costs a rollout (models/reflector.py).
+    Scores are rewards of one sample each at T=1 on the anchors, all under the plan's weights. Deviations from
+    GEPA: several carried prompts start a round, and a proposal is screened before it costs a rollout
+    (models/reflector.py).
     """
+    params = evolver.params
     carried = list({prompt.id: prompt for prompt in population.prompts}.values())
-    adapter = _Adapter(roll, reflector, params, count_tokens, seed, round_number, on_proposal, budget or params.budget)
+    adapter = _Adapter(evolver, plan)
     adapter.known = {prompt.id: prompt for prompt in carried}
     rollouts = iter(adapter.score([(prompt, problem) for prompt in carried for problem in anchors]))
     rescored = [{i: next(rollouts).reward for i in range(len(anchors))} for _ in carried]
@@ -203,28 +214,28 @@ def fast_round(
             adapter=adapter,
             custom_candidate_proposer=adapter.propose,
             reflection_minibatch_size=min(params.minibatch, len(anchors)),
-            stop_callbacks=_Stop(adapter, params, len(anchors)),
+            stop_callbacks=_Stop(adapter, len(anchors)),
             val_evaluation_policy=_CarriedState(),
             cache_evaluation=False,
             track_best_outputs=False,
             logger=_Silent(),
             run_dir=folder,
-            seed=seed % 2**31,
+            seed=plan.seed % 2**31,
         )
         final: GEPAState[Any, Any] = GEPAState.load(folder)
-    return _result(adapter, final, anchors, weights)
+    return _result(adapter, final, anchors)
 
 
-def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Problem], weights: int) -> FastRound:
+def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Problem]) -> FastRound:
     scores: dict[str, dict[str, float]] = {}
     for candidate, by_index in zip(state.program_candidates, state.prog_candidate_val_subscores, strict=True):
         prompt = Prompt(candidate[COMPONENT])
         scores.setdefault(prompt.id, {anchors[i].id: float(s) for i, s in by_index.items()})
-    members = greedy_cover(scores, adapter.params.prompts)
+    k = adapter.evolver.params.prompts
+    members = greedy_cover(scores, k)
     population = Population(
-        tuple(adapter.known[name] for name in deal(members, adapter.params.prompts)),
+        tuple(adapter.known[name] for name in deal(members, k)),
         {name: mean_score(scores[name]) for name in members},
-        weights,
+        adapter.plan.weights,
     )
     return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening)
-

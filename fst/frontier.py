@@ -23,7 +23,9 @@ def frontier(scores: Scores) -> dict[str, set[str]]:
     a tie at zero says nothing about a prompt."""
     problems = {problem for by_problem in scores.values() for problem in by_problem}
     best = {p: max(s.get(p, 0.0) for s in scores.values()) for p in problems}
-    return {p: {name for name, s in scores.items() if s.get(p, 0.0) == best[p]} for p in sorted(problems) if best[p] > 0}
+    return {
+        p: {name for name, s in scores.items() if s.get(p, 0.0) == best[p]} for p in sorted(problems) if best[p] > 0
+    }
 
 
 def greedy_cover(scores: Scores, k: int) -> list[str]:

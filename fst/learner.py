@@ -9,12 +9,13 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from data.types import Domain, Problem
 from fst.config import Params
 from fst.drift import drift
 from fst.evaluation import Evaluation, mean_at
-from fst.fast import FastRound
+from fst.fast import Evolver, FastRound, RoundPlan
 from fst.progress import Progress
 from fst.records import RunFolder
 from fst.slow import SlowWeights, StepResult
@@ -69,11 +70,22 @@ class Learner:
         return self.budget.learning >= self.params.rollout_budget
 
     @property
-    def fast_budget(self) -> int:
-        """Rollouts of one fast round. `gepa` alone may spend on it what `fst` spends on both channels."""
+    def evolver(self) -> Evolver:
+        """What the fast round works with, bound to this run's books."""
+        return Evolver(
+            lambda pairs: self.roll("fast", pairs),
+            self.reflector,
+            self.params.fast,
+            self.policy.count_tokens,
+            self.progress.fast,
+        )
+
+    def fast_plan(self) -> RoundPlan:
+        """The next fast round. `gepa` alone may spend on it what `fst` spends on both channels."""
         params = self.params
         both = params.fast.budget + params.loop.steps_per_cycle * params.rollouts_per_step
-        return min(both if self.arm == "gepa" else params.fast.budget, params.rollout_budget - self.budget.learning)
+        budget = min(both if self.arm == "gepa" else params.fast.budget, params.rollout_budget - self.budget.learning)
+        return RoundPlan(self.round, self.seed_for("fast"), budget, self.step)
 
     def seed_for(self, purpose: str) -> int:
         """A seed of its own for every call, the same again after a resume."""
@@ -112,7 +124,17 @@ class Learner:
             for a in answers:
                 score = self.domain.verify(problem, a.text)
                 rollouts.append(
-                    Rollout(channel, problem.id, prompt.id, self.step, a.text, a.tokens, a.logprobs, score.reward, score.feedback)
+                    Rollout(
+                        channel,
+                        problem.id,
+                        prompt.id,
+                        self.step,
+                        a.text,
+                        a.tokens,
+                        a.logprobs,
+                        score.reward,
+                        score.feedback,
+                    )
                 )
         self.count(channel, rollouts)
         return rollouts
@@ -221,7 +243,10 @@ class Learner:
             "seconds": self.seconds,
             "budget": self.budget.as_dict(),
             "population": {
-                "prompts": [{"text": p.text, "parents": p.parents, "origin": p.origin, "born": p.born} for p in self.population.prompts],
+                "prompts": [
+                    {"text": p.text, "parents": p.parents, "origin": p.origin, "born": p.born}
+                    for p in self.population.prompts
+                ],
                 "scores": self.population.scores,
                 "weights": self.population.weights,
             },
@@ -238,8 +263,13 @@ class Learner:
             self.folder.void_from(-1)
             return False
         number, path = last
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         self.folder.void_from(number + 1)
+        self.take(path)
+        return True
+
+    def take(self, path: Path) -> None:
+        """Take up the state in a checkpoint folder."""
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         self.cycle, self.round, self._calls = state["cycle"], state["round"], state["calls"]
         self.seconds, self.budget = state["seconds"], Budget(**state["budget"])
         saved = state["population"]
@@ -247,7 +277,6 @@ class Learner:
         self.population = Population(prompts, saved["scores"], saved["weights"])
         if self.slow_weights:
             self.slow_weights.load(path)
-        return True
 
 
 @dataclass
@@ -295,4 +324,3 @@ class RoundAccount:
             )
         self.rewards.append(max(found.population.scores.values()))
         self.extra["screening"] = vars(found.screening)
-

@@ -35,19 +35,7 @@ def train(learner: Learner) -> None:
 def evolve_prompts(learner: Learner) -> None:
     """Fast weights: from the carried population, re-scored under the current slow weights."""
     with learner.in_round("fast") as account:
-        found = fast_round(
-            learner.population,
-            learner.anchors(),
-            roll=lambda pairs: learner.roll("fast", pairs),
-            reflector=learner.reflector,
-            params=learner.params.fast,
-            count_tokens=learner.policy.count_tokens,
-            weights=learner.step,
-            seed=learner.seed_for("fast"),
-            round_number=learner.round,
-            on_proposal=learner.progress.fast,
-            budget=learner.fast_budget,
-        )
+        found = fast_round(learner.evolver, learner.population, learner.anchors(), learner.fast_plan())
         learner.population = found.population
         account.fast(found)
 

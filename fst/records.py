@@ -96,7 +96,9 @@ class RunFolder:
             raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
         for key in ("arm", "domain", "seed", "params", "base_sha256", "data_sha256"):
             if before.get(key) != json.loads(json.dumps(config.get(key))):
-                raise RecordError(f"{path} was made with another {key!r}; resume it with the same, or name another with --run")
+                raise RecordError(
+                    f"{path} was made with another {key!r}; resume it with the same, or name another with --run"
+                )
         run = cls(path)
         run._lock()
         return run
@@ -106,7 +108,9 @@ class RunFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            raise RecordError(f"{self.path} is in use by another process; wait for it, or name another with --run") from exc
+            raise RecordError(
+                f"{self.path} is in use by another process; wait for it, or name another with --run"
+            ) from exc
         self._files["lock"] = lock
 
     def _append(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:

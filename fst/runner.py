@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 
 from data.domains import load_domain
 from data.types import Domain, SplitSizes
-from fst.config import Params
-from fst.errors import DataError
+from fst.config import Params, params_from_dict
+from fst.errors import DataError, RecordError
 from fst.learner import Learner
 from fst.loop import train
 from fst.progress import Progress
@@ -47,8 +47,12 @@ def commit() -> str:
     """The project's git commit, with `+changes` when the working tree differs; `unknown` outside git."""
     root = Path(__file__).resolve().parent.parent
     try:
-        head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        head = subprocess.run(
+            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if dirty.strip() else "")
@@ -80,7 +84,9 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     r = params.reflector
     if r.kind == "policy":
         return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style)
-    config = EndpointConfig(r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature)
+    config = EndpointConfig(
+        r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
+    )
     return CallableReflector(EndpointReflector(config))
 
 
@@ -94,8 +100,9 @@ def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
         length = len(policy.encode([policy.messages("", problem.question)])[0])
         if length > room:
             raise DataError(
-                f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {context}, which leaves {room} after "
-                "fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower those, or pick a longer model"
+                f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {context}, which leaves "
+                f"{room} after fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower those, or "
+                "pick a model with a longer context"
             )
 
 
@@ -157,7 +164,11 @@ def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
     if resume and has_ended(job.folder):
         return job.folder
     params = job.params
-    steps = params.rollout_budget // params.rollouts_per_step if job.arm == "rl" else params.loop.cycles * params.loop.steps_per_cycle
+    steps = (
+        params.rollout_budget // params.rollouts_per_step
+        if job.arm == "rl"
+        else params.loop.cycles * params.loop.steps_per_cycle
+    )
     with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet) as progress:
         learner = prepare(job, progress, resume)
         try:
@@ -165,11 +176,6 @@ def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
         finally:
             learner.folder.close()
     return job.folder
-
-
-def run_jobs(jobs: Sequence[Job], resume: bool = False, quiet: bool = False) -> list[Path]:
-    """Jobs one after another."""
-    return [run_job(job, resume, quiet) for job in jobs]
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -181,13 +187,29 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[str, Any]:
     """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is.
 
-    Raises RecordError when there is no checkpoint.
+    Raises RecordError when the folder has no run or no checkpoint.
     """
-    from fst.scratch import scratch_learner
-
-    learner = scratch_learner(folder)
-    chosen = Prompt(prompt) if prompt is not None else learner.population.best
-    result = learner.measure(chosen, getattr(learner.domain, split))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as exc:
+        raise RecordError(f"{folder} is not a run folder (no readable config.json)") from exc
+    last = RunFolder(folder).last_checkpoint()
+    if last is None:
+        raise RecordError(f"{folder} has no completed round yet; let it run, or resume it")
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Job(
+            config["arm"],
+            config["domain"],
+            config["seed"],
+            Path(scratch) / folder.name,
+            params_from_dict(config["params"]),
+        )
+        learner = prepare(job, Progress(1, 1, job.arm, job.domain, quiet=True))
+        learner.take(last[1])
+        chosen = Prompt(prompt) if prompt is not None else learner.population.best
+        problems = getattr(learner.domain, split)
+        result = learner.measure(chosen, problems)
+        learner.folder.close()
     return {
         "run": folder.name,
         "split": split,
@@ -195,5 +217,5 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
         "accuracy": result.accuracy,
         "stderr": result.stderr,
         "kl": result.kl,
-        "rollouts": len(getattr(learner.domain, split)) * learner.params.evaluation.samples,
+        "rollouts": len(problems) * learner.params.evaluation.samples,
     }

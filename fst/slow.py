@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from data.types import Problem, Verifier
-from fst.config import ModelParams, SlowParams
+from fst.config import ModelParams, Params, SlowParams
 from fst.dealing import cell_weights, kept_rows, slot
 from fst.errors import ConfigError
 from fst.types import Population, Prompt, Rollout
@@ -31,9 +32,11 @@ from models.sampler import Answer
 
 # Set by the method or the machine; a user's TRL option may not contradict them.
 _OWNED = frozenset(
-    "output_dir loss_type epsilon_high beta num_generations per_device_train_batch_size steps_per_generation "
-    "gradient_accumulation_steps num_iterations max_completion_length learning_rate warmup_steps max_grad_norm "
-    "seed use_cpu bf16 report_to temperature".split()
+    (
+        *("output_dir", "loss_type", "epsilon_high", "beta", "num_generations", "per_device_train_batch_size"),
+        *("steps_per_generation", "gradient_accumulation_steps", "num_iterations", "max_completion_length"),
+        *("learning_rate", "warmup_steps", "max_grad_norm", "seed", "use_cpu", "bf16", "report_to", "temperature"),
+    )
 )
 
 
@@ -60,12 +63,14 @@ class _Batch:
     kept_groups: int = 0
 
 
-class _Trainer(GRPOTrainer):  # type: ignore[misc]
+class _Trainer(GRPOTrainer):
     """TRL's trainer with our dealing, sampler and averaging at the three places where they differ."""
 
     slow: SlowWeights
 
-    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **_: Any) -> Any:
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **_: Any
+    ) -> Any:
         answers = self.slow.sample(prompt_ids)
         return [list(a.tokens) for a in answers], None
 
@@ -77,7 +82,9 @@ class _Trainer(GRPOTrainer):  # type: ignore[misc]
 class SlowWeights:
     """The trainable adapter on a policy, its optimizer and schedule. Makes `policy.model` the PEFT model."""
 
-    def __init__(self, policy: Policy, params: SlowParams, model: ModelParams, verify: Verifier, workdir: Path, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, params: SlowParams, model: ModelParams, verify: Verifier, workdir: Path, seed: int
+    ) -> None:
         self.policy, self.params, self.verify, self.seed = policy, params, verify, seed
         self.step = 0
         self._batch = _Batch([], [], [], [])
@@ -131,7 +138,9 @@ class SlowWeights:
         trainer = self.trainer
         trainer.model.train()
         loss = trainer.training_step(self.model, inputs, None)
-        norm = trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), self.params.max_grad_norm or float("inf"))
+        norm = trainer.accelerator.clip_grad_norm_(
+            trainer.model.parameters(), self.params.max_grad_norm or float("inf")
+        )
         self._grad_norm = float(norm)
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
@@ -166,7 +175,15 @@ class SlowWeights:
             score = self.verify(problem, answer.text)
             batch.rollouts.append(
                 Rollout(
-                    "train", problem.id, prompt.id, self.step, answer.text, answer.tokens, answer.logprobs, score.reward, score.feedback
+                    "train",
+                    problem.id,
+                    prompt.id,
+                    self.step,
+                    answer.text,
+                    answer.tokens,
+                    answer.logprobs,
+                    score.reward,
+                    score.feedback,
                 )
             )
         return [rollout.reward for rollout in batch.rollouts]
@@ -219,7 +236,9 @@ class SlowWeights:
 def _trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int) -> GRPOConfig:
     contradicting = sorted(_OWNED & set(params.trl))
     if contradicting:
-        raise ConfigError(f"slow.trl.{contradicting[0]}: is set by the method's own parameters; see slow.* in params.yaml")
+        raise ConfigError(
+            f"slow.trl.{contradicting[0]}: is set by the method's own parameters; see slow.* in params.yaml"
+        )
     cuda = torch.cuda.is_available()
     rows = params.problems_per_step * params.group_size
     options: dict[str, Any] = {
@@ -257,4 +276,41 @@ def _trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int
         raise ConfigError(f"slow.trl: TRL refuses these options: {exc}") from exc
 
 
-StepHook = Callable[[int, StepResult], None]
+class _StepClock(TrainerCallback):
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._started = time.monotonic()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.monotonic() - self._started)
+
+
+def plain_step_seconds(
+    policy: Policy, params: Params, problems: Sequence[Problem], prompt: str, workdir: Path, steps: int
+) -> list[float]:
+    """Seconds a step of GRPOTrainer as it comes: same model, LoRA, batch, lengths and options, one prompt, its own
+    generation. The first step is left out. What `fst bench speed` compares with."""
+    rows = [{"prompt": policy.messages(prompt, p.question), "answer": p.answer} for p in problems]
+
+    def reward(prompts: Any, completions: Any, answer: list[str], **_: Any) -> list[float]:
+        return [float(c[0]["content"].strip() == a) for c, a in zip(completions, answer, strict=True)]
+
+    config = _trl_config(params.slow, params.model, workdir, seed=0)
+    config.max_steps, config.save_strategy = steps, "no"
+    clock = _StepClock()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = GRPOTrainer(
+            model=policy.model,
+            reward_funcs=reward,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=policy.tokenizer,
+            peft_config=lora_config(params.slow.lora_rank, params.slow.lora_alpha),
+            callbacks=[clock],
+        )
+        trainer.train()
+    return clock.seconds[1:]

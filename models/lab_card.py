@@ -130,4 +130,3 @@ def _induction(policy: Policy, rules: Sequence[Rule], seed: int, repeats: int = 
         single += right
         any_of += right > 0
     return {"induction": single / (len(hidden) * INDUCTION_SAMPLES), "induction_in_32": any_of / len(hidden)}
-

@@ -26,9 +26,12 @@ from models.lab_tokenizer import build_tokenizer
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Shape and schedule. Learning rates are peaks: linear warm-up, then cosine to 2%."""
+    """Shape and schedule. Learning rates are peaks: linear warm-up, then a cosine over `horizon_steps`, and over
+    the last `cooldown_steps` before `steps` a linear fall to zero on top of it."""
 
-    steps: int = 3400
+    steps: int = 2200
+    horizon_steps: int = 3400
+    cooldown_steps: int = 700
     following_rows: int = 64
     generic_rows: int = 10
     induction_rows: int = 112
@@ -79,9 +82,9 @@ def collate(texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> Batch:
     def padded(index: int, fill: int) -> torch.Tensor:
         return torch.tensor([row[index] + [fill] * (length - len(row[index])) for row in rows])
 
-    segments = padded(1, -1)
-    same = segments[:, :, None] == segments[:, None, :]
-    allowed = (same | (segments == 0)[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
+    segment = padded(1, -1)
+    same = segment[:, :, None] == segment[:, None, :]
+    allowed = (same | (segment == 0)[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
     allowed |= torch.eye(length, dtype=torch.bool)
     return Batch(padded(0, pad), padded(2, 0), allowed[:, None], padded(3, -100))
 
@@ -125,7 +128,8 @@ class Bfloat16Worker:
 
     def push_gradients(self) -> None:
         for mine, master in zip(self.copy.parameters(), self.master.parameters(), strict=True):
-            assert mine.grad is not None
+            if mine.grad is None:
+                continue
             gradient = mine.grad.float()
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             mine.grad = None
@@ -174,11 +178,12 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Q
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Multiplier of the peak rates at a step: warm-up, then cosine from 1 to 0.02."""
+    """Multiplier of the peak rates at a step; see PretrainConfig."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = (step - config.warmup_steps) / max(1, config.horizon_steps - config.warmup_steps)
+    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return cosine * min(1.0, (config.steps - step) / config.cooldown_steps)
 
 
 def _optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:

@@ -27,7 +27,9 @@ def build_tokenizer(words: tuple[str, ...], context: int) -> PreTrainedTokenizer
     pieces += [(f"<0x{byte:02X}>", -10.0) for byte in range(256)]
     core = Tokenizer(Unigram(pieces, unk_id=1, byte_fallback=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=SPECIALS[0],

@@ -39,7 +39,9 @@ def forced_logits(
             mask[row, first : left + len(answer)] = 1
             targets[row, : len(answer)] = torch.tensor(list(answer), device=device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=widest + 1)
+        out = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=widest + 1
+        )
         yield rows, out.logits[:, :-1], targets
         start = stop
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fst.errors import ModelError
-from models.sampler import Answer, sample_answers
+from models.sampler import Answer, Sampling, sample_answers
 
 LAB_BASE = Path(__file__).parent / "lab_base"
 Message = dict[str, str]
@@ -69,17 +69,11 @@ class Policy:
         max_new_tokens: int | None = None,
     ) -> list[list[Answer]]:
         """As `answer`, for encoded requests."""
-        answers = sample_answers(
-            self.model,
-            requests,
-            n=n,
-            max_new_tokens=max_new_tokens or self.max_new_tokens,
-            temperature=temperature,
-            end_ids=self.end_ids,
-            pad_id=self.pad_id,
-            seed=seed,
+        plan = Sampling(n, max_new_tokens or self.max_new_tokens, temperature, self.end_ids, self.pad_id, seed)
+        answers = sample_answers(self.model, requests, plan)
+        texts = self.tokenizer.batch_decode(
+            [list(a.tokens) for group in answers for a in group], skip_special_tokens=True
         )
-        texts = self.tokenizer.batch_decode([list(a.tokens) for group in answers for a in group], skip_special_tokens=True)
         decoded = iter(texts)
         return [[Answer(a.tokens, a.logprobs, next(decoded).strip()) for a in group] for group in answers]
 
@@ -129,7 +123,9 @@ def load_policy(base: str, max_new_tokens: int, dtype: str = "float32", revision
             "or a hub id with network access (HF_HUB_OFFLINE must not be set)"
         ) from exc
     if tokenizer.chat_template is None:
-        raise ModelError(f"model {base!r} has no chat template; pick an instruction-tuned model, or add chat_template.jinja")
+        raise ModelError(
+            f"model {base!r} has no chat template; pick an instruction-tuned model, or add chat_template.jinja"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.eval()

@@ -48,9 +48,13 @@ class Proposal:
 
 
 class Reflector(Protocol):
-    def propose(self, current: str, feedback: Sequence[str], avoid: frozenset[str], seed: int) -> Proposal:
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
         """A prompt that should do better than `current` on what `feedback` tells, and is none of `avoid`.
-        An empty text means: nothing to propose."""
+
+        `evidence` is more feedback that was paid for already, to check proposals on. An empty text means:
+        nothing to propose."""
         ...
 
 
@@ -72,7 +76,9 @@ class CallableReflector:
     call: Callable[[str], str]
     failures: int = field(default=0, init=False)
 
-    def propose(self, current: str, feedback: Sequence[str], avoid: frozenset[str], seed: int) -> Proposal:
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
         started = time.monotonic()
         try:
             text = extract_prompt(str(self.call(feedback_request(current, feedback)) or ""))
@@ -89,7 +95,8 @@ class PolicyReflector:
     """The frozen base as its own reflection LM; see the module's docstring.
 
     `style` "pairs" asks for a rule from (input, expected) pairs, each proposal from its own random subset of
-    at most `max_pairs`; "feedback" asks with the full text, as one asks a general LLM.
+    at most `max_pairs`; "feedback" asks with the full text, as one asks a general LLM. All distinct proposals are
+    screened on the feedback, the best `finalists` again on all evidence there is.
     """
 
     policy: Policy
@@ -99,8 +106,11 @@ class PolicyReflector:
     style: str = "pairs"
     max_pairs: int = 6
     max_request_tokens: int = 160
+    finalists: int = 12
 
-    def propose(self, current: str, feedback: Sequence[str], avoid: frozenset[str], seed: int) -> Proposal:
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
         started = time.monotonic()
         pairs = [pair for pair in map(parse_feedback, feedback) if pair is not None]
         requests = self._requests(current, feedback, pairs, random.Random(seed))
@@ -112,9 +122,12 @@ class PolicyReflector:
         drawn = [answer.text for group in groups for answer in group]
         texts = [extract_prompt(text) for text in drawn]
         distinct = [t for t in dict.fromkeys(texts) if t and t not in avoid]
-        likelihood, tokens = self._screen(distinct, pairs)
-        best = max(distinct, key=likelihood.__getitem__, default="")
-        return Proposal(best, len(drawn), len(distinct), tokens, time.monotonic() - started)
+        first, tokens = self._screen(distinct, pairs)
+        ahead = sorted(distinct, key=lambda t: -first[t])[: self.finalists]
+        proven = pairs + [pair for pair in map(parse_feedback, evidence) if pair is not None]
+        likelihood, more = self._screen(ahead, proven)
+        best = max(ahead, key=likelihood.__getitem__, default="")
+        return Proposal(best, len(drawn), len(distinct), tokens + more, time.monotonic() - started)
 
     def _requests(
         self, current: str, feedback: Sequence[str], pairs: Sequence[tuple[str, str]], rng: random.Random
@@ -138,7 +151,10 @@ class PolicyReflector:
         asked = [(text, q, a) for text in texts for q, a in pairs]
         contexts = self.policy.encode([self.policy.messages(text, q) for text, q, _ in asked])
         tokenizer = self.policy.tokenizer
-        answers = [[*ids, tokenizer.eos_token_id] for ids in tokenizer([a for _, _, a in asked], add_special_tokens=False)["input_ids"]]
+        answers = [
+            [*ids, tokenizer.eos_token_id]
+            for ids in tokenizer([a for _, _, a in asked], add_special_tokens=False)["input_ids"]
+        ]
         logprobs = answer_logprobs(self.policy.model, contexts, answers, self.policy.pad_id)
         n = len(pairs)
         means = {text: sum(logprobs[i * n : (i + 1) * n]) / n for i, text in enumerate(texts)}

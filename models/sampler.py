@@ -22,29 +22,32 @@ class Answer:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample: n answers a request, at most `max_new_tokens` each, `temperature` 0 is greedy. An answer
+    ends with one of `end_ids`; `pad_id` fills rows on the left."""
+
+    n: int
+    max_new_tokens: int
+    temperature: float
+    end_ids: tuple[int, ...]
+    pad_id: int
+    seed: int
+
+
 @torch.inference_mode()
-def sample_answers(
-    model: nn.Module,
-    requests: Sequence[Sequence[int]],
-    *,
-    n: int,
-    max_new_tokens: int,
-    temperature: float,
-    end_ids: Sequence[int],
-    pad_id: int,
-    seed: int,
-) -> list[list[Answer]]:
-    """n answers to each request. `temperature` 0 is greedy. The model's mode is left as it was found."""
+def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
+    """n answers to each request, in order. The model's mode is left as it was found."""
     was_training = model.training
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
-    per_batch = max(1, MAX_ROWS // n)
+    generator = torch.Generator().manual_seed(plan.seed)
+    per_batch = max(1, MAX_ROWS // plan.n)
     order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
     found: dict[int, list[Answer]] = {}
     try:
         for start in range(0, len(order), per_batch):
             chunk = order[start : start + per_batch]
-            groups = _sample_chunk(model, [requests[i] for i in chunk], n, max_new_tokens, temperature, (end_ids, pad_id), generator)
+            groups = _sample_chunk(model, [requests[i] for i in chunk], plan, generator)
             found.update(zip(chunk, groups, strict=True))
     finally:
         model.train(was_training)
@@ -61,15 +64,9 @@ def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) 
 
 
 def _sample_chunk(
-    model: nn.Module,
-    requests: Sequence[Sequence[int]],
-    n: int,
-    max_new_tokens: int,
-    temperature: float,
-    special: tuple[Sequence[int], int],
-    generator: torch.Generator,
+    model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling, generator: torch.Generator
 ) -> list[list[Answer]]:
-    end_ids, pad_id = special
+    n, pad_id = plan.n, plan.pad_id
     device = next(model.parameters()).device
     longest = max(len(r) for r in requests)
     ids = torch.tensor([[pad_id] * (longest - len(r)) + list(r) for r in requests], device=device)
@@ -81,18 +78,18 @@ def _sample_chunk(
     logits = out.logits[:, -1].repeat_interleave(n, 0)
     mask = mask.repeat_interleave(n, 0)
     position = positions[:, -1:].repeat_interleave(n, 0)
-    ends = torch.tensor(list(end_ids), device=device)
+    ends = torch.tensor(list(plan.end_ids), device=device)
     alive = torch.arange(len(requests) * n, device=device)
     tokens: list[list[int]] = [[] for _ in range(len(requests) * n)]
     logprobs: list[list[float]] = [[] for _ in range(len(requests) * n)]
-    for step in range(max_new_tokens):
-        drawn = _draw(logits, temperature, generator)
+    for step in range(plan.max_new_tokens):
+        drawn = _draw(logits, plan.temperature, generator)
         chosen = torch.log_softmax(logits.float(), -1).gather(-1, drawn[:, None])[:, 0]
         for row, token, logprob in zip(alive.tolist(), drawn.tolist(), chosen.tolist(), strict=True):
             tokens[row].append(token)
             logprobs[row].append(logprob)
         running = ~torch.isin(drawn, ends)
-        if step + 1 == max_new_tokens or not bool(running.any()):
+        if step + 1 == plan.max_new_tokens or not bool(running.any()):
             break
         if not bool(running.all()):
             keep = running.nonzero()[:, 0]
@@ -100,7 +97,9 @@ def _sample_chunk(
             alive, drawn, mask, position = alive[keep], drawn[keep], mask[keep], position[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
         position = position + 1
-        out = model(input_ids=drawn[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+        out = model(
+            input_ids=drawn[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        )
         logits = out.logits[:, -1]
     answers = [Answer(tuple(t), tuple(p)) for t, p in zip(tokens, logprobs, strict=True)]
     return [answers[i * n : (i + 1) * n] for i in range(len(requests))]

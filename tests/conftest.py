@@ -1,0 +1,39 @@
+"""Fixtures: a tiny untrained Qwen3 with the lab's tokenizer, made here, so that tests need no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.policy import Policy, load_policy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that AutoModelForCausalLM and AutoTokenizer load: 2 layers, width 32, random weights."""
+    from data.lab_corpus import vocabulary
+    from models.lab_pretrain import PretrainConfig, build_model
+    from models.lab_tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = PretrainConfig(hidden=32, layers=2, heads=2, intermediate=64, context=512)
+    tokenizer = build_tokenizer(vocabulary(), config.context)
+    build_model(config, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def new_policy(tiny_model_dir: Path) -> Callable[[], Policy]:
+    """Makes policies on the tiny model; each call loads the same weights afresh."""
+    return lambda: load_policy(str(tiny_model_dir), max_new_tokens=8)
+
+
+@pytest.fixture
+def policy(new_policy: Callable[[], Policy]) -> Policy:
+    return new_policy()

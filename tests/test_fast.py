@@ -1,0 +1,261 @@
+"""The fast round on real GEPA: invariants P1 to P7 of fst/fast.py on a toy without a model.
+
+The toy: a prompt is a string of letters, and problem i earns 1 if the prompt holds the letter that the world
+asks of it. The world is what the slow weights are elsewhere: turn it, and other letters are asked.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.types import Problem
+from data.verifiers import feedback_text, parse_feedback
+from fst.config import FastParams
+from fst.errors import ReflectorError
+from fst.fast import Evolver, FastRound, RoundPlan, fast_round
+from fst.types import Population, Prompt, Rollout
+from models.reflector import Proposal
+
+Write = Callable[[str, list[str], random.Random], str]
+
+
+@dataclass
+class World:
+    """Scores pairs and remembers how many it was given, and with which prompts."""
+
+    turn: int = 0
+    calls: list[int] = field(default_factory=list)
+    prompts: set[str] = field(default_factory=set)
+
+    def reward(self, text: str, problem: Problem) -> float:
+        return float(self.asked(problem) in text)
+
+    def asked(self, problem: Problem) -> str:
+        return string.ascii_lowercase[(int(problem.id) + self.turn) % 26]
+
+    def roll(self, pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
+        self.calls.append(len(pairs))
+        self.prompts |= {prompt.text for prompt, _ in pairs}
+        rollouts = []
+        for prompt, problem in pairs:
+            reward = self.reward(prompt.text, problem)
+            told = Problem(problem.id, problem.domain, problem.question, self.asked(problem))
+            feedback = feedback_text(told, "", "nothing" if reward else "wrong")
+            rollouts.append(Rollout("fast", problem.id, prompt.id, self.turn, "", (), (), reward, feedback))
+        return rollouts
+
+
+@dataclass
+class Toy:
+    """A reflector: `write(current, letters asked, rng)` is the next prompt."""
+
+    write: Write
+    asked: int = 0
+
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
+        self.asked += 1
+        pairs = [pair for pair in map(parse_feedback, feedback) if pair]
+        return Proposal(self.write(current, [letter for _, letter in pairs], random.Random(seed)), 3, 2, 10)
+
+
+def add_a_letter(current: str, letters: list[str], rng: random.Random) -> str:
+    return current + rng.choice([letter for letter in letters if letter not in current] or [""])
+
+
+def play(
+    world: World,
+    write: Write = add_a_letter,
+    carried: Sequence[str] = ("x",),
+    anchors: int = 8,
+    seed: int = 5,
+    **changes: int,
+) -> FastRound:
+    changes = {"prompts": 2, "minibatch": 4, "budget": 400, "patience": 3, "max_prompt_tokens": 64, **changes}
+    evolver = Evolver(world.roll, Toy(write), FastParams(anchors=anchors, **changes), len)
+    problems = [Problem(str(i), "toy", f"problem {i}", "?") for i in range(anchors)]
+    population = Population(tuple(Prompt(text) for text in carried))
+    return fast_round(evolver, population, problems, RoundPlan(3, seed, changes["budget"], world.turn))
+
+
+def texts(found: FastRound) -> list[str]:
+    return [prompt.text for prompt in found.population.prompts]
+
+
+def best_mean(found: FastRound) -> float:
+    return found.population.scores[found.population.best.id]
+
+
+def test_p0_the_toy_is_solved_and_ancestry_is_kept() -> None:
+    found = play(world := World(), prompts=1)
+    assert best_mean(found) == 1.0
+    assert set(found.population.best.text) >= set("abcdefgh")
+    assert found.population.weights == world.turn
+    born = [prompt for prompt in found.prompts.values() if prompt.origin == "reflection"]
+    assert len(born) >= 8
+    for prompt in born:
+        assert [found.prompts[parent].text for parent in prompt.parents] == [prompt.text[:-1]]
+        assert prompt.born == 3
+    assert {name: prompt.id for name, prompt in found.prompts.items()} == {name: name for name in found.prompts}
+    assert set(found.reflections) == {prompt.id for prompt in born}
+    assert found.screening.proposals == 3 * len(born)
+    assert (found.screening.screened, found.screening.tokens) == (2 * len(born), 10 * len(born))
+
+
+def test_p1_no_score_of_older_weights_survives() -> None:
+    first = play(world := World(), prompts=2)
+    assert best_mean(first) == 1.0
+    world.turn = 13  # none of the letters learnt is asked any more
+    second = play(world, lambda *_: "", texts(first), prompts=2)
+    assert best_mean(second) == 0.0
+    assert second.population.weights == 13
+    world.turn = 4  # half of them are
+    third = play(world, lambda *_: "", [*texts(first), "x"], prompts=2)
+    for name, by_problem in third.scores.items():
+        text = third.prompts[name].text
+        assert by_problem == {str(i): world.reward(text, Problem(str(i), "", "", "")) for i in range(8)}
+    assert best_mean(third) == 0.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    budget=st.integers(1, 150),
+    anchors=st.integers(1, 10),
+    minibatch=st.integers(1, 10),
+    carried=st.integers(1, 4),
+    prompts=st.integers(1, 4),
+    write=st.sampled_from([add_a_letter, lambda current, letters, rng: "", lambda *_: "abcdefghij"]),
+)
+def test_p2_p3_the_budget_holds_and_the_population_is_never_empty(
+    budget: int, anchors: int, minibatch: int, carried: int, prompts: int, write: Write
+) -> None:
+    start = ["x", "y", "ab", "c"][:carried]
+    world = World()
+    found = play(
+        world, write, start, anchors, budget=budget, minibatch=min(minibatch, anchors), prompts=prompts, patience=9
+    )
+    assert found.spent == sum(world.calls)
+    assert found.spent <= max(budget, carried * anchors), "re-scoring alone may pass the budget, no proposal may"
+    assert len(found.population.prompts) == prompts
+    assert set(found.population.scores) == {prompt.id for prompt in found.population.prompts}
+
+
+def raising(error: Exception) -> Write:
+    def write(*_: object) -> str:
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda *_: "",
+        lambda *_: " \n\t ",
+        lambda *_: "\x00\ud83d garbage 日本".encode("utf-8", "replace").decode(),
+        lambda *_: "q" * 100_000,
+        raising(RuntimeError("out of order")),
+        raising(ReflectorError("no answer after 5 retries")),
+    ],
+    ids=["empty", "blank", "garbage", "100-KB", "RuntimeError", "ReflectorError"],
+)
+def test_p4_a_bad_reflector_loses_nothing_and_the_round_ends(write: Write) -> None:
+    """GEPA swallows what a proposal raises, ReflectorError too, after asking once more; patience ends the round."""
+    world = World()
+    found = play(world, write, ["abc", "cdefgh"], patience=3)
+    assert texts(found) == ["cdefgh", "abc"]
+    assert list(found.population.scores.values()) == [6 / 8, 3 / 8]
+    assert 2 * 8 < found.spent <= 2 * 8 + 3 * 2 * 4
+    assert max(map(len, world.prompts)) < 100
+
+
+def test_p4_a_machine_that_fails_is_an_error_and_not_a_score() -> None:
+    world = World()
+
+    def roll(pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
+        if world.calls:
+            raise MemoryError("the accelerator is full")
+        return world.roll(pairs)
+
+    evolver = Evolver(roll, Toy(add_a_letter), FastParams(prompts=1, anchors=4, minibatch=2), len)
+    problems = [Problem(str(i), "toy", "", "?") for i in range(4)]
+    with pytest.raises(MemoryError, match="the accelerator is full"):
+        fast_round(evolver, Population((Prompt("x"),)), problems, RoundPlan(0, 0, 400, 0))
+
+
+@pytest.mark.parametrize("cap", [1, 5, 64])
+def test_p5_no_prompt_over_the_token_cap_costs_a_rollout(cap: int) -> None:
+    found = play(world := World(), max_prompt_tokens=cap)
+    assert max(map(len, world.prompts)) == min(cap, len(found.population.best.text))
+    assert best_mean(found) == min(cap - 1, 8) / 8  # "x" and cap-1 letters; 8 letters solve the toy
+
+
+def test_p6_a_text_is_scored_once_and_stands_in_the_frontier_once() -> None:
+    found = play(world := World(), lambda *_: "abc", ["x", "abc", "abc", "x"], prompts=4)
+    assert world.calls[0] == 2 * 8, "padding is not scored again"
+    assert set(world.calls[1:]) == {4}, "a text that is known already is refused before it costs a rollout"
+    assert texts(found) == ["abc"] * 4
+    assert [prompt.text for prompt in found.prompts.values()] == ["x", "abc"]
+
+
+def test_p7_the_same_seed_and_weights_give_the_same_round() -> None:
+    def trace(seed: int) -> tuple[object, ...]:
+        world = World()
+        found = play(world, carried=["x", "h"], seed=seed)
+        found.screening.seconds = 0.0
+        reflections = {name: {**facts, "seconds": 0.0} for name, facts in found.reflections.items()}
+        calls = tuple(world.calls)
+        return found.population, found.scores, found.prompts, reflections, found.spent, found.screening, calls
+
+    assert trace(5) == trace(5)
+    assert trace(5) != trace(6)
+
+
+def test_slices_two_prompts_that_are_best_on_half_of_the_problems_both_stay() -> None:
+    def one_half(current: str, letters: list[str], rng: random.Random) -> str:
+        missing = [letter for letter in letters if letter not in current]
+        return "abcd" if missing and missing[0] in "abcd" else "efgh"
+
+    found = play(World(), one_half, prompts=2, patience=8)
+    assert set(texts(found)) == {"abcd", "efgh"}
+    assert set(found.population.scores.values()) == {0.5}
+
+
+def test_the_round_is_silent_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work, scratch = tmp_path / "work", tmp_path / "scratch"
+    work.mkdir()
+    scratch.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    play(World())
+    assert capfd.readouterr() == ("", "")
+    assert list(work.iterdir()) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_progress_hears_of_every_proposal() -> None:
+    heard: list[tuple[int, int, float]] = []
+    world = World()
+    toy = Toy(add_a_letter)
+    params = FastParams(prompts=1, anchors=8, minibatch=4, budget=100)
+    evolver = Evolver(world.roll, toy, params, len, lambda *facts: heard.append(facts))
+    problems = [Problem(str(i), "toy", "", "?") for i in range(8)]
+    fast_round(evolver, Population((Prompt("x"),)), problems, RoundPlan(0, 1, 100, 0))
+    assert len(heard) == toy.asked > 3
+    assert [budget for _, budget, _ in heard] == [100] * len(heard)
+    spent = [figure for figure, _, _ in heard]
+    assert spent == sorted(spent)
+    assert spent[0] == 8 + 4
+    assert heard[0][2] == 0.0
