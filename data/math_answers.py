@@ -1,8 +1,9 @@
 """Equality of answers as mathematics. This file alone imports math_verify.
 
-The library limits its time with alarm signals, which work on the main thread only and do not stop arithmetic on
-huge numbers: an answer like `9^9^9^9` would stop the run. So it works in a process of its own, which is started
-on first use, serves one comparison at a time, and is killed and replaced when one takes too long.
+The library limits its time with alarm handlers, which work on the main thread only and do not stop arithmetic
+on huge numbers: an answer like `9^9^9^9` would stop the run. So it works in a process of its own, which is
+started on first use, serves one comparison at a time, and is ended by the system's processor timer and replaced
+when one takes too long. A busy machine does not change a verdict: the timer counts the process's own seconds.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import re
+import signal
 import threading
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 SECONDS = 5.0
-_SECONDS_TO_START = 120.0
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def same_math(answer: str, response: str) -> bool | None:
     """Whether a reading of the response equals the likeliest reading of the answer; None where the answer holds
-    no expression. Raises TimeoutError when that takes longer than `SECONDS`."""
+    no expression. Raises TimeoutError when that takes more than `SECONDS` of processor time."""
     with _lock:
         return _comparer.compare(answer, response)
 
@@ -48,23 +49,27 @@ def _compare(answer: str, response: str) -> bool | None:
 
 
 def _serve(connection: Connection) -> None:
-    """The process: a comparison for each pair received, False for one that the library cannot make."""
+    """The process: a verdict for each pair received, False for one that the library cannot compare. The timer's
+    signal has no handler, so it ends the process wherever it is."""
     import logging
 
     import math_verify  # noqa: F401 - loaded before the first comparison is timed
 
-    # It warns that its time limits are off; the limit is the parent's.
+    # It warns that its time limits are off; the limit is the timer.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    connection.send(None)
+    connection.send("ready")
     while True:
         try:
-            pair = connection.recv()
+            answer, response, seconds = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            connection.send(_compare(*pair))
+            verdict = _compare(answer, response)
         except Exception:
-            connection.send(False)
+            verdict = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(verdict)
 
 
 class _Comparer:
@@ -77,19 +82,16 @@ class _Comparer:
     def compare(self, answer: str, response: str) -> bool | None:
         connection = self._connection or self._start()
         try:
-            connection.send((answer, response))
-            if connection.poll(SECONDS):
-                verdict: bool | None = connection.recv()
-                return verdict
+            connection.send((answer, response, SECONDS))
+            verdict: bool | None = connection.recv()
+            return verdict
         except (EOFError, OSError) as exc:
             self.stop()
-            raise TimeoutError("the comparison ended its process") from exc
+            raise TimeoutError(f"the comparison takes more than {SECONDS:g} seconds, or too much memory") from exc
         except BaseException:
             # An interrupt between question and verdict would leave the verdict to the next question.
             self.stop()
             raise
-        self.stop()
-        raise TimeoutError(f"the comparison takes longer than {SECONDS:g} seconds")
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
@@ -99,13 +101,12 @@ class _Comparer:
         theirs.close()
         self._process, self._connection = process, ours
         try:
-            ready = ours.poll(_SECONDS_TO_START)
-            ours.recv() if ready else None
-        except EOFError:
-            ready = False
-        if not ready:
+            ours.recv()
+        except EOFError as exc:
             self.stop()
-            raise RuntimeError("the process that compares mathematics does not start; is math-verify installed?")
+            raise RuntimeError(
+                "the process that compares mathematics does not start; is math-verify installed?"
+            ) from exc
         return ours
 
     def stop(self) -> None:

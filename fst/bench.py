@@ -14,7 +14,8 @@ import torch
 from data.domains import load_domain
 from data.types import Domain, Problem, SplitSizes
 from fst.config import Params
-from fst.slow import SlowWeights, plain_step_seconds
+from fst.slow import SlowWeights
+from fst.slow_trl import plain_step_seconds
 from fst.types import Population, Prompt
 from models.policy import Policy, load_policy
 

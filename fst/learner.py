@@ -4,12 +4,10 @@ drives it is fst/loop.py."""
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from data.types import Domain, Problem
 from fst.config import Params
@@ -46,7 +44,7 @@ class Learner:
     round: int = 0
     cycle: int = 0
     seconds: float = 0.0
-    _calls: int = 0
+    calls: int = 0
 
     @property
     def slow(self) -> SlowWeights:
@@ -89,8 +87,8 @@ class Learner:
 
     def seed_for(self, purpose: str) -> int:
         """A seed of its own for every call, the same again after a resume."""
-        self._calls += 1
-        return hash((self.seed, _SEEDS[purpose], self.round, self._calls)) % 2**62
+        self.calls += 1
+        return hash((self.seed, _SEEDS[purpose], self.round, self.calls)) % 2**62
 
     # -- problems ---------------------------------------------------------------------------------------
 
@@ -231,52 +229,6 @@ class Learner:
     def _accuracy(self, prompt: Prompt) -> float:
         samples = self.params.evaluation.samples
         return mean_at(self.roll("eval", [(prompt, p) for p in self.domain.test], samples), samples).accuracy
-
-    # -- checkpoints ------------------------------------------------------------------------------------
-
-    def save(self) -> None:
-        """Everything the next round needs, in one atomic folder."""
-        state = {
-            "cycle": self.cycle,
-            "round": self.round,
-            "calls": self._calls,
-            "seconds": self.seconds,
-            "budget": self.budget.as_dict(),
-            "population": {
-                "prompts": [
-                    {"text": p.text, "parents": p.parents, "origin": p.origin, "born": p.born}
-                    for p in self.population.prompts
-                ],
-                "scores": self.population.scores,
-                "weights": self.population.weights,
-            },
-        }
-        with self.folder.checkpoint(self.round - 1) as folder:
-            (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-            if self.slow_weights:
-                self.slow_weights.save(folder)
-
-    def restore(self) -> bool:
-        """Go back to the last completed round, if there is one; lines after it become void."""
-        last = self.folder.last_checkpoint()
-        if last is None:
-            self.folder.void_from(-1)
-            return False
-        number, path = last
-        self.folder.void_from(number + 1)
-        self.take(path)
-        return True
-
-    def take(self, path: Path) -> None:
-        """Take up the state in a checkpoint folder."""
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        self.cycle, self.round, self._calls = state["cycle"], state["round"], state["calls"]
-        self.seconds, self.budget = state["seconds"], Budget(**state["budget"])
-        saved = state["population"]
-        prompts = tuple(Prompt(p["text"], tuple(p["parents"]), p["origin"], p["born"]) for p in saved["prompts"])
-        self.population = Population(prompts, saved["scores"], saved["weights"])
-        if self.slow_weights:
-            self.slow_weights.load(path)
 
 
 @dataclass

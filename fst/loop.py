@@ -7,6 +7,7 @@ one of the two rounds left out. A round is the unit of resumption: what it needs
 
 from __future__ import annotations
 
+from fst.checkpoint import save
 from fst.fast import fast_round
 from fst.learner import Learner
 from fst.types import Arm, Channel
@@ -28,7 +29,7 @@ def train(learner: Learner) -> None:
         if learner.round % len(rounds) == 0:
             learner.cycle += 1
         learner.evaluate()
-        learner.save()
+        save(learner)
     learner.conclude()
 
 

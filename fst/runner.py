@@ -17,6 +17,7 @@ import torch
 
 from data.domains import load_domain
 from data.types import Domain, SplitSizes
+from fst.checkpoint import restore, take
 from fst.config import Params, params_from_dict
 from fst.errors import DataError, RecordError
 from fst.learner import Learner
@@ -96,8 +97,9 @@ def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
     if context is None:
         return
     room = context - params.fast.max_prompt_tokens - params.model.max_new_tokens
-    for problem in (*domain.train, *domain.validation, *domain.test):
-        length = len(policy.encode([policy.messages("", problem.question)])[0])
+    problems = (*domain.train, *domain.validation, *domain.test)
+    encoded = policy.encode([policy.messages("", problem.question) for problem in problems])
+    for problem, length in zip(problems, map(len, encoded), strict=True):
         if length > room:
             raise DataError(
                 f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {context}, which leaves "
@@ -154,7 +156,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         population=Population((Prompt(params.loop.seed_prompt),)),
     )
     if going_on:
-        learner.restore()
+        restore(learner)
     return learner
 
 
@@ -205,7 +207,7 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
             params_from_dict(config["params"]),
         )
         learner = prepare(job, Progress(1, 1, job.arm, job.domain, quiet=True))
-        learner.take(last[1])
+        take(learner, last[1])
         chosen = Prompt(prompt) if prompt is not None else learner.population.best
         problems = getattr(learner.domain, split)
         result = learner.measure(chosen, problems)

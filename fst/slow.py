@@ -1,4 +1,4 @@
-"""Slow weights: a LoRA adapter by GRPO advantages and the CISPO loss. The only file that imports trl.
+"""Slow weights: a LoRA adapter by GRPO advantages and the CISPO loss. Only fst/slow*.py import trl.
 
 TRL's own generate-score-loss step is driven from here, one optimizer step a call, so that a round is a unit of
 its own while optimizer, schedule and problem order run on across rounds. Deviations from plain TRL: answers come
@@ -18,26 +18,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from data.types import Problem, Verifier
-from fst.config import ModelParams, Params, SlowParams
+from fst.config import ModelParams, SlowParams
 from fst.dealing import cell_weights, kept_rows, slot
-from fst.errors import ConfigError
+from fst.slow_trl import trl_config
 from fst.types import Population, Prompt, Rollout
 from models.adapter import adapter_state, load_adapter, lora_config, save_adapter
 from models.policy import Policy
 from models.sampler import Answer
-
-# Set by the method or the machine; a user's TRL option may not contradict them.
-_OWNED = frozenset(
-    (
-        *("output_dir", "loss_type", "epsilon_high", "beta", "num_generations", "per_device_train_batch_size"),
-        *("steps_per_generation", "gradient_accumulation_steps", "num_iterations", "max_completion_length"),
-        *("learning_rate", "warmup_steps", "max_grad_norm", "seed", "use_cpu", "bf16", "report_to", "temperature"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,7 @@ class SlowWeights:
         self.policy, self.params, self.verify, self.seed = policy, params, verify, seed
         self.step = 0
         self._batch = _Batch([], [], [], [])
-        config = _trl_config(params, model, workdir, seed)
+        config = trl_config(params, model, workdir, seed)
         placeholder = Dataset.from_list([{"prompt": policy.messages("", "placeholder")}])
         torch.manual_seed(seed)
         with warnings.catch_warnings():
@@ -231,86 +221,3 @@ class SlowWeights:
     def adapter(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors by name."""
         return adapter_state(self.trainer.model)
-
-
-def _trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int) -> GRPOConfig:
-    contradicting = sorted(_OWNED & set(params.trl))
-    if contradicting:
-        raise ConfigError(
-            f"slow.trl.{contradicting[0]}: is set by the method's own parameters; see slow.* in params.yaml"
-        )
-    cuda = torch.cuda.is_available()
-    rows = params.problems_per_step * params.group_size
-    options: dict[str, Any] = {
-        "output_dir": str(workdir),
-        "loss_type": "cispo",
-        "epsilon_high": params.ratio_cap,
-        "beta": params.kl_penalty,
-        "num_generations": params.group_size,
-        "per_device_train_batch_size": rows,
-        "steps_per_generation": 1,
-        "gradient_accumulation_steps": 1,
-        "num_iterations": 1,
-        "max_completion_length": model.max_new_tokens,
-        "learning_rate": params.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": params.warmup_steps,
-        "weight_decay": 0.0,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
-        "max_grad_norm": params.max_grad_norm,
-        "scale_rewards": "group",
-        "gradient_checkpointing": False,
-        "temperature": 1.0,
-        "seed": seed,
-        "use_cpu": not cuda,
-        "bf16": cuda and model.dtype == "bfloat16",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-    }
-    try:
-        return GRPOConfig(**{**options, **params.trl})
-    except (TypeError, ValueError) as exc:
-        raise ConfigError(f"slow.trl: TRL refuses these options: {exc}") from exc
-
-
-class _StepClock(TrainerCallback):
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._started = 0.0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._started = time.monotonic()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.monotonic() - self._started)
-
-
-def plain_step_seconds(
-    policy: Policy, params: Params, problems: Sequence[Problem], prompt: str, workdir: Path, steps: int
-) -> list[float]:
-    """Seconds a step of GRPOTrainer as it comes: same model, LoRA, batch, lengths and options, one prompt, its own
-    generation. The first step is left out. What `fst bench speed` compares with."""
-    rows = [{"prompt": policy.messages(prompt, p.question), "answer": p.answer} for p in problems]
-
-    def reward(prompts: Any, completions: Any, answer: list[str], **_: Any) -> list[float]:
-        return [float(c[0]["content"].strip() == a) for c, a in zip(completions, answer, strict=True)]
-
-    config = _trl_config(params.slow, params.model, workdir, seed=0)
-    config.max_steps, config.save_strategy = steps, "no"
-    clock = _StepClock()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = GRPOTrainer(
-            model=policy.model,
-            reward_funcs=reward,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=policy.tokenizer,
-            peft_config=lora_config(params.slow.lora_rank, params.slow.lora_alpha),
-            callbacks=[clock],
-        )
-        trainer.train()
-    return clock.seconds[1:]

@@ -201,7 +201,7 @@ def pretrain(
     report: Callable[[int, float, float, int], None] = lambda step, follow, induce, tokens: None,
     checkpoint_every: int = 250,
 ) -> dict[str, float]:
-    """Train from nothing, or from `out/pretrain.ckpt` if an earlier call was cut off; save model and
+    """Train from nothing, or from the checkpoint beside `out` if an earlier call was cut off; save model and
     tokenizer to `out`. Returns {"tokens", "minutes", "loss_following", "loss_induction"}."""
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer(vocabulary(), config.context)
@@ -211,7 +211,7 @@ def pretrain(
     worker = Bfloat16Worker(model)
     rng = random.Random(config.seed)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "pretrain.ckpt"
+    checkpoint = out.with_name(f".{out.name}.ckpt")
     first, tokens, seconds = 0, 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)

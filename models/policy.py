@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from fst.errors import ModelError
 from models.sampler import Answer, Sampling, sample_answers
@@ -111,6 +112,7 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def load_policy(base: str, max_new_tokens: int, dtype: str = "float32", revision: str | None = None) -> Policy:
     """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
+    disable_progress_bar()
     path = str(LAB_BASE) if base == "lab" else base
     if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
         raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")

@@ -17,7 +17,17 @@ from fst.types import Population, Prompt
 from models.policy import Policy
 from models.sampler import Answer
 
-QUESTIONS = ("apple pear", "one two three", "x", "sort the list 3 1 2", "a b c d", "9 8 7", "pear", "go on", "two 4 one")
+QUESTIONS = (
+    "apple pear",
+    "one two three",
+    "x",
+    "sort the list 3 1 2",
+    "a b c d",
+    "9 8 7",
+    "pear",
+    "go on",
+    "two 4 one",
+)
 PROBLEMS = tuple(Problem(f"p{i}", "toy", question, "") for i, question in enumerate(QUESTIONS))
 PROMPTS = tuple(Prompt(text) for text in ("solve the task", "add one to each", "reverse", "sort them all first"))
 
@@ -50,7 +60,7 @@ class Watched(SlowWeights):
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
         self.gradient: dict[str, torch.Tensor] = {}
-        self.trainer.optimizer.optimizer.register_step_pre_hook(self._keep_gradient)
+        self.trainer.optimizer.register_step_pre_hook(self._keep_gradient)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}

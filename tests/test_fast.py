@@ -106,7 +106,7 @@ def test_p0_the_toy_is_solved_and_ancestry_is_kept() -> None:
     for prompt in born:
         assert [found.prompts[parent].text for parent in prompt.parents] == [prompt.text[:-1]]
         assert prompt.born == 3
-    assert {name: prompt.id for name, prompt in found.prompts.items()} == {name: name for name in found.prompts}
+    assert all(name == prompt.id for name, prompt in found.prompts.items())
     assert set(found.reflections) == {prompt.id for prompt in born}
     assert found.screening.proposals == 3 * len(born)
     assert (found.screening.screened, found.screening.tokens) == (2 * len(born), 10 * len(born))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("data", "models", "fst", "monitoring", "pipelines")
 
 LIBRARY_ROOMS = {
-    "trl": ("fst/slow.py",),
+    "trl": ("fst/slow*.py",),
     "gepa": ("fst/fast.py",),
     "transformers": ("models/*",),
     "peft": ("models/*",),
@@ -27,7 +27,7 @@ LIBRARY_ROOMS = {
     "boto3": ("models/store*.py",),
     "reasoning_gym": ("data/reasoning_gym_domain.py",),
     "math_verify": ("data/math_answers.py",),
-    "datasets": ("data/hub_domain.py", "fst/slow.py"),
+    "datasets": ("data/hub_domain.py", "fst/slow*.py"),
     "great_expectations": ("data/validation*.py",),
     "matplotlib": ("fst/report_figures.py",),
     "evidently": ("monitoring/*",),

@@ -4,11 +4,11 @@ s1  advantages are those of the problem's whole group, prompts mixed, as fst.dea
 s2  loss and gradient are CISPO's: -stop_grad(min(rho, tau)) * A * log pi, averaged within a (problem, prompt) cell
     and then over cells (Eq. 4), plus beta times k3's mean over all tokens kept; rho is capped above, never below
 s3  groups of equal rewards leave the batch, in all its tensors; without any signal the gradient is zero
-s4  any causal LM takes a step
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,7 +87,7 @@ LENGTHS = [3, 8, 1, 5, 2, 2, 7, 4, 6, 1, 8, 3]
 
 
 @pytest.fixture
-def scripted(policy: Policy, tmp_path: Path) -> Watched:
+def scripted(policy: Policy, tmp_path: Path) -> Callable[..., Watched]:
     """Slow weights that seem trained and will give answers of all lengths, with the rewards above."""
 
     def make(**slow: object) -> Watched:
@@ -127,19 +127,19 @@ def test_s1_the_model_reads_the_prompt_that_the_rollout_names(policy: Policy, tm
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 @pytest.mark.parametrize("prompts", [1, 2, 4])
-def test_s2_loss_and_gradient(scripted: object, prompts: int, beta: float) -> None:
+def test_s2_loss_and_gradient(scripted: Callable[..., Watched], prompts: int, beta: float) -> None:
     slow = scripted(kl_penalty=beta)
     rows = scripted_rows(slow, prompts, slow.script[0], REWARDS)
     expect_step(slow, prompts, rows, cispo(slow, rows, beta))
 
 
-def test_s2_at_no_penalty_the_base_is_not_consulted(scripted: object) -> None:
+def test_s2_at_no_penalty_the_base_is_not_consulted(scripted: Callable[..., Watched]) -> None:
     slow = scripted(kl_penalty=0.0)
     slow.train_step(population(2), PROBLEMS[:3])
     assert "ref_per_token_logps" not in slow.before
 
 
-def test_s2_the_ratio_is_capped_above_and_not_below(scripted: object) -> None:
+def test_s2_the_ratio_is_capped_above_and_not_below(scripted: Callable[..., Watched]) -> None:
     slow = scripted(kl_penalty=0.0, ratio_cap=2.0)
     rows = scripted_rows(slow, 2, slow.script[0], REWARDS)
     dice = torch.Generator().manual_seed(3)
@@ -153,11 +153,10 @@ def test_s2_the_ratio_is_capped_above_and_not_below(scripted: object) -> None:
     together = torch.cat(ratios)
     assert together.gt(2).sum() > 10
     assert together.lt(0.8).sum() > 1
-    uncapped = cispo(scripted_copy := slow, rows, 0.0, [o - 0 for o in old])
-    expect_step(scripted_copy, 2, rows, uncapped)
+    expect_step(slow, 2, rows, cispo(slow, rows, 0.0, old))
 
 
-def test_s3_groups_without_signal_leave_all_tensors(scripted: object) -> None:
+def test_s3_groups_without_signal_leave_all_tensors(scripted: Callable[..., Watched]) -> None:
     slow = scripted(kl_penalty=0.05)
     result, rollouts = slow.train_step(population(2), PROBLEMS[:3])
     kept = [0, 1, 2, 3, 8, 9, 10, 11]

@@ -178,8 +178,7 @@ def test_v6_math_compares_values_off_the_main_thread(answer: str, response: str,
 
 def test_v6_no_power_tower_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.math_answers.SECONDS", 0.5)
-    assert differs("math", "3", f"${'9^' * 30}9$") == "the comparison takes longer than 0.5 seconds"
-    assert differs("math", "3", f"${'(' * 3000}3{')' * 3000}$") == "the comparison takes longer than 0.5 seconds"
+    assert differs("math", "3", f"${'9^' * 30}9$") == ("the comparison takes more than 0.5 seconds, or too much memory")
     monkeypatch.undo()
     assert reward("math", "3", "3") == 1.0
 

@@ -1,0 +1,153 @@
+"""params.yaml: it ships the defaults, mistakes are refused by the key's path, and every field has a reader."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fst.config import Params, load_params, params_from_dict
+from fst.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "params.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_file_is_the_defaults() -> None:
+    assert load_params(SHIPPED) == Params() == load_params(None)
+
+
+def test_the_shipped_file_names_every_section() -> None:
+    shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    assert list(shipped) == [field.name for field in dataclasses.fields(Params)]
+
+
+def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
+    params = load_params(write(tmp_path, "loop:\n  cycles: 3\nslow:\ndata: {}\n"))
+    assert params == dataclasses.replace(Params(), loop=dataclasses.replace(Params().loop, cycles=3))
+    assert load_params(write(tmp_path, "")) == Params()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"slo": {}}, "slo: unknown key; did you mean 'slow'?"),
+        ({"slow": {"learning_rat": 1.0}}, "slow.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        ({"data": {"zebra": 1}}, "data.zebra: unknown key; known keys: train, validation, test"),
+        ({"data": 3}, "data: expected a section with keys, found 3"),
+        ({"data": [1]}, "data: expected a section with keys, found [1]"),
+        ({"data": {"train": "many"}}, "data.train: expected int, found 'many'"),
+        ({"data": {"train": 1.5}}, "data.train: expected int, found 1.5"),
+        ({"data": {"train": True}}, "data.train: expected int, found True"),
+        ({"slow": {"learning_rate": False}}, "slow.learning_rate: expected float, found False"),
+        ({"model": {"base": 7}}, "model.base: expected str, found 7"),
+        ({"slow": {"trl": [1]}}, "slow.trl: expected a mapping, found list"),
+        ({"model": {"dtype": "float16"}}, "model.dtype: 'float16' is none of 'float32', 'bfloat16'"),
+        ({"data": {"train": 0}}, "data.train: 0 is out of range, it must be at least 1"),
+        ({"slow": {"group_size": 1}}, "slow.group_size: 1 is out of range, it must be at least 2"),
+        ({"slow": {"ratio_cap": 0.9}}, "slow.ratio_cap: 0.9 is out of range, it must be at least 1"),
+        ({"slow": {"kl_penalty": float("nan")}}, "slow.kl_penalty: nan is out of range, it must be at least 0"),
+        ({"fast": {"prompts": 3}}, "fast.prompts: K=3 does not divide slow.group_size G=8"),
+        ({"fast": {"prompts": 16}}, "fast.prompts: K=16 does not divide slow.group_size G=8"),
+        ({"fast": {"minibatch": 33}}, "fast.minibatch: 33 is more than fast.anchors (32)"),
+    ],
+)
+def test_a_mistake_is_refused_by_its_path(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        params_from_dict(values)
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted() -> None:
+    params = params_from_dict({"slow": {"learning_rate": 1, "trl": {"top_k": 5}}})
+    assert repr(params.slow.learning_rate) == "1.0"
+    assert params.slow.trl == {"top_k": 5}
+
+
+def test_overrides_are_yaml_and_the_last_one_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, "loop:\n  cycles: 3\n  steps_per_cycle: 2\n")
+    params = load_params(
+        path, ["loop.cycles=4", "slow.trl={top_k: 5}", "loop.seed_prompt=a = b", "loop.cycles=5", "model.base='7'"]
+    )
+    assert (params.loop.cycles, params.loop.steps_per_cycle) == (5, 2)
+    assert params.slow.trl == {"top_k": 5}
+    assert (params.loop.seed_prompt, params.model.base) == ("a = b", "7")
+
+
+def test_an_override_may_be_in_scientific_notation() -> None:
+    assert load_params(None, ["slow.learning_rate=1e-4"]).slow.learning_rate == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.cycles", "--set loop.cycles: write section.key=value"),
+        ("cycles=3", "--set cycles=3: write section.key=value"),
+        ("loop.cycle=3", "loop.cycle: unknown key; did you mean 'cycles'?"),
+        ("loop.cycles=three", "loop.cycles: expected int, found 'three'"),
+        ("loop.cycles=", "loop.cycles: expected int, found None"),
+        ("loop.seed_prompt=a: b: c", "--set loop.seed_prompt=a: b: c: not readable as YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        load_params(None, [override])
+
+
+def test_an_override_inside_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^data: expected a section with keys, found 5"):
+        load_params(write(tmp_path, "data: 5\n"), ["data.train=3"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "not readable as YAML"),
+        (b"loop:\n\tcycles: 3\n", "not readable as YAML"),
+        (b"\xff\xfe\xff", "not readable as YAML"),
+        (b"- 1\n- 2\n", "expected sections with keys at the top"),
+        (b"just words\n", "expected sections with keys at the top"),
+    ],
+)
+def test_a_file_that_is_no_params_file_is_refused_by_its_path(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {message}"):
+        load_params(path)
+
+
+def test_a_missing_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; name a params file with --params"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_the_rollout_budget_of_all_arms_is_what_fst_may_spend() -> None:
+    params = params_from_dict({"loop": {"cycles": 2, "steps_per_cycle": 3}, "fast": {"budget": 100}})
+    assert params.rollouts_per_step == 16 * 8
+    assert params.rollout_budget == 2 * (100 + 3 * 16 * 8)
+    assert params_from_dict({"loop": {"rollout_budget": 77}}).rollout_budget == 77
+
+
+def test_every_field_of_every_section_has_a_reader() -> None:
+    read: set[str] = set()
+    for path in [*ROOT.glob("fst/*.py"), *ROOT.glob("models/*.py")]:
+        if path.name != "config.py":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    unread = {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(Params)
+        for field in dataclasses.fields(getattr(Params(), section.name))
+        if field.name not in read
+    }
+    assert unread == set()
