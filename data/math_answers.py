@@ -80,8 +80,8 @@ class _Comparer:
         self._connection: Connection | None = None
 
     def compare(self, answer: str, response: str) -> bool | None:
-        connection = self._connection or self._start()
         try:
+            connection = self._connection or self._start()
             connection.send((answer, response, SECONDS))
             verdict: bool | None = connection.recv()
             return verdict
@@ -89,7 +89,7 @@ class _Comparer:
             self.stop()
             raise TimeoutError(f"the comparison takes more than {SECONDS:g} seconds, or too much memory") from exc
         except BaseException:
-            # An interrupt between question and verdict would leave the verdict to the next question.
+            # An interrupt while we wait would leave what we waited for to the next comparison.
             self.stop()
             raise
 
@@ -103,7 +103,6 @@ class _Comparer:
         try:
             ours.recv()
         except EOFError as exc:
-            self.stop()
             raise RuntimeError(
                 "the process that compares mathematics does not start; is math-verify installed?"
             ) from exc

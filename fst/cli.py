@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
@@ -37,6 +38,11 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the last completed round")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
+
+
+def _says(what: str, example: str) -> dict[str, Any]:
+    """A command's help: in the list of commands, above its options, and an example below them."""
+    return {"help": what, "description": what, "epilog": f"example: fst {example}"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="all arms on a domain, then the report",
         description="Train the three arms on each domain and seed, write the report and print the closing table. "
         "A run that was cut off goes on; one that ended is kept.",
+        epilog="example: fst run --seeds 0 1 2 --out reports/mine",
     )
     run.add_argument("--domain", action="append", help=f"repeatable (default: {DEFAULT_DOMAIN})")
     run.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -78,33 +85,45 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=Path("reports/run"), help="report folder (default: %(default)s)")
     _add_training_options(run)
 
-    report = commands.add_parser("report", help="HTML page, PNGs and summary.json from run folders")
+    report = commands.add_parser(
+        "report", **_says("HTML page, PNGs and summary.json from run folders", "report runs/* --out reports/mine")
+    )
     report.add_argument("folders", nargs="+", type=Path, help="run folders, finished or not")
     report.add_argument("--out", type=Path, default=Path("reports/run"))
     report.add_argument("--title", default="Fast-Slow Training")
 
     evaluate = commands.add_parser(
-        "evaluate", help="mean@n and drift of a run's last checkpoint on its validation or test split"
+        "evaluate",
+        **_says(
+            "mean@n and drift of a run's last checkpoint on its validation or test split",
+            "evaluate runs/lab-sort-desc-add-one-fst-s0 --split validation",
+        ),
     )
     evaluate.add_argument("folder", type=Path, help="a run folder")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
     evaluate.add_argument("--prompt", help="evaluate under this prompt instead of the run's best")
 
-    commands.add_parser("doctor", help="what is missing, and for what")
+    commands.add_parser("doctor", **_says("what is missing, and for what", "doctor"))
 
     base = commands.add_parser("lab-base", help="the lab's base model")
     actions = base.add_subparsers(dest="action", required=True)
     build = actions.add_parser(
-        "build", help="pretrain it from nothing (about an hour on two cores); goes on if it was cut off"
+        "build",
+        **_says(
+            "pretrain it from nothing (about an hour on two cores); goes on if it was cut off",
+            "lab-base build --out my_base",
+        ),
     )
     build.add_argument("--out", type=Path, help="folder to write (default: the one that ships)")
     build.add_argument("--steps", type=int, help="fewer steps, for a try")
-    card = actions.add_parser("card", help="measure what it can do (the lab card)")
+    card = actions.add_parser("card", **_says("measure what it can do (the lab card)", "lab-base card"))
     card.add_argument("--model", default="lab")
 
     bench = commands.add_parser("bench", help="measurements against the plain libraries")
     kinds = bench.add_subparsers(dest="action", required=True)
-    speed = kinds.add_parser("speed", help="RL step against plain TRL, and a fast round's generation")
+    speed = kinds.add_parser(
+        "speed", **_says("RL step against plain TRL, and a fast round's generation", "bench speed --steps 6")
+    )
     speed.add_argument("--steps", type=int, default=12, help="steps of each trainer (default: %(default)s)")
     return parser
 

@@ -6,6 +6,7 @@ Every field's default is what `params.yaml` ships; units stand in the names or i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -159,8 +160,9 @@ def _check_value(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) 
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: expected a mapping, found {type(value).__name__}")
         return dict(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # YAML reads 1e-4 as a text
+            value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{path}: expected {kind.__name__}, found {value!r}")
     low, high = metadata.get("low"), metadata.get("high")
@@ -214,5 +216,12 @@ def load_params(path: Path | None, overrides: typing.Sequence[str] = ()) -> Para
         section, dot, name = key.partition(".")
         if not sign or not dot:
             raise ConfigError(f"--set {override}: write section.key=value, for example slow.learning_rate=0.0005")
-        values = {**values, section: {**(values.get(section) or {}), name: yaml.safe_load(text)}}
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            raise ConfigError(f"--set {override}: not readable as YAML; put the value in quotes: {exc}") from exc
+        named = values.get(section) or {}
+        if not isinstance(named, Mapping):
+            raise ConfigError(f"{section}: expected a section with keys, found {named!r}")
+        values = {**values, section: {**named, name: value}}
     return params_from_dict(values)

@@ -31,8 +31,8 @@ def frontier(scores: Scores) -> dict[str, set[str]]:
 def greedy_cover(scores: Scores, k: int) -> list[str]:
     """At most K prompts that together are best on as many problems as K prompts chosen greedily can be.
 
-    The best mean comes first; then whoever is best on the most problems not yet covered; remaining places
-    go to the next best means that are on the frontier at all. `scores` must not be empty.
+    The best mean comes first; then whoever is best on the most problems not yet covered; once all are covered
+    the rest of the places stay free. `scores` must not be empty.
     """
     if not scores:
         raise ValueError("greedy_cover needs at least one scored prompt")

@@ -113,7 +113,13 @@ class Learner:
 
     # -- rollouts ---------------------------------------------------------------------------------------
 
-    def roll(self, channel: Channel, pairs: Sequence[tuple[Prompt, Problem]], samples: int = 1) -> list[Rollout]:
+    def roll(
+        self,
+        channel: Channel,
+        pairs: Sequence[tuple[Prompt, Problem]],
+        samples: int = 1,
+        round_number: int | None = None,
+    ) -> list[Rollout]:
         """Answer, score, record and count (prompt, problem) pairs, `samples` answers each, in one batch."""
         requests = [self.policy.messages(prompt.text, problem.question) for prompt, problem in pairs]
         groups = self.policy.answer(requests, samples, self.seed_for(channel))
@@ -134,13 +140,14 @@ class Learner:
                         score.feedback,
                     )
                 )
-        self.count(channel, rollouts)
+        self.count(channel, rollouts, round_number)
         return rollouts
 
-    def count(self, channel: Channel, rollouts: Sequence[Rollout]) -> None:
-        """The only place where a rollout enters the budget and the record."""
+    def count(self, channel: Channel, rollouts: Sequence[Rollout], round_number: int | None = None) -> None:
+        """The only place where a rollout enters the budget and the record: that of the round under way, or of
+        `round_number` for a look back, which a resume after that round keeps."""
         self.budget.add(channel, len(rollouts))
-        self.folder.rollouts(self.round, rollouts)
+        self.folder.rollouts(self.round if round_number is None else round_number, rollouts)
 
     # -- rounds -----------------------------------------------------------------------------------------
 
@@ -170,7 +177,7 @@ class Learner:
 
     def evaluate(self) -> None:
         """mean@n of the best prompt on the validation split, and drift; its rollouts are counted apart."""
-        result = self.measure(self.population.best, self.domain.validation)
+        result = self.measure(self.population.best, self.domain.validation, self.round - 1)
         self.folder.event(
             "evaluation",
             round=self.round - 1,
@@ -186,10 +193,10 @@ class Learner:
         )
         self.progress.evaluated(self.step, result.accuracy, result.kl, self.population.best.text)
 
-    def measure(self, prompt: Prompt, problems: Sequence[Problem]) -> Evaluation:
+    def measure(self, prompt: Prompt, problems: Sequence[Problem], round_number: int | None = None) -> Evaluation:
         """Accuracy, and drift on the answers just given: with this prompt in context and with the seed prompt."""
         samples = self.params.evaluation.samples
-        rollouts = self.roll("eval", [(prompt, p) for p in problems], samples)
+        rollouts = self.roll("eval", [(prompt, p) for p in problems], samples, round_number)
         probes = problems[: self.params.evaluation.drift_problems]
         answers = [rollouts[i * samples].tokens for i in range(len(probes))]
         kl = [

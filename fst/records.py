@@ -25,6 +25,7 @@ from fst.errors import RecordError
 from fst.types import Rollout
 
 KEEP_CHECKPOINTS = 2
+ASKED = ("arm", "domain", "seed", "params")  # what a run is asked to be, known before anything is loaded
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -69,6 +70,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def check_same(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise RecordError unless the run in a folder was made with these values."""
+    try:
+        before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as exc:
+        raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
+    for key, value in config.items():
+        if before.get(key) != json.loads(json.dumps(value)):
+            raise RecordError(
+                f"{path} was made with another {key!r}; resume it with the same, or name another with --run"
+            )
+
+
 @dataclass
 class RunFolder:
     """An open run. `create` for a new one, `resume` for one that was cut off; both hold a lock on it."""
@@ -90,15 +104,7 @@ class RunFolder:
     @classmethod
     def resume(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         """Take up a run made with the same parameters. Raises RecordError when they differ."""
-        try:
-            before = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as exc:
-            raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
-        for key in ("arm", "domain", "seed", "params", "base_sha256", "data_sha256"):
-            if before.get(key) != json.loads(json.dumps(config.get(key))):
-                raise RecordError(
-                    f"{path} was made with another {key!r}; resume it with the same, or name another with --run"
-                )
+        check_same(path, {key: config.get(key) for key in (*ASKED, "base_sha256", "data_sha256")})
         run = cls(path)
         run._lock()
         return run
@@ -108,6 +114,7 @@ class RunFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
+            lock.close()
             raise RecordError(
                 f"{self.path} is in use by another process; wait for it, or name another with --run"
             ) from exc

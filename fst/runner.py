@@ -23,8 +23,9 @@ from fst.errors import DataError, RecordError
 from fst.learner import Learner
 from fst.loop import train
 from fst.progress import Progress
-from fst.records import RunFolder, read_lines, valid_lines
+from fst.records import ASKED, RunFolder, check_same, read_lines, valid_lines
 from fst.slow import SlowWeights
+from fst.slow_trl import trl_config
 from fst.types import Arm, Population, Prompt
 from models.endpoint import EndpointConfig, EndpointReflector
 from models.policy import LAB_BASE, Policy, load_policy
@@ -126,6 +127,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     domain = load_domain(job.domain, sizes, job.seed)
     policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
     check_lengths(policy, domain, params)
+    reflector = build_reflector(policy, params)
+    trl_config(params.slow, params.model, job.folder, job.seed)
     config = {
         "run": job.folder.name,
         "arm": job.arm,
@@ -148,7 +151,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         domain=domain,
         params=params,
         policy=policy,
-        reflector=build_reflector(policy, params),
+        reflector=reflector,
         folder=folder,
         progress=progress,
         seed=job.seed,
@@ -163,9 +166,11 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
 def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
     """Run a job to its end and return its folder. With `resume`, a run that was cut off goes on from its last
     completed round, one that ended is left as it is, and one that never started starts."""
-    if resume and has_ended(job.folder):
-        return job.folder
     params = job.params
+    if resume and has_ended(job.folder):
+        asked = (job.arm, job.domain, job.seed, params.as_dict())
+        check_same(job.folder, dict(zip(ASKED, asked, strict=True)))
+        return job.folder
     steps = (
         params.rollout_budget // params.rollouts_per_step
         if job.arm == "rl"

@@ -48,7 +48,7 @@ class World:
         rollouts = []
         for prompt, problem in pairs:
             reward = self.reward(prompt.text, problem)
-            told = Problem(problem.id, problem.domain, problem.question, self.asked(problem))
+            told = Problem(problem.id, "toy", problem.question, self.asked(problem))
             feedback = feedback_text(told, "", "nothing" if reward else "wrong")
             rollouts.append(Rollout("fast", problem.id, prompt.id, self.turn, "", (), (), reward, feedback))
         return rollouts
@@ -104,12 +104,11 @@ def test_p0_the_toy_is_solved_and_ancestry_is_kept() -> None:
     born = [prompt for prompt in found.prompts.values() if prompt.origin == "reflection"]
     assert len(born) >= 8
     for prompt in born:
-        assert [found.prompts[parent].text for parent in prompt.parents] == [prompt.text[:-1]]
-        assert prompt.born == 3
+        assert ([found.prompts[parent].text for parent in prompt.parents], prompt.born) == ([prompt.text[:-1]], 3)
     assert all(name == prompt.id for name, prompt in found.prompts.items())
     assert set(found.reflections) == {prompt.id for prompt in born}
-    assert found.screening.proposals == 3 * len(born)
-    assert (found.screening.screened, found.screening.tokens) == (2 * len(born), 10 * len(born))
+    cost = found.screening
+    assert (cost.proposals, cost.screened, cost.tokens) == (3 * len(born), 2 * len(born), 10 * len(born))
 
 
 def test_p1_no_score_of_older_weights_survives() -> None:
@@ -117,9 +116,8 @@ def test_p1_no_score_of_older_weights_survives() -> None:
     assert best_mean(first) == 1.0
     world.turn = 13  # none of the letters learnt is asked any more
     second = play(world, lambda *_: "", texts(first), prompts=2)
-    assert best_mean(second) == 0.0
-    assert second.population.weights == 13
-    world.turn = 4  # half of them are
+    assert (best_mean(second), second.population.weights) == (0.0, 13)
+    world.turn = 4  # half of them are asked
     third = play(world, lambda *_: "", [*texts(first), "x"], prompts=2)
     for name, by_problem in third.scores.items():
         text = third.prompts[name].text
@@ -141,9 +139,8 @@ def test_p2_p3_the_budget_holds_and_the_population_is_never_empty(
 ) -> None:
     start = ["x", "y", "ab", "c"][:carried]
     world = World()
-    found = play(
-        world, write, start, anchors, budget=budget, minibatch=min(minibatch, anchors), prompts=prompts, patience=9
-    )
+    smaller = min(minibatch, anchors)
+    found = play(world, write, start, anchors, budget=budget, minibatch=smaller, prompts=prompts, patience=9)
     assert found.spent == sum(world.calls)
     assert found.spent <= max(budget, carried * anchors), "re-scoring alone may pass the budget, no proposal may"
     assert len(found.population.prompts) == prompts
@@ -226,36 +223,28 @@ def test_slices_two_prompts_that_are_best_on_half_of_the_problems_both_stay() ->
         missing = [letter for letter in letters if letter not in current]
         return "abcd" if missing and missing[0] in "abcd" else "efgh"
 
-    found = play(World(), one_half, prompts=2, patience=8)
-    assert set(texts(found)) == {"abcd", "efgh"}
+    assert set(texts(found := play(World(), one_half, prompts=2, patience=8))) == {"abcd", "efgh"}
     assert set(found.population.scores.values()) == {0.5}
 
 
 def test_the_round_is_silent_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    work, scratch = tmp_path / "work", tmp_path / "scratch"
-    work.mkdir()
-    scratch.mkdir()
+    (work := tmp_path / "work").mkdir()
+    (scratch := tmp_path / "scratch").mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     play(World())
     assert capfd.readouterr() == ("", "")
-    assert list(work.iterdir()) == []
-    assert list(scratch.iterdir()) == []
+    assert [*work.iterdir(), *scratch.iterdir()] == []
 
 
 def test_progress_hears_of_every_proposal() -> None:
     heard: list[tuple[int, int, float]] = []
-    world = World()
-    toy = Toy(add_a_letter)
     params = FastParams(prompts=1, anchors=8, minibatch=4, budget=100)
-    evolver = Evolver(world.roll, toy, params, len, lambda *facts: heard.append(facts))
+    evolver = Evolver(World().roll, toy := Toy(add_a_letter), params, len, lambda *facts: heard.append(facts))
     problems = [Problem(str(i), "toy", "", "?") for i in range(8)]
     fast_round(evolver, Population((Prompt("x"),)), problems, RoundPlan(0, 1, 100, 0))
     assert len(heard) == toy.asked > 3
-    assert [budget for _, budget, _ in heard] == [100] * len(heard)
-    spent = [figure for figure, _, _ in heard]
-    assert spent == sorted(spent)
-    assert spent[0] == 8 + 4
-    assert heard[0][2] == 0.0
+    assert heard[0] == (8 + 4, 100, 0.0)
+    assert [spent for spent, _, _ in heard] == sorted(spent for spent, _, _ in heard)
