@@ -32,7 +32,8 @@ Verifier = Callable[[Problem, str], Score]
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Problems a split; where a source holds fewer than asked, loading says so and stops."""
+    """Problems a split. Made families stop where they cannot make as many; files and hub datasets take what there
+    is, with a warning, and stop where a split would be empty."""
 
     train: int
     validation: int

@@ -135,7 +135,7 @@ class Progress:
             return
         if not always:
             self._last_line = now
-        parts = [f"fst {self._arm} {self._domain}", f"{key}: {text}", f"left: {_duration(self.time_left())}"]
+        parts = [f"[{self._arm}] {self._domain}", f"{key}: {text}", f"left: {_duration(self.time_left())}"]
         if key == "validation":
             parts.insert(2, f"prompt: {self._shown['prompt']}")
         self._console.print(Text(" | ".join(parts)), soft_wrap=True)

@@ -33,7 +33,7 @@ def test_steps_print_a_line_at_most_every_five_seconds() -> None:
             clock.now += 2.0
             progress.step(step, step / 100)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "fst rl lab/[red]x | round: slow round, cycle 1 of 2 | left: not known yet"
+    assert lines[0] == "[rl] lab/[red]x | round: slow round, cycle 1 of 2 | left: not known yet"
     assert [line.split(" | ")[1] for line in lines[1:]] == [
         f"step: {step} of 12, reward {step / 100:.3f}" for step in (1, 4, 7, 10)
     ]

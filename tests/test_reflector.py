@@ -95,7 +95,7 @@ def propose(reflector: PolicyReflector, seed: int = 3, avoid: frozenset[str] = f
     return reflector.propose("solve the task", FEEDBACK[:3], FEEDBACK[3:], avoid, seed)
 
 
-def test_r1_to_r4_on_a_tiny_policy(policy: Policy) -> None:
+def test_r1_r2_r4_on_a_tiny_policy(policy: Policy) -> None:
     reflector = PolicyReflector(policy, proposals=16, max_new_tokens=5)
     first, again, other = propose(reflector), propose(reflector), propose(reflector, seed=4)
     assert first.text
@@ -105,11 +105,25 @@ def test_r1_to_r4_on_a_tiny_policy(policy: Policy) -> None:
     assert second.text not in ("", first.text)
     assert second.screened == first.screened - 1
     for proposal in (first, other, second):
-        assert policy.count_tokens(proposal.text) <= 5
         assert proposal.drawn == 16
         assert 1 < proposal.screened <= 16
         assert proposal.tokens > 10 * proposal.screened
         assert proposal.seconds > 0
+
+
+def test_r3_it_writes_within_its_token_limit_whatever_the_policy_s_own_is(policy: Policy) -> None:
+    lengths: list[int] = []
+    answer = policy.answer
+
+    def listen(*arguments):  # type: ignore[no-untyped-def]
+        groups = answer(*arguments)
+        lengths.extend(len(a.tokens) for group in groups for a in group)
+        return groups
+
+    policy.answer = listen  # type: ignore[method-assign]
+    propose(PolicyReflector(policy, proposals=16, max_new_tokens=12))
+    assert len(lengths) == 16
+    assert max(lengths) == 12 > policy.max_new_tokens
 
 
 def test_r4_without_pairs_there_is_nothing_to_propose_and_nothing_is_drawn(policy: Policy) -> None:
@@ -138,7 +152,7 @@ def test_requests_are_subsets_of_the_pairs_within_the_token_limit(policy: Policy
 
 
 def test_r5_the_frozen_base_writes_whatever_the_adapter_learnt(policy: Policy) -> None:
-    reflector = PolicyReflector(policy, proposals=8, max_new_tokens=6, style="feedback")
+    reflector = PolicyReflector(policy, proposals=2, max_new_tokens=6, temperature=0.0, style="feedback")
     unreadable = ["no pairs here, so that nothing is screened and the first proposal drawn is taken"]
     before = reflector.propose("p", unreadable, [], frozenset(), 7)
     policy.model = get_peft_model(policy.model, lora_config(4, 8))
@@ -148,10 +162,10 @@ def test_r5_the_frozen_base_writes_whatever_the_adapter_learnt(policy: Policy) -
             if "lora_" in name:
                 tensor.normal_()
     request = [[{"role": "user", "content": feedback_request("p", unreadable)}]]
-    adapted = policy.answer(request, 8, 7, 1.0, 6)
+    adapted = policy.answer(request, 1, 7, 0.0, 6)
     with policy.frozen_base():
-        frozen = policy.answer(request, 8, 7, 1.0, 6)
-    assert [a.text for a in adapted[0]] != [a.text for a in frozen[0]], "the adapter must matter for this test"
+        frozen = policy.answer(request, 1, 7, 0.0, 6)
+    assert adapted[0][0].text != frozen[0][0].text, "the adapter must matter for this test"
     assert before.text == frozen[0][0].text
     assert reflector.propose("p", unreadable, [], frozenset(), 7).text == before.text
 

@@ -82,7 +82,7 @@ def test_r1_one_prompt_and_equal_lengths_are_plain_trl(new_policy: Callable[[], 
     theirs = plain_trl(new_policy(), params, slow.script, tmp_path / "theirs")
     assert theirs.keys() == slow.adapter().keys()
     for name, tensor in slow.adapter().items():
-        torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=0, msg=name)
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
     moved = max(float((theirs[name] - untrained[name]).abs().max()) for name in theirs)
     assert moved > 1e-2
 
