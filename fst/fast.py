@@ -8,6 +8,7 @@ within the token cap; P6 no text is in the frontier twice; P7 same seed and weig
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +27,14 @@ from models.reflector import Proposal, Reflector
 
 Roll = Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
 COMPONENT = "prompt"
+log = logging.getLogger("fst")
 
 
 @dataclass
 class Screening:
-    """What reflection cost in a round, beside rollouts."""
+    """What reflection cost in a round, beside rollouts, and how often the reflector failed."""
 
+    errors: int = 0
     proposals: int = 0
     screened: int = 0
     tokens: int = 0
@@ -145,7 +148,12 @@ class _Adapter:
     def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal:
         seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
         evidence = [text for text in self.feedback.values() if text not in feedback]
-        return self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
+        try:
+            return self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
+        except Exception as error:  # whatever a reflector raises costs one proposal, not the run
+            self.screening.errors += 1
+            log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
+            return Proposal("", drawn=0)
 
     def _prompt(self, candidate: dict[str, str]) -> Prompt:
         prompt = Prompt(candidate[COMPONENT])

@@ -283,3 +283,5 @@ class RoundAccount:
             )
         self.rewards.append(max(found.population.scores.values()))
         self.extra["screening"] = vars(found.screening)
+        if usage := getattr(learner.reflector, "usage", None):
+            self.extra["reflector_usage"] = usage

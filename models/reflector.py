@@ -11,11 +11,10 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from data.verifiers import parse_feedback
-from fst.errors import ReflectorError
 from models.likelihood import answer_logprobs
 from models.policy import Message, Policy
 
@@ -71,23 +70,23 @@ def extract_prompt(reply: str) -> str:
 
 @dataclass
 class CallableReflector:
-    """Any callable from request to reply. Its failures count as 'nothing to propose'."""
+    """Any callable from request to reply, for instance models.endpoint.EndpointReflector. What it raises is the
+    caller's to handle: the fast round counts it and goes on."""
 
     call: Callable[[str], str]
-    failures: int = field(default=0, init=False)
 
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
         started = time.monotonic()
-        try:
-            text = extract_prompt(str(self.call(feedback_request(current, feedback)) or ""))
-        except ReflectorError:
-            raise
-        except Exception:  # the callable is the user's; a failed reflection costs one proposal, not the run
-            self.failures += 1
-            text = ""
+        text = extract_prompt(str(self.call(feedback_request(current, feedback)) or ""))
         return Proposal("" if text in avoid else text, seconds=time.monotonic() - started)
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Calls, tokens and cost so far, where the callable counts them."""
+        counted = getattr(self.call, "usage", None)
+        return dict(counted.as_dict()) if counted else {}
 
 
 @dataclass

@@ -166,10 +166,13 @@ def raising(error: Exception) -> Write:
     ],
     ids=["empty", "blank", "garbage", "100-KB", "RuntimeError", "ReflectorError"],
 )
-def test_p4_a_bad_reflector_loses_nothing_and_the_round_ends(write: Write) -> None:
-    """GEPA swallows what a proposal raises, ReflectorError too, after asking once more; patience ends the round."""
+def test_p4_a_bad_reflector_loses_nothing_and_the_round_ends(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """What a proposal raises is counted and told, ReflectorError too; patience ends the round."""
     world = World()
-    found = play(world, write, ["abc", "cdefgh"], patience=3)
+    with caplog.at_level("WARNING", logger="fst"):
+        found = play(world, write, ["abc", "cdefgh"], patience=3)
+    raised = 3 if write.__qualname__.startswith("raising") else 0
+    assert found.screening.errors == raised == len(caplog.records)
     assert texts(found) == ["cdefgh", "abc"]
     assert list(found.population.scores.values()) == [6 / 8, 3 / 8]
     assert 2 * 8 < found.spent <= 2 * 8 + 3 * 2 * 4

@@ -73,23 +73,30 @@ def test_l1_with_a_system_role(policy: Policy) -> None:
     assert policy.messages("", "why") == [{"role": "user", "content": "why"}]
     read = policy.encode([policy.messages("add one", "1 2"), policy.messages("", "1 2")])
     spoken = [policy.tokenizer.decode(ids) for ids in read]
-    assert [s.replace(" ", "") for s in spoken] == ["<|system|>addone<|user|>12<|assistant|>", "<|user|>12<|assistant|>"]
+    assert [s.replace(" ", "") for s in spoken] == [
+        "<|system|>addone<|user|>12<|assistant|>",
+        "<|user|>12<|assistant|>",
+    ]
 
 
 @pytest.mark.parametrize("prefix", [RAISES, DROPS], ids=["raises", "drops"])
-def test_l1_without_one_the_prompt_stands_before_the_question(tiny_model_dir: Path, tmp_path: Path, prefix: str) -> None:
+def test_l1_without_one_the_prompt_stands_before_the_question(
+    tiny_model_dir: Path, tmp_path: Path, prefix: str
+) -> None:
     folder = rewritten(tiny_model_dir, tmp_path / "model", lambda template: prefix + template)
     policy = load_policy(str(folder), max_new_tokens=4)
     assert not policy.has_system_role
     assert policy.messages("be brief", "why") == [{"role": "user", "content": "be brief\n\nwhy"}]
     assert policy.messages("", "why") == [{"role": "user", "content": "why"}]
     spoken = policy.tokenizer.decode(policy.encode([policy.messages("add one", "1 2")])[0])
-    assert spoken.split() == "<|user|> add one 1 2<|assistant|>".split()
+    assert spoken.split() == ["<|user|>", "add", "one", "1", "2<|assistant|>"]
 
 
 def test_l2_no_chat_template(tiny_model_dir: Path, tmp_path: Path) -> None:
     folder = rewritten(tiny_model_dir, tmp_path / "model", lambda template: "")
-    with pytest.raises(ModelError, match=r"has no chat template; pick an instruction-tuned model, or add chat_template"):
+    with pytest.raises(
+        ModelError, match=r"has no chat template; pick an instruction-tuned model, or add chat_template"
+    ):
         load_policy(str(folder), max_new_tokens=4)
 
 

@@ -77,7 +77,9 @@ def expect_step(slow: Watched, prompts: int, rows: list[Row], loss: torch.Tensor
     assert slow.gradient.keys() == gradient.keys()
     assert max(float(g.abs().max()) for g in gradient.values()) > 1e-3
     for name, expected in gradient.items():
-        torch.testing.assert_close(slow.gradient[name], expected, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            slow.gradient[name], expected, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
     norm = torch.sqrt(sum((g**2).sum() for g in gradient.values()))
     assert result.grad_norm == pytest.approx(float(norm), rel=1e-4)
 
