@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
                 folder = options.runs / _run_name(domain, arm, seed)
                 folders.append(run_job(Job(arm, domain, seed, folder, params), resume=True, quiet=options.quiet))
     page = build_report(folders, options.out, "Fast-Slow Training")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     console.print(closing_table([load_run(folder) for folder in folders]))
     console.print(f"report: {page}", highlight=False)
 

@@ -208,15 +208,18 @@ class Learner:
         return mean_at(rollouts, samples, kl[0], kl[-1])
 
     def conclude(self) -> None:
-        """The four cells and the final figures on the test split."""
+        """The final figures on the test split and the four cells; cells that are the same by nature (weights that
+        were not trained, a prompt that is still the seed) are measured once."""
         best, seed = self.population.best, self.seed_prompt
-        cells: dict[str, float] = {}
-        with self.policy.frozen_base():
-            cells["base/seed"] = self._accuracy(seed)
-            cells["base/evolved"] = self._accuracy(best)
-        cells["trained/seed"] = self._accuracy(seed) if self.step else cells["base/seed"]
         final = self.measure(best, self.domain.test)
-        cells["trained/evolved"] = final.accuracy
+        cells = {"trained/evolved": final.accuracy}
+        cells["trained/seed"] = final.accuracy if best.id == seed.id else self._accuracy(seed)
+        with self.policy.frozen_base():
+            cells["base/evolved"] = self._accuracy(best) if self.step else cells["trained/evolved"]
+            if best.id == seed.id:
+                cells["base/seed"] = cells["base/evolved"]
+            else:
+                cells["base/seed"] = self._accuracy(seed) if self.step else cells["trained/seed"]
         self.folder.event("cells", cells=cells, n=len(self.domain.test), round=self.round)
         self.folder.event(
             "end",
