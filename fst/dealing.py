@@ -42,10 +42,12 @@ def cell_weights(lengths_B: torch.Tensor, cells_B: Sequence[object]) -> torch.Te
 
     TRL sums over tokens and divides by N, all tokens. Eq. 4 averages within a prompt first, then over prompts;
     a prompt here is what the model reads, i.e. a (problem, system prompt) cell. So the factor is
-    N / (cells * tokens of the rollout's cell). lengths_B: answer lengths in tokens; cells_B: any hashable key.
+    N / (cells * tokens of the rollout's cell). A cell without tokens (all its answers masked) is no cell and weighs 0.
+    lengths_B: answer lengths in tokens; cells_B: any hashable key.
     """
     tokens: dict[object, float] = {}
     for cell, length in zip(cells_B, lengths_B.tolist(), strict=True):
         tokens[cell] = tokens.get(cell, 0.0) + length
-    total = float(lengths_B.sum())
-    return torch.tensor([total / (len(tokens) * tokens[cell]) for cell in cells_B], dtype=torch.float32)
+    total, cells = float(lengths_B.sum()), sum(count > 0 for count in tokens.values())
+    factors = {cell: total / (cells * count) if count else 0.0 for cell, count in tokens.items()}
+    return torch.tensor([factors[cell] for cell in cells_B], dtype=torch.float32)

@@ -126,6 +126,7 @@ class SlowWeights:
 
     def _optimize(self, inputs: list[dict[str, Any]]) -> float:
         trainer = self.trainer
+        torch.manual_seed(hash((self.seed, 2, self.step)) % 2**63)  # TRL shuffles the rows: alike after a resume
         trainer.model.train()
         loss = trainer.training_step(self.model, inputs, None)
         norm = trainer.accelerator.clip_grad_norm_(

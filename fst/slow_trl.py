@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import time
 import warnings
@@ -109,5 +111,6 @@ def plain_step_seconds(
             peft_config=lora_config(params.slow.lora_rank, params.slow.lora_alpha),
         )
         trainer.starts = []
-        trainer.train()
+        with contextlib.redirect_stdout(io.StringIO()):  # TRL prints its figures at the end
+            trainer.train()
     return [after - before for before, after in itertools.pairwise(trainer.starts)][1:]

@@ -20,8 +20,11 @@ def lora_config(rank: int, alpha: int) -> LoraConfig:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by name, on the CPU."""
-    return {k: v.detach().cpu().contiguous() for k, v in sorted(get_peft_model_state_dict(model).items())}
+    """Copies of the adapter's tensors by name, on the CPU."""
+    return {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in sorted(get_peft_model_state_dict(model).items())
+    }
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -113,7 +113,7 @@ def _following(policy: Policy, rules: Sequence[Rule], seed: int, temperature: fl
     return sum(a[0].text == e for a, e in zip(answers, expected, strict=True)) / len(expected)
 
 
-def _induction(policy: Policy, rules: Sequence[Rule], seed: int, repeats: int = 2) -> dict[str, float]:
+def _induction(policy: Policy, rules: Sequence[Rule], seed: int, repeats: int = 6) -> dict[str, float]:
     rng = random.Random(seed)
     asked, hidden = [], []
     for rule in rules:

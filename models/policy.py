@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -119,7 +120,7 @@ def load_policy(base: str, max_new_tokens: int, dtype: str = "float32", revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, SafetensorError) as exc:
         raise ModelError(
             f"cannot load model {base!r}: {exc}\nGive a directory with config.json, model.safetensors and a tokenizer, "
             "or a hub id with network access (HF_HUB_OFFLINE must not be set)"

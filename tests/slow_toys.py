@@ -65,7 +65,7 @@ class Watched(SlowWeights):
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {n: p for n, p in self.trainer.model.named_parameters() if p.requires_grad}
 
-    def perturb(self, seed: int = 7, scale: float = 0.3) -> None:
+    def perturb(self, seed: int = 7, scale: float = 0.1) -> None:
         """As if trained: LoRA's B matrices start at zero, where A has no gradient and the KL is zero."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

@@ -15,6 +15,7 @@ import dataclasses
 
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
 from models.likelihood import answer_logprobs
 from models.policy import Policy
@@ -24,18 +25,31 @@ REQUESTS = [[3, 137, 148, 4, 18, 246, 5], [3, 9, 5], [3, 137, 148, 145, 4, 114, 
 ENDS = tuple(range(0, 517, 9))  # an untrained model hardly ever says its own end token
 
 
+class Sharp(torch.nn.Module):
+    """The model with its logits times 12: an untrained model's distribution is flat, this one's is not."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: object) -> ModelOutput:
+        out = self.model(**inputs)
+        out.logits = out.logits * 12
+        return out
+
+
 def plan(**changes: object) -> Sampling:
     return dataclasses.replace(Sampling(1, 12, 1.0, ENDS, 0, 0), **changes)
 
 
-def greedy_by_generate(policy: Policy, request: list[int]) -> tuple[int, ...]:
+def greedy_by_generate(policy: Policy, request: list[int], ends: tuple[int, ...]) -> tuple[int, ...]:
     ids = torch.tensor([request])
     out = policy.model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
         max_new_tokens=12,
-        eos_token_id=list(ENDS),
+        eos_token_id=list(ends),
         pad_token_id=0,
     )
     return tuple(out[0, len(request) :].tolist())
@@ -56,18 +70,25 @@ def flat(groups: list[list[Answer]]) -> list[Answer]:
     return [answer for group in groups for answer in group]
 
 
+def mixed_ends(policy: Policy) -> tuple[int, ...]:
+    """End tokens at which the greedy answers end at different places."""
+    endless = flat(sample_answers(policy.model, REQUESTS, plan(temperature=0.0, end_ids=())))
+    return (endless[0].tokens[2], endless[1].tokens[7])
+
+
 def test_a1_greedy_is_generates(policy: Policy) -> None:
-    found = sample_answers(policy.model, REQUESTS, plan(temperature=0.0))
-    assert [group[0].tokens for group in found] == [greedy_by_generate(policy, request) for request in REQUESTS]
-    lengths = [len(answer.tokens) for answer in flat(found)]
-    assert len(set(lengths)) > 1, f"the toy should mix lengths: {lengths}"
+    ends = mixed_ends(policy)
+    found = flat(sample_answers(policy.model, REQUESTS, plan(temperature=0.0, end_ids=ends)))
+    assert [a.tokens for a in found] == [greedy_by_generate(policy, request, ends) for request in REQUESTS]
+    assert len({len(a.tokens) for a in found}) > 1
 
 
 def test_a1_alone_and_in_any_order(policy: Policy) -> None:
-    together = sample_answers(policy.model, REQUESTS, plan(temperature=0.0))
-    backwards = sample_answers(policy.model, REQUESTS[::-1], plan(temperature=0.0))
+    greedy = plan(temperature=0.0, end_ids=mixed_ends(policy))
+    together = sample_answers(policy.model, REQUESTS, greedy)
+    backwards = sample_answers(policy.model, REQUESTS[::-1], greedy)
     for i, request in enumerate(REQUESTS):
-        alone = sample_answers(policy.model, [request], plan(temperature=0.0))[0][0]
+        alone = sample_answers(policy.model, [request], greedy)[0][0]
         for other in (together[i][0], backwards[-1 - i][0]):
             assert other.tokens == alone.tokens
             assert other.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
@@ -131,16 +152,10 @@ def test_a4_the_global_random_state_is_neither_used_nor_moved(policy: Policy) ->
 def chi_square(policy: Policy, drawn_at: float, expected_at: float, draws: int = 4000) -> tuple[float, int]:
     """Pearson's statistic of first tokens drawn at one temperature against softmax at another; cells, tokens
     expected fewer than 5 times taken together."""
-    request = REQUESTS[2]
+    model, request = Sharp(policy.model), REQUESTS[2]
     with torch.no_grad():
-        logits = policy.model(input_ids=torch.tensor([request])).logits[0, -1].double() * 3
-        head = policy.model.lm_head.weight
-        head.mul_(3)  # an untrained model's distribution is flat; three times the logits is not
-    try:
-        answers = sample_answers(policy.model, [request], plan(n=draws, max_new_tokens=1, temperature=drawn_at))[0]
-    finally:
-        with torch.no_grad():
-            head.div_(3)
+        logits = model(input_ids=torch.tensor([request])).logits[0, -1].double()
+    answers = sample_answers(model, [request], plan(n=draws, max_new_tokens=1, temperature=drawn_at))[0]
     counts = torch.bincount(torch.tensor([a.tokens[0] for a in answers]), minlength=len(logits)).double()
     expected = torch.softmax(logits / expected_at, -1) * draws
     common = expected >= 5

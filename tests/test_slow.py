@@ -60,7 +60,7 @@ def cispo(slow: Watched, rows: list[Row], beta: float, behaviour: list[torch.Ten
         with torch.no_grad(), slow.policy.frozen_base():
             base = logprobs(model, row)
         for t in range(len(row.answer)):
-            ratio = min(float(torch.exp(new[t] - old[t])), cap)
+            ratio = min(float(torch.exp(new[t] - old[t]).detach()), cap)
             cells.setdefault(row.cell, []).append(-ratio * row.advantage * new[t])
             penalties.append(torch.exp(base[t] - new[t]) - (base[t] - new[t]) - 1)
     policy_loss = torch.stack([torch.stack(tokens).mean() for tokens in cells.values()]).mean()
@@ -72,7 +72,7 @@ def expect_step(slow: Watched, prompts: int, rows: list[Row], loss: torch.Tensor
     parameters = slow.parameters()
     gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
     result, _ = slow.train_step(population(prompts), PROBLEMS[:3])
-    assert result.loss == pytest.approx(float(loss), abs=1e-5)
+    assert result.loss == pytest.approx(loss.item(), abs=1e-5)
     assert result.kept_groups == len(rows) // GROUP
     assert slow.gradient.keys() == gradient.keys()
     assert max(float(g.abs().max()) for g in gradient.values()) > 1e-3
