@@ -83,7 +83,7 @@ class ReflectorParams:
     kind: Literal["policy", "endpoint"] = "policy"
     style: Literal["pairs", "feedback"] = "pairs"
     proposals: int = _bounded(128, 1)
-    max_new_tokens: int = _bounded(64, 1)
+    max_new_tokens: int = _bounded(48, 1)
     temperature: float = _bounded(1.0, 0)
     base_url: str = "http://localhost:8000/v1"
     endpoint_model: str = ""

@@ -4,6 +4,7 @@ what it may spend and nothing else; E3 the frozen arm has no drift; E4 `fst eval
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_e1_the_summary_keeps_its_contract(run: Path) -> None:
         assert set(arm["rollouts"]) == {"train", "fast", "eval"}
     page = (run / "report" / "index.html").read_text()
     assert "solve the task" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
 def test_e2_every_rollout_is_counted_once(run: Path) -> None:
@@ -60,7 +61,7 @@ def test_e2_every_rollout_is_counted_once(run: Path) -> None:
 def test_e3_frozen_weights_do_not_drift(run: Path) -> None:
     arms = json.loads((run / "report" / "summary.json").read_text())["domains"]["lab/sort_desc+add_one"]["arms"]
     assert arms["gepa"]["kl"] == 0.0
-    assert arms["rl"]["kl"] > 0.0
+    assert arms["fst"]["kl"] > 0.0
 
 
 def test_e4_evaluate_measures_a_run_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 s1  advantages are those of the problem's whole group, prompts mixed, as fst.dealing.group_advantages has them
 s2  loss and gradient are CISPO's: -stop_grad(min(rho, tau)) * A * log pi, averaged within a (problem, prompt) cell
-    and then over cells (Eq. 4), plus beta times k3's mean over all tokens kept; rho is capped above, never below
+    and then over cells (Eq. 4), plus beta times k3's mean over all tokens kept; rho is capped above, never below.
+    TRL multiplies k3 by rho, gradient included (the unbiased gradient of the KL), unless told not to
 s3  groups of equal rewards leave the batch, in all its tensors; without any signal the gradient is zero
 """
 
@@ -62,7 +63,8 @@ def cispo(slow: Watched, rows: list[Row], beta: float, behaviour: list[torch.Ten
         for t in range(len(row.answer)):
             ratio = min(float(torch.exp(new[t] - old[t]).detach()), cap)
             cells.setdefault(row.cell, []).append(-ratio * row.advantage * new[t])
-            penalties.append(torch.exp(base[t] - new[t]) - (base[t] - new[t]) - 1)
+            k3 = torch.exp(base[t] - new[t]) - (base[t] - new[t]) - 1
+            penalties.append(k3 * torch.exp(new[t] - old[t]) if slow.trainer.args.use_bias_correction_kl else k3)
     policy_loss = torch.stack([torch.stack(tokens).mean() for tokens in cells.values()]).mean()
     return policy_loss + beta * torch.stack(penalties).mean()
 
@@ -133,6 +135,12 @@ def test_s2_loss_and_gradient(scripted: Callable[..., Watched], prompts: int, be
     slow = scripted(kl_penalty=beta)
     rows = scripted_rows(slow, prompts, slow.script[0], REWARDS)
     expect_step(slow, prompts, rows, cispo(slow, rows, beta))
+
+
+def test_s2_the_penalty_may_go_without_the_ratio(scripted: Callable[..., Watched]) -> None:
+    slow = scripted(kl_penalty=0.05, trl={"use_bias_correction_kl": False})
+    rows = scripted_rows(slow, 2, slow.script[0], REWARDS)
+    expect_step(slow, 2, rows, cispo(slow, rows, 0.05))
 
 
 def test_s2_at_no_penalty_the_base_is_not_consulted(scripted: Callable[..., Watched]) -> None:

@@ -29,7 +29,7 @@ from models.policy import Policy
 from models.sampler import Answer
 
 STEPS, GROUP, ANSWER = 3, 4, 6
-SCRIPTED = {"warmup_steps": 2, "learning_rate": 1e-2, "kl_penalty": 0.01}
+SCRIPTED = {"warmup_steps": 2, "learning_rate": 2e-3, "kl_penalty": 0.01}
 
 
 class Plain(GRPOTrainer):
@@ -84,7 +84,7 @@ def test_r1_one_prompt_and_equal_lengths_are_plain_trl(new_policy: Callable[[], 
     for name, tensor in slow.adapter().items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
     moved = max(float((theirs[name] - untrained[name]).abs().max()) for name in theirs)
-    assert moved > 1e-2
+    assert moved > 1e-3
 
 
 def trained(slow: Watched, steps: int) -> list[tuple[int, ...]]:
