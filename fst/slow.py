@@ -183,7 +183,7 @@ class SlowWeights:
         """Drop the rows of zero-variance groups and weigh the rest prompt by prompt.
 
         When no group carries signal one row stays, with advantage zero, so that the step (and every other
-        process) goes on; only the KL penalty then moves the weights.
+        process) goes on; then only the KL penalty, and the optimizer's momentum, move the weights.
         """
         batch, total = self._batch, output["advantages"].shape[0]
         rows = kept_rows(output["advantages"], self.params.group_size).to(output["advantages"].device)

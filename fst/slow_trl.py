@@ -27,6 +27,8 @@ _OWNED = frozenset(
         *("output_dir", "loss_type", "epsilon_high", "beta", "num_generations", "per_device_train_batch_size"),
         *("steps_per_generation", "gradient_accumulation_steps", "num_iterations", "max_completion_length"),
         *("learning_rate", "warmup_steps", "max_grad_norm", "seed", "use_cpu", "bf16", "report_to", "temperature"),
+        # answers come from models/sampler.py, so TRL's own generation options would do nothing
+        *("top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_vllm"),
     )
 )
 
@@ -38,9 +40,7 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
     """
     contradicting = sorted(_OWNED & set(params.trl))
     if contradicting:
-        raise ConfigError(
-            f"slow.trl.{contradicting[0]}: is set by the method's own parameters; see slow.* in params.yaml"
-        )
+        raise ConfigError(f"slow.trl.{contradicting[0]}: is set by slow.* in params.yaml itself, or has no effect here")
     cuda = torch.cuda.is_available()
     rows = params.problems_per_step * params.group_size
     options: dict[str, Any] = {

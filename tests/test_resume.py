@@ -54,9 +54,8 @@ class Lab:
 
     def start(self, name: str, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "fst.cli", "train", "--run", name, "--runs", str(self.runs), "--quiet"]
-        command += ["--model", str(self.model), "--data", str(self.data), "--seed", "3", *more]
-        for setting in SMALL:
-            command += ["--set", setting]
+        command += ["--model", str(self.model), "--data", str(self.data), "--seed", "3"]
+        command += [option for setting in SMALL for option in ("--set", setting)] + list(more)
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def finish(self, name: str, *more: str) -> tuple[int, str]:
@@ -173,7 +172,7 @@ def test_z6_starting_over_is_refused_and_names_the_remedy(lab: Lab) -> None:
     assert (lab.runs / "whole" / "events.jsonl").read_bytes() == before
 
 
-def test_z6_resuming_under_other_parameters_is_refused_whether_the_run_ended_or_not(lab: Lab) -> None:
+def test_z6_resuming_a_run_that_ended_under_other_parameters_is_refused(lab: Lab) -> None:
     code, errors = lab.finish("whole", "--resume", "--set", "loop.cycles=3")
     assert code == 2
     assert "was made with another 'params'" in errors
