@@ -36,7 +36,6 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="directory or hub id of the policy; overrides model.base")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last completed round")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
 
 
@@ -70,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", type=Path, help="a JSONL file of your own problems")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--run", help="name of the run folder (default: from domain, arm and seed)")
+    train.add_argument("--resume", action="store_true", help="go on from the last completed round")
     _add_training_options(train)
 
     run = commands.add_parser(

@@ -79,7 +79,7 @@ def check_same(path: Path, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if before.get(key) != json.loads(json.dumps(value)):
             raise RecordError(
-                f"{path} was made with another {key!r}; resume it with the same, or name another with --run"
+                f"{path} was made with another {key!r}; go on with the same, or choose another folder (--run, --runs)"
             )
 
 
