@@ -3,7 +3,8 @@
 Invariants, each with a test: P1 no score of older weights survives: every carried prompt is re-scored;
 P2 a round spends at most its budget of rollouts, or one re-scoring of the carried prompts where that is more;
 P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that
-was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights, same round.
+was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights,
+same round.
 """
 
 from __future__ import annotations
