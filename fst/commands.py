@@ -132,12 +132,13 @@ def lab_base_card(options: argparse.Namespace) -> None:
     card = measure_card(
         load_policy(options.model, max_new_tokens=16), report=lambda kind: console.print(f"measuring {kind} …")
     )
-    print("| rule kind | rules | right instruction, sampled / greedy | generic | induction, a sample | in 32 |")
-    print("|---|---|---|---|---|---|")
+    print("| rule kind | rules | right instruction, sampled / greedy | generic |", end="")
+    print(" induction, a sample | in 32 | in 32, as reflected |")
+    print("|---|---|---|---|---|---|---|")
     for kind, row in card.items():
         print(
             f"| {kind} | {row['rules']} | {row['sampled']:.0%} / {row['greedy']:.0%} | {row['generic']:.1%} "
-            f"| {row['induction']:.0%} | {row['induction_in_32']:.0%} |"
+            f"| {row['induction']:.0%} | {row['induction_in_32']:.0%} | {row['induction_in_32_bagged']:.0%} |"
         )
 
 

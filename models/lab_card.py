@@ -2,7 +2,8 @@
 
 Following: share of right answers under the right instruction, sampled (T=1) and greedy; generic: the same under
 prompts that leave the rule open; induction: proposals from six (input, expected) pairs that are exactly the hidden
-rule, per sample and in at least one of 32. Behaviour decides what is exact: a proposal's text is looked up among
+rule, per sample and in at least one of 32, and in at least one of 32 drawn as the reflector draws them, each from its
+own subset of eight pairs. Behaviour decides what is exact: a proposal's text is looked up among
 all wordings of all rules, so another spelling of the same rule counts, an almost right rule does not.
 """
 
@@ -21,11 +22,13 @@ from data.lab_corpus import (
     training_rules,
 )
 from data.lab_rules import CHOICES, CONDITIONS, JOINS, OPS, Rule, draw_values, instruction, render, signature
-from models.policy import Policy
+from models.policy import Message, Policy
 from models.reflector import INDUCTION_SYSTEM
+from models.sampler import Answer
 
 PROBLEMS_PER_RULE = 16
 INDUCTION_PAIRS = 6
+REFLECTOR_PAIRS = 8  # what a reflection reads (fast.minibatch); it samples from subsets of them
 INDUCTION_SAMPLES = 32
 SURFACE = "digits"
 
@@ -113,20 +116,33 @@ def _following(policy: Policy, rules: Sequence[Rule], seed: int, temperature: fl
     return sum(a[0].text == e for a, e in zip(answers, expected, strict=True)) / len(expected)
 
 
-def _induction(policy: Policy, rules: Sequence[Rule], seed: int, repeats: int = 6) -> dict[str, float]:
+def _induction(policy: Policy, rules: Sequence[Rule], seed: int, repeats: int = 4) -> dict[str, float]:
     rng = random.Random(seed)
-    asked, hidden = [], []
+    same, bagged, hidden = [], [], []
     for rule in rules:
         for _ in range(repeats):
-            values = [draw_values(rng) for _ in range(INDUCTION_PAIRS)]
+            values = [draw_values(rng) for _ in range(REFLECTOR_PAIRS)]
             pairs = [(question(v, SURFACE), render(rule(v), SURFACE)) for v in values]
-            asked.append(policy.messages(INDUCTION_SYSTEM, induction_request(pairs)))
+            same.append(_request(policy, pairs[:INDUCTION_PAIRS]))
+            sizes = [rng.randint(3, INDUCTION_PAIRS) for _ in range(INDUCTION_SAMPLES)]
+            bagged += [_request(policy, rng.sample(pairs, size)) for size in sizes]
             hidden.append(signature(rule))
-    groups = policy.answer(asked, INDUCTION_SAMPLES, seed, 1.0, max_new_tokens=48)
+    single, in_32 = _share_exact(policy.answer(same, INDUCTION_SAMPLES, seed, 1.0, max_new_tokens=48), hidden)
+    answers = iter(group[0] for group in policy.answer(bagged, 1, seed, 1.0, max_new_tokens=48))
+    _, bagged_in_32 = _share_exact([[next(answers) for _ in range(INDUCTION_SAMPLES)] for _ in hidden], hidden)
+    return {"induction": single, "induction_in_32": in_32, "induction_in_32_bagged": bagged_in_32}
+
+
+def _request(policy: Policy, pairs: list[tuple[str, str]]) -> list[Message]:
+    return policy.messages(INDUCTION_SYSTEM, induction_request(pairs))
+
+
+def _share_exact(groups: Sequence[Sequence[Answer]], hidden: Sequence[int]) -> tuple[float, float]:
+    """(share of all samples that state the hidden rule, share of groups with at least one that does)."""
     single = any_of = 0
     for group, wanted in zip(groups, hidden, strict=True):
         read = [read_instruction(a.text) for a in group]
         right = sum(r is not None and signature(r) == wanted for r in read)
         single += right
         any_of += right > 0
-    return {"induction": single / (len(hidden) * INDUCTION_SAMPLES), "induction_in_32": any_of / len(hidden)}
+    return single / (len(hidden) * INDUCTION_SAMPLES), any_of / len(hidden)
