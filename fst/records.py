@@ -28,12 +28,12 @@ KEEP_CHECKPOINTS = 2
 ASKED = ("arm", "domain", "seed", "params")  # what a run is asked to be, known before anything is loaded
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file's content; a reader or a crash sees the old text or the new, never a part."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file's content; a reader or a crash sees the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

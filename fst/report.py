@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fst.errors import RecordError
+from fst.records import write_atomic
 from fst.report_figures import draw_figures
 from fst.report_page import amount, decimal, percent, render_page
 from fst.run_view import ARM_NAMES, ARMS, RunView, load_run, mean
@@ -97,19 +97,6 @@ def closing_table(run_views: Sequence[RunView]) -> Table:
                 amount(row["seconds"]),
             )
     return table
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file whole: a crash leaves the old one or the new one."""
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
 
 
 def _arm_summary(runs: list[RunView]) -> dict[str, Any]:
