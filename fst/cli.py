@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `fst`. Errors that a user can mend are one sentence on stderr and exit code 2 or 3."""
+    """Entry point of `fst`. Errors that a user can mend are one sentence on stderr and exit code 2, 3 or 4."""
     from fst import commands
 
     try:
@@ -140,6 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FstError as error:
         print(f"fst: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"fst: the disk is full ({error}); free space, then go on with --resume", file=sys.stderr)
+        return 4
     except KeyboardInterrupt:
         print("fst: stopped; `--resume` goes on from the last completed round", file=sys.stderr)
         return 130

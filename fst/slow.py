@@ -9,6 +9,7 @@ is plain TRL, and a test holds us to it.
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Sequence
@@ -208,7 +209,9 @@ class SlowWeights:
             "scheduler": self.trainer.lr_scheduler.state_dict(),
             "step": self.step,
         }
-        torch.save(state, folder / "trainer.pt")
+        packed = io.BytesIO()
+        torch.save(state, packed)
+        (folder / "trainer.pt").write_bytes(packed.getvalue())  # torch's own writer hides what the disk said
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from fst.errors import ModelError
 
@@ -31,7 +31,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write adapter_config.json and the weights, loadable by PEFT and vLLM."""
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config["default"].save_pretrained(str(folder))
-    save_file(adapter_state(model), folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(adapter_state(model)))
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
