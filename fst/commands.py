@@ -50,13 +50,14 @@ def train(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """All arms, then the report. Finished runs of the same parameters are kept."""
+    from fst.cli import DEFAULT_DOMAIN
     from fst.report import build_report, closing_table
     from fst.run_view import load_run
     from fst.runner import Job, run_job
 
     params = _params(options)
     folders = []
-    for domain in options.domain or ["lab/sort_desc+add_one"]:
+    for domain in options.domain or [DEFAULT_DOMAIN]:
         for seed in options.seeds:
             for arm in options.arms:
                 folder = options.runs / _run_name(domain, arm, seed)

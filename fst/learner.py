@@ -4,6 +4,7 @@ drives it is fst/loop.py."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -92,14 +93,16 @@ class Learner:
 
     # -- problems ---------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def _ordered(self) -> list[Problem]:
+        """The training problems in this seed's order."""
         problems = list(self.domain.train)
         random.Random(hash((self.seed, _SEEDS["order"])) % 2**62).shuffle(problems)
         return problems
 
     def _batch(self, step: int) -> list[Problem]:
         """The problems of an RL step; the training split is gone through again and again in one order."""
-        problems, size = self._ordered(), self.params.slow.problems_per_step
+        problems, size = self._ordered, self.params.slow.problems_per_step
         return [problems[(step * size + i) % len(problems)] for i in range(size)]
 
     def next_batches(self) -> list[list[Problem]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fst.errors import RecordError
+from fst.records import valid_lines
 from fst.types import prompt_id
 
 Event = dict[str, Any]
@@ -138,7 +139,7 @@ def load_run(run_dir: Path) -> RunView:
         raise RecordError(f"{path} lacks {', '.join(missing)}: it was not written by this program; leave it out.")
     if config["arm"] not in ARMS:
         raise RecordError(f"{path}: arm {config['arm']!r} is unknown (known: {', '.join(ARMS)}); leave this run out.")
-    events = _valid(_events(run_dir / "events.jsonl"))
+    events = valid_lines(_events(run_dir / "events.jsonl"))
     rounds, end = tuple(_of(events, "round")), (_of(events, "end") or [None])[-1]
     cells = [event["cells"] for event in _of(events, "cells")]
     return RunView(
@@ -209,15 +210,6 @@ def _parse(line: bytes) -> Event | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else None
-
-
-def _valid(events: list[Event]) -> list[Event]:
-    valid: list[Event] = []
-    for event in events:
-        if event["kind"] == "resume":
-            valid = [kept for kept in valid if kept.get("round", -1) < event["round"]]
-        valid.append(event)
-    return valid
 
 
 def _population(rounds: Sequence[Event], end: Event | None) -> list[str]:

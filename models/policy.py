@@ -111,15 +111,15 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
-def load_policy(base: str, max_new_tokens: int, dtype: str = "float32", revision: str | None = None) -> Policy:
+def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Policy:
     """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
     disable_progress_bar()
     path = str(LAB_BASE) if base == "lab" else base
     if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
         raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
     except (OSError, ValueError, SafetensorError) as exc:
         raise ModelError(
             f"cannot load model {base!r}: {exc}\nGive a directory with config.json, model.safetensors and a tokenizer, "
