@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from data.hub_domain import load_hub
+from data.hub_domain import hub_verifier, load_hub
 from data.jsonl_domain import load_jsonl
 from data.lab_corpus import question
 from data.lab_graph import NODES, PATH_RULE, apply_graph_rule, draw_graph
@@ -26,6 +26,9 @@ from fst.errors import DataError, UnknownDomain
 
 Drawn = tuple[str, str, dict[str, Any]]
 Draws = Callable[[str], Iterator[Drawn]]
+
+# Verifiers that `data.verifiers` does not build.
+EACH, GYM = "each problem's own", "reasoning_gym"
 
 _SHARES = ("test", "validation", "train", "train")
 # Draws per problem wanted before a source counts as exhausted; four fill the smallest share on average.
@@ -59,19 +62,42 @@ def load_domain(spec: str, sizes: SplitSizes, seed: int, context_tokens: Callabl
     return domain
 
 
+def verifier_of(spec: str) -> dict[str, Any]:
+    """The verifier of a spec by its name, without drawing problems: one of `data.verifiers`; EACH where every
+    problem names its own; GYM with a `dataset` for the scorer that comes with it."""
+    family, rest = _family(spec)
+    if family == "hub":
+        return {"name": hub_verifier(spec)}
+    if family == "jsonl":
+        return {"name": EACH}
+    if family == "reasoning_gym":
+        return {"name": GYM, "dataset": rest}
+    return {"name": "exact"}
+
+
 def _read(spec: str, sizes: SplitSizes, seed: int) -> Domain:
-    family, slash, rest = spec.partition("/")
-    if spec.startswith("hub:"):
+    family, rest = _family(spec)
+    if family == "hub":
         return load_hub(spec, sizes, seed)
-    if spec.startswith("jsonl:") or spec.endswith(".jsonl"):
+    if family == "jsonl":
         return load_jsonl(spec, sizes, seed)
-    if family == "lab" and slash:
+    if family == "lab":
         return _deal(spec, *_lab(rest), sizes, seed)
     if family == "star_graph":
         return _deal(spec, *_star_graph(rest), sizes, seed)
-    if family == "reasoning_gym" and slash:
-        draws, verify = open_dataset(rest)
-        return _deal(spec, rest, draws, verify, sizes, seed)
+    draws, verify = open_dataset(rest)
+    return _deal(spec, rest, draws, verify, sizes, seed)
+
+
+def _family(spec: str) -> tuple[str, str]:
+    """(family, what the spec says after it). Raises UnknownDomain."""
+    family, slash, rest = spec.partition("/")
+    if spec.startswith("hub:"):
+        return "hub", spec
+    if spec.startswith("jsonl:") or spec.endswith(".jsonl"):
+        return "jsonl", spec
+    if family == "star_graph" or (family in ("lab", "reasoning_gym") and slash):
+        return family, rest
     examples = "\n".join(f"  {example:<55} {sentence}" for example, sentence in _FAMILIES)
     raise UnknownDomain(f"unknown domain {spec!r}; domains are written like these:\n{examples}")
 

@@ -29,15 +29,24 @@ def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Domain:
     Raises UnknownDomain for a spec that cannot be read, VerifierError for an unknown verifier, DataError for a
     dataset that cannot be loaded, has no such column, or has rows without a question or an answer.
     """
-    match = _SPEC.match(spec)
-    if match is None:
-        raise UnknownDomain(f"cannot read {spec!r}; write hub:<name>[@revision][:config][?question=col&answer=col]")
-    options = _options(spec, match["query"] or "")
+    match, options = _parse(spec)
     verify = build_verifier(options["verifier"], {})
     rows = _rows(spec, match, options["split"])
     _check_columns(spec, rows.column_names, options)
     problems = _problems(spec, rows[options["question"]], rows[options["answer"]])
     return split_problems(spec, problems, [None] * len(problems), sizes, seed, verify)
+
+
+def hub_verifier(spec: str) -> str:
+    """The name of the verifier that a hub spec asks for. Raises UnknownDomain for a spec that cannot be read."""
+    return _parse(spec)[1]["verifier"]
+
+
+def _parse(spec: str) -> tuple[re.Match[str], dict[str, str]]:
+    match = _SPEC.match(spec)
+    if match is None:
+        raise UnknownDomain(f"cannot read {spec!r}; write hub:<name>[@revision][:config][?question=col&answer=col]")
+    return match, _options(spec, match["query"] or "")
 
 
 def _options(spec: str, query: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fst.errors import DataError, VerifierError
 _log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation", "test")
-_KEYS = ("id", "question", "answer", "verifier", "split", "meta")
+KEYS = ("id", "question", "answer", "verifier", "split", "meta")
 _MOST_ERRORS = 20
 # Verifiers whose reading of the reference answer is checked on loading; the others are slow or a user's code.
 _CHECKED = ("numeric", "regex", "multiple_choice")
@@ -41,14 +41,38 @@ def load_jsonl(spec: str, sizes: SplitSizes, seed: int) -> Domain:
         if line.strip():
             reader.read_line(number, line)
     reader.finish()
-    verifiers = {problem.id: verifier for problem, verifier in zip(reader.problems, reader.verifiers, strict=True)}
+    verify = verify_each({p.id: verifier for p, verifier in zip(reader.problems, reader.verifiers, strict=True)})
+    return split_problems(
+        spec, reader.problems, [reader.splits.get(p.id) for p in reader.problems], sizes, seed, verify
+    )
+
+
+def verify_each(verifiers: Mapping[str, Verifier]) -> Verifier:
+    """The verifier that scores each problem with its own; `verifiers` is by problem id."""
 
     def verify(problem: Problem, response: str) -> Score:
         return verifiers[problem.id](problem, response)
 
-    return split_problems(
-        spec, reader.problems, [reader.splits.get(p.id) for p in reader.problems], sizes, seed, verify
-    )
+    return verify
+
+
+def named_verifier(value: Any) -> dict[str, Any]:
+    """What a problem gives as its verifier, as `name` and options. Raises VerifierError for what names none."""
+    named = {"name": value} if isinstance(value, str) else value
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+        raise VerifierError('\'verifier\' must be a name, or an object like {"name": "numeric", "tolerance": 0.1}')
+    return named
+
+
+def own_verifier(problem: Problem) -> Verifier:
+    """The verifier that a problem names. Raises VerifierError for one that does not exist, and for one that cannot
+    read the reference answer."""
+    named = dict(problem.verifier or {"name": "exact"})
+    name = named.pop("name")
+    verifier = build_verifier(name, named)
+    if name in _CHECKED:
+        verifier(problem, problem.answer)
+    return verifier
 
 
 def split_problems(
@@ -144,10 +168,15 @@ class _Reader:
         self._check_fields(number, row)
         if len(self._errors) > before:
             return
-        problem = Problem(row["id"], self.spec, row["question"], row["answer"], row.get("meta", {}))
-        self._check_duplicates(number, problem, row.get("split"))
-        verifier = self._verifier(number, problem, row.get("verifier", "exact"))
-        if verifier is not None and len(self._errors) == before:
+        texts = (row["id"], self.spec, row["question"], row["answer"])
+        self._check_duplicates(number, Problem(*texts), row.get("split"))
+        try:
+            problem = Problem(*texts, row.get("meta", {}), named_verifier(row.get("verifier", "exact")), number)
+            verifier = own_verifier(problem)
+        except VerifierError as exc:
+            self._error(number, str(exc))
+            return
+        if len(self._errors) == before:
             self.problems.append(problem)
             self.verifiers.append(verifier)
 
@@ -167,9 +196,9 @@ class _Reader:
 
     def _check_fields(self, number: int, row: dict[str, Any]) -> None:
         for key in row:
-            if key not in _KEYS:
-                close = difflib.get_close_matches(key, _KEYS, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEYS)}; put others into meta"
+            if key not in KEYS:
+                close = difflib.get_close_matches(key, KEYS, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEYS)}; put others into meta"
                 self._error(number, f"unknown key {key!r}; {hint}")
         for key in ("id", "question", "answer"):
             value = row.get(key)
@@ -202,17 +231,3 @@ class _Reader:
             self._error(
                 number, f"this question is in two splits ({where}), which leaks answers; remove one of the lines"
             )
-
-    def _verifier(self, number: int, problem: Problem, value: Any) -> Verifier | None:
-        named = {"name": value} if isinstance(value, str) else value
-        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
-            self._error(number, '\'verifier\' must be a name, or an object like {"name": "numeric", "tolerance": 0.1}')
-            return None
-        try:
-            verifier = build_verifier(named["name"], {key: arg for key, arg in named.items() if key != "name"})
-            if named["name"] in _CHECKED:
-                verifier(problem, problem.answer)
-        except VerifierError as exc:
-            self._error(number, str(exc))
-            return None
-        return verifier

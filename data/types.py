@@ -9,13 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Problem:
-    """One verifiable task. `id` is unique within its domain; `answer` is what the verifier compares with."""
+    """One verifiable task. `id` is unique within its domain; `answer` is what the verifier compares with.
+
+    Where each problem names a verifier, `verifier` is its name with its options, as `data.verifiers` takes them;
+    `line` is where the problem stands in its file, from 1. Neither makes it another problem.
+    """
 
     id: str
     domain: str
     question: str
     answer: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    verifier: Mapping[str, Any] | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

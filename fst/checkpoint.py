@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from fst.learner import Learner
-from fst.types import Budget, Population, Prompt
+from fst.types import Budget, Population, prompt_from_dict
 
 
 def save(learner: Learner) -> None:
@@ -18,10 +18,7 @@ def save(learner: Learner) -> None:
         "seconds": learner.seconds,
         "budget": learner.budget.as_dict(),
         "population": {
-            "prompts": [
-                {"text": p.text, "parents": p.parents, "origin": p.origin, "born": p.born}
-                for p in learner.population.prompts
-            ],
+            "prompts": [p.as_dict() for p in learner.population.prompts],
             "scores": learner.population.scores,
             "weights": learner.population.weights,
         },
@@ -50,7 +47,7 @@ def take(learner: Learner, path: Path) -> None:
     learner.cycle, learner.round, learner.calls = state["cycle"], state["round"], state["calls"]
     learner.seconds, learner.budget = state["seconds"], Budget(**state["budget"])
     saved = state["population"]
-    prompts = tuple(Prompt(p["text"], tuple(p["parents"]), p["origin"], p["born"]) for p in saved["prompts"])
+    prompts = tuple(map(prompt_from_dict, saved["prompts"]))
     learner.population = Population(prompts, saved["scores"], saved["weights"])
     if learner.slow_weights:
         learner.slow_weights.load(path)

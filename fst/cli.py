@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "GX_ANALYTICS_ENABLED": "false",
-    "WANDB_MODE": "disabled",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-for _name, _value in TELEMETRY_OFF.items():
-    os.environ.setdefault(_name, _value)
+from fst.telemetry import silence
+
+silence()
 
 from fst.errors import FstError  # noqa: E402  (telemetry must be off before any library is imported)
+from fst.lifeline import Terminated, hold  # noqa: E402
 
 ARMS = ("fst", "rl", "gepa")
 DEFAULT_DOMAIN = "lab/sort_desc+add_one"
@@ -133,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `fst`. Errors that a user can mend are one sentence on stderr and exit code 2, 3 or 4."""
     from fst import commands
 
+    if threading.current_thread() is threading.main_thread():
+        hold()
     try:
         options = build_parser().parse_args(arguments)
         name = "_".join(filter(None, (options.command.replace("-", "_"), getattr(options, "action", None))))
@@ -146,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"fst: the disk is full ({error}); free space, then go on with --resume", file=sys.stderr)
         return 4
-    except KeyboardInterrupt:
-        print("fst: stopped; `--resume` goes on from the last completed round", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Terminated) as stopped:
+        print("fst: stopped; the same command with --resume goes on from the last completed round", file=sys.stderr)
+        return 143 if isinstance(stopped, Terminated) else 130
     return 0
 
 

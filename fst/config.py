@@ -1,7 +1,7 @@
 """Typed parameters: `params.yaml`, one section a stage, read into frozen objects.
 
 Unknown keys, wrong types and out-of-range values are refused with the key's path, before anything runs.
-Every field's default is what `params.yaml` ships; units stand in the names or in the field's comment.
+The sections themselves, with their defaults: fst/sections.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -19,112 +20,44 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from fst.errors import ConfigError
+from fst.sections import (
+    BundleParams,
+    DomainParams,
+    EvaluateParams,
+    FastParams,
+    GateParams,
+    LoopParams,
+    ModelParams,
+    PrepareParams,
+    ReflectorParams,
+    SlowParams,
+    StoreParams,
+    TrainParams,
+    ValidateParams,
+)
 
 T = TypeVar("T")
-
-
-def _bounded(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-@dataclass(frozen=True)
-class DataParams:
-    """Problems a split; validation and test are the same for every seed."""
-
-    train: int = _bounded(1024, 1)
-    validation: int = _bounded(200, 1)
-    test: int = _bounded(200, 1)
-
-
-@dataclass(frozen=True)
-class ModelParams:
-    """The policy: a directory or hub id of a causal LM with a chat template. `lab` is the model shipped here."""
-
-    base: str = "lab"
-    max_new_tokens: int = _bounded(16, 1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int = _bounded(2, 1)
-
-
-@dataclass(frozen=True)
-class SlowParams:
-    """Slow weights: LoRA by RL. `ratio_cap` is tau, the absolute cap of the importance ratio (CISPO)."""
-
-    problems_per_step: int = _bounded(16, 1)
-    group_size: int = _bounded(8, 2)  # G: rollouts a problem
-    learning_rate: float = _bounded(1e-3, 0)
-    warmup_steps: int = _bounded(10, 0)
-    ratio_cap: float = _bounded(4.0, 1)
-    kl_penalty: float = _bounded(1e-3, 0)
-    max_grad_norm: float = _bounded(1.0, 0)
-    lora_rank: int = _bounded(16, 1)
-    lora_alpha: int = _bounded(32, 1)
-    trl: Mapping[str, Any] = field(default_factory=dict)  # any further TRL GRPOConfig option
-
-
-@dataclass(frozen=True)
-class FastParams:
-    """Fast weights: K prompts by GEPA. `budget` is rollouts a round, re-scoring included."""
-
-    prompts: int = _bounded(4, 1)  # K
-    anchors: int = _bounded(32, 1)  # problems a prompt is scored on
-    minibatch: int = _bounded(8, 1)  # problems a reflection reads
-    budget: int = _bounded(400, 1)
-    patience: int = _bounded(3, 1)  # proposals in a row that bring nothing, then the round ends
-    max_prompt_tokens: int = _bounded(64, 1)
-
-
-@dataclass(frozen=True)
-class ReflectorParams:
-    """Who writes prompts. `policy`: the frozen base itself, drawing `proposals` and screening them by
-    likelihood; `endpoint`: an OpenAI-compatible server. `style`: `pairs` asks for a rule from
-    (input, expected) pairs, as the lab base was taught; `feedback` gives a general LLM the full feedback."""
-
-    kind: Literal["policy", "endpoint"] = "policy"
-    style: Literal["pairs", "feedback"] = "pairs"
-    proposals: int = _bounded(128, 1)
-    max_new_tokens: int = _bounded(48, 1)
-    temperature: float = _bounded(1.0, 0)
-    base_url: str = "http://localhost:8000/v1"
-    endpoint_model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_seconds: float = _bounded(60.0, 0)
-    max_retries: int = _bounded(5, 0)
-
-
-@dataclass(frozen=True)
-class LoopParams:
-    """The alternation: `cycles` times a fast round and `steps_per_cycle` (T) RL steps.
-
-    `rollout_budget` bounds the learning rollouts (training and fast) of a run; 0 means the `fst` arm's own
-    most, so that every arm may spend as much as `fst` does.
-    """
-
-    cycles: int = _bounded(10, 1)
-    steps_per_cycle: int = _bounded(6, 1)  # T
-    seed_prompt: str = "solve the task"
-    rollout_budget: int = _bounded(0, 0)
-
-
-@dataclass(frozen=True)
-class EvaluationParams:
-    """mean@`samples` at temperature 1 on the held-out problems; drift on the first `drift_problems` of them."""
-
-    samples: int = _bounded(4, 1)
-    drift_problems: int = _bounded(100, 1)
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_RUN_SECTIONS = ("prepare", "model", "slow", "fast", "reflector", "loop", "evaluate")
 
 
 @dataclass(frozen=True)
 class Params:
     """All sections of params.yaml."""
 
-    data: DataParams = field(default_factory=DataParams)
+    domains: Mapping[str, DomainParams] = field(default_factory=dict)
+    prepare: PrepareParams = field(default_factory=PrepareParams)
+    validate: ValidateParams = field(default_factory=ValidateParams)
+    train: TrainParams = field(default_factory=TrainParams)
     model: ModelParams = field(default_factory=ModelParams)
     slow: SlowParams = field(default_factory=SlowParams)
     fast: FastParams = field(default_factory=FastParams)
     reflector: ReflectorParams = field(default_factory=ReflectorParams)
     loop: LoopParams = field(default_factory=LoopParams)
-    evaluation: EvaluationParams = field(default_factory=EvaluationParams)
+    evaluate: EvaluateParams = field(default_factory=EvaluateParams)
+    bundle: BundleParams = field(default_factory=BundleParams)
+    gate: GateParams = field(default_factory=GateParams)
+    store: StoreParams = field(default_factory=StoreParams)
 
     def __post_init__(self) -> None:
         if self.slow.group_size % self.fast.prompts:
@@ -134,6 +67,21 @@ class Params:
             )
         if self.fast.minibatch > self.fast.anchors:
             raise ConfigError(f"fast.minibatch: {self.fast.minibatch} is more than fast.anchors ({self.fast.anchors})")
+        known = ["base"]
+        for name, domain in self.domains.items():
+            if not _NAME.fullmatch(name) or name == "base":
+                raise ConfigError(f"domains.{name}: a name is a-z, 0-9, - and _, from a letter, and not `base`")
+            if domain.start not in known:
+                earlier = ", ".join(known)
+                raise ConfigError(f"domains.{name}.start: {domain.start!r} is none of those before it: {earlier}")
+            known.append(name)
+
+    def domain(self, name: str) -> DomainParams:
+        """A domain by its name. Raises ConfigError for one that is not there."""
+        if name not in self.domains:
+            known = ", ".join(self.domains) or "none"
+            raise ConfigError(f"domains.{name}: params.yaml has no such domain; it has: {known}")
+        return self.domains[name]
 
     @property
     def rollout_budget(self) -> int:
@@ -145,8 +93,9 @@ class Params:
     def rollouts_per_step(self) -> int:
         return self.slow.problems_per_step * self.slow.group_size
 
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    def of_run(self) -> dict[str, Any]:
+        """The sections that decide what a run does; domains, gate and store may change around it."""
+        return {name: dataclasses.asdict(getattr(self, name)) for name in _RUN_SECTIONS}
 
 
 def _check_value(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) -> Any:
@@ -156,10 +105,11 @@ def _check_value(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) 
         if value not in typing.get_args(kind):
             raise ConfigError(f"{path}: {value!r} is none of {', '.join(map(repr, typing.get_args(kind)))}")
         return value
-    if typing.get_origin(kind) is Mapping or kind is Mapping:
+    if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: expected a mapping, found {type(value).__name__}")
-        return dict(value)
+        inner = typing.get_args(kind)[1]
+        return {k: v if inner is Any else _check_value(v, inner, f"{path}.{k}", {}) for k, v in value.items()}
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # YAML reads 1e-4 as a text
             value = float(value)

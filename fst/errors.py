@@ -8,7 +8,12 @@ FstError                     base: the message says what to do
 |-- ModelError               a model that cannot be loaded or has no chat template
 |-- ReflectorError           the reflection model failed for good (after its retries)
 |-- RecordError              a run folder that is damaged, taken or of another configuration
-`-- MissingDependency        an optional package that this command needs
+|-- MissingDependency        an optional package that this command needs
+|-- ValidationFailed         data that broke a critical expectation (exit code 5)
+|-- GateRefused              a candidate that may not replace production (exit code 5)
+|-- ChannelMoved             somebody else released meanwhile (exit code 6)
+|-- StoreError               the store cannot be reached or cannot do what is needed (exit code 3)
+`-- IntegrityError           bytes that are not what their checksum or signature says (exit code 7)
 """
 
 from __future__ import annotations
@@ -52,3 +57,33 @@ class RecordError(FstError):
 
 class MissingDependency(FstError):
     """An optional package that this command needs is not installed."""
+
+
+class ValidationFailed(FstError):
+    """Data broke a critical expectation; the message is a table of the offending rows and names the page."""
+
+    exit_code = 5
+
+
+class GateRefused(FstError):
+    """A candidate may not replace production; the message says which rule and by how much."""
+
+    exit_code = 5
+
+
+class ChannelMoved(FstError):
+    """A channel points elsewhere than when this release was decided; nothing was changed."""
+
+    exit_code = 6
+
+
+class StoreError(FstError):
+    """The store of releases cannot be reached, refuses, or cannot do what is needed."""
+
+    exit_code = 3
+
+
+class IntegrityError(FstError):
+    """Bytes are not what their checksum or signature says; nothing of them is used."""
+
+    exit_code = 7

@@ -21,8 +21,8 @@ from gepa.core.state import GEPAState, ValsetEvaluation
 from gepa.strategies.eval_policy import FullEvaluationPolicy
 
 from data.types import Problem
-from fst.config import FastParams
 from fst.frontier import deal, greedy_cover, mean_score
+from fst.sections import FastParams
 from fst.types import Population, Prompt, Rollout
 from models.reflector import Proposal, Reflector
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from data.types import Domain, Problem
 from fst.config import Params
-from fst.drift import drift
-from fst.evaluation import Evaluation, mean_at
+from fst.evaluation import Evaluation, Meter, mean_at
 from fst.fast import Evolver, FastRound, RoundPlan
 from fst.progress import Progress
 from fst.records import RunFolder
+from fst.rollouts import Asker
 from fst.slow import SlowWeights, StepResult
 from fst.types import Arm, Budget, Channel, Population, Prompt, Rollout
 from models.adapter import adapter_sha256
@@ -41,6 +41,7 @@ class Learner:
     seed: int
     slow_weights: SlowWeights | None
     population: Population
+    started: bool = False  # from an adapter that was trained before
     budget: Budget = field(default_factory=Budget)
     round: int = 0
     cycle: int = 0
@@ -57,6 +58,11 @@ class Learner:
     @property
     def step(self) -> int:
         return self.slow_weights.step if self.slow_weights else 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether the policy differs from the base: by steps of this run, or by the adapter it started from."""
+        return bool(self.step) or self.started
 
     @property
     def seed_prompt(self) -> Prompt:
@@ -124,25 +130,8 @@ class Learner:
         round_number: int | None = None,
     ) -> list[Rollout]:
         """Answer, score, record and count (prompt, problem) pairs, `samples` answers each, in one batch."""
-        requests = [self.policy.messages(prompt.text, problem.question) for prompt, problem in pairs]
-        groups = self.policy.answer(requests, samples, self.seed_for(channel))
-        rollouts = []
-        for (prompt, problem), answers in zip(pairs, groups, strict=True):
-            for a in answers:
-                score = self.domain.verify(problem, a.text)
-                rollouts.append(
-                    Rollout(
-                        channel,
-                        problem.id,
-                        prompt.id,
-                        self.step,
-                        a.text,
-                        a.tokens,
-                        a.logprobs,
-                        score.reward,
-                        score.feedback,
-                    )
-                )
+        asker = Asker(self.policy, self.domain.verify, channel, self.step)
+        rollouts = asker.ask(pairs, samples, self.seed_for(channel))
         self.count(channel, rollouts, round_number)
         return rollouts
 
@@ -198,17 +187,10 @@ class Learner:
 
     def measure(self, prompt: Prompt, problems: Sequence[Problem], round_number: int | None = None) -> Evaluation:
         """Accuracy, and drift on the answers just given: with this prompt in context and with the seed prompt."""
-        samples = self.params.evaluation.samples
+        samples = self.params.evaluate.samples
         rollouts = self.roll("eval", [(prompt, p) for p in problems], samples, round_number)
-        probes = problems[: self.params.evaluation.drift_problems]
-        answers = [rollouts[i * samples].tokens for i in range(len(probes))]
-        kl = [
-            drift(self.policy, self.policy.encode([self.policy.messages(text, p.question) for p in probes]), answers)
-            if self.step
-            else 0.0
-            for text in dict.fromkeys((prompt.text, self.seed_prompt.text))
-        ]
-        return mean_at(rollouts, samples, kl[0], kl[-1])
+        meter = Meter(self.policy, self.params.evaluate, self.seed_prompt, self.moved)
+        return meter.read(prompt, problems, rollouts)
 
     def conclude(self) -> None:
         """The final figures on the test split and the four cells; cells that are the same by nature (weights that
@@ -218,11 +200,11 @@ class Learner:
         cells = {"trained/evolved": final.accuracy}
         cells["trained/seed"] = final.accuracy if best.id == seed.id else self._accuracy(seed)
         with self.policy.frozen_base():
-            cells["base/evolved"] = self._accuracy(best) if self.step else cells["trained/evolved"]
+            cells["base/evolved"] = self._accuracy(best) if self.moved else cells["trained/evolved"]
             if best.id == seed.id:
                 cells["base/seed"] = cells["base/evolved"]
             else:
-                cells["base/seed"] = self._accuracy(seed) if self.step else cells["trained/seed"]
+                cells["base/seed"] = self._accuracy(seed) if self.moved else cells["trained/seed"]
         self.folder.event("cells", cells=cells, n=len(self.domain.test), round=self.round)
         self.folder.event(
             "end",
@@ -240,7 +222,7 @@ class Learner:
         self.progress.evaluated(self.step, final.accuracy, final.kl, best.text)
 
     def _accuracy(self, prompt: Prompt) -> float:
-        samples = self.params.evaluation.samples
+        samples = self.params.evaluate.samples
         return mean_at(self.roll("eval", [(prompt, p) for p in self.domain.test], samples), samples).accuracy
 
 

@@ -7,6 +7,8 @@ one of the two rounds left out. A round is the unit of resumption: what it needs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fst.checkpoint import save
 from fst.fast import fast_round
 from fst.learner import Learner
@@ -16,20 +18,28 @@ ROUNDS: dict[Arm, tuple[Channel, ...]] = {"fst": ("fast", "train"), "rl": ("trai
 
 
 def train(learner: Learner) -> None:
-    """Run the arm to the end of its cycles or of its rollout budget, whichever comes first; `rl` has no
-    cycles of its own and goes on until it has spent what `fst` might."""
-    rounds = ROUNDS[learner.arm]
+    """Run the arm to its end."""
+    for _ in rounds(learner):
+        pass
+
+
+def rounds(learner: Learner) -> Iterator[Channel]:
+    """The rounds of the arm, each yielded once it is complete and saved, to the end of its cycles or of its rollout
+    budget, whichever comes first; `rl` has no cycles of its own and goes on until it has spent what `fst` might."""
+    order = ROUNDS[learner.arm]
     if learner.round == 0:
         learner.evaluate()
     while not learner.finished:
-        if rounds[learner.round % len(rounds)] == "fast":
+        channel = order[learner.round % len(order)]
+        if channel == "fast":
             evolve_prompts(learner)
         else:
             train_adapter(learner)
-        if learner.round % len(rounds) == 0:
+        if learner.round % len(order) == 0:
             learner.cycle += 1
         learner.evaluate()
         save(learner)
+        yield channel
     learner.conclude()
 
 

@@ -23,32 +23,10 @@ from typing import IO, Any
 
 from fst.errors import RecordError
 from fst.types import Rollout
+from models.files import sync_folder, write_atomic
 
 KEEP_CHECKPOINTS = 2
 ASKED = ("arm", "domain", "seed", "params")  # what a run is asked to be, known before anything is loaded
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file's content; a reader or a crash sees the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync every file below a folder, and the folders themselves."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _open_for_append(path: Path) -> IO[str]:
@@ -62,12 +40,17 @@ def _open_for_append(path: Path) -> IO[str]:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Objects of a line file; torn lines are skipped."""
+    return (line for _, line in read_numbered_lines(path))
+
+
+def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_lines`, each with its line number from 1."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+                yield number, json.loads(line)
 
 
 def check_same(path: Path, config: Mapping[str, Any]) -> None:
@@ -104,7 +87,7 @@ class RunFolder:
     @classmethod
     def resume(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         """Take up a run made with the same parameters. Raises RecordError when they differ."""
-        check_same(path, {key: config.get(key) for key in (*ASKED, "base_sha256", "data_sha256")})
+        check_same(path, {key: config.get(key) for key in (*ASKED, "base_sha256", "data_sha256", "start")})
         run = cls(path)
         run._lock()
         return run
@@ -188,9 +171,20 @@ def _rollout_line(rollout: Rollout) -> dict[str, Any]:
 
 def valid_lines(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Events in force: what a later `resume` event voids is left out."""
-    kept: list[dict[str, Any]] = []
-    for line in lines:
+    return [line for _, line in numbered_valid_lines(enumerate(lines))]
+
+
+def numbered_valid_lines(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    """As `valid_lines`, for lines with their numbers."""
+    kept: list[tuple[int, dict[str, Any]]] = []
+    for number, line in lines:
         if line.get("kind") == "resume":
-            kept = [old for old in kept if old.get("round", -1) < line["round"]]
-        kept.append(dict(line))
+            kept = [(n, old) for n, old in kept if old.get("round", -1) < line["round"]]
+        kept.append((number, dict(line)))
     return kept
+
+
+def rollouts_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rollouts in force of a run, with their line numbers."""
+    lines = numbered_valid_lines(read_numbered_lines(folder / "rollouts.jsonl"))
+    return [(number, line) for number, line in lines if line.get("kind") != "resume"]

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,22 @@ from typing import Any
 import torch
 
 from data.domains import load_domain
+from data.prepared import load_prepared
 from data.types import Domain, SplitSizes
 from fst.checkpoint import restore, take
 from fst.config import Params, params_from_dict
 from fst.errors import DataError, RecordError
 from fst.learner import Learner
-from fst.loop import train
+from fst.loop import rounds
 from fst.progress import Progress
 from fst.records import ASKED, RunFolder, check_same, read_lines, valid_lines
 from fst.slow import SlowWeights
 from fst.slow_trl import trl_config
-from fst.types import Arm, Population, Prompt
+from fst.types import Arm, Population, Prompt, prompt_from_dict
+from models.adapter import attach_adapter
+from models.bundle import Bundle, read_bundle
 from models.endpoint import EndpointConfig, EndpointReflector
-from models.policy import LAB_BASE, Policy, load_policy
+from models.policy import LAB_BASE, Policy, Reader, load_policy
 from models.reflector import CallableReflector, PolicyReflector, Reflector
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
@@ -36,13 +40,17 @@ VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do: an arm on a domain with a seed, recorded in `folder`."""
+    """One run to do: an arm on a domain with a seed, recorded in `folder`. `problems` is a folder of prepared
+    problems, without which they are made from the domain's spec; `start` is a bundle whose adapter is trained on and
+    whose prompts for the domain, if it has any, are the first population."""
 
     arm: Arm
     domain: str
     seed: int
     folder: Path
     params: Params
+    problems: Path | None = None
+    start: Path | None = None
 
 
 def commit() -> str:
@@ -92,21 +100,49 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     return CallableReflector(EndpointReflector(config))
 
 
+def room_of(reader: Reader, params: Params) -> int | None:
+    """Tokens that a question may have, beside the longest prompt allowed and an answer; None without a limit."""
+    if reader.context is None:
+        return None
+    return reader.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
+
+
 def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
     """Refuse problems that do not fit the model's context with the longest prompt allowed and an answer."""
-    context = getattr(policy.model.config, "max_position_embeddings", None)
-    if context is None:
+    room = room_of(policy, params)
+    if room is None:
         return
-    room = context - params.fast.max_prompt_tokens - params.model.max_new_tokens
     problems = (*domain.train, *domain.validation, *domain.test)
     encoded = policy.encode([policy.messages("", problem.question) for problem in problems])
     for problem, length in zip(problems, map(len, encoded), strict=True):
         if length > room:
             raise DataError(
-                f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {context}, which leaves "
-                f"{room} after fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower those, or "
-                "pick a model with a longer context"
+                f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {policy.context}, which "
+                f"leaves {room} after fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower "
+                "those, or pick a model with a longer context"
             )
+
+
+def sizes_of(params: Params) -> SplitSizes:
+    """Problems a split."""
+    return SplitSizes(params.prepare.train, params.prepare.validation, params.prepare.test)
+
+
+def first_population(start: Bundle | None, spec: str, params: Params) -> Population:
+    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
+    for name, domain in start.manifest["domains"].items() if start else ():
+        if start and domain["spec"] == spec:
+            return Population(tuple(map(prompt_from_dict, start.prompts()[name]["prompts"])))
+    return Population((Prompt(params.loop.seed_prompt),))
+
+
+def start_key(start: Bundle | None, spec: str) -> str | None:
+    """Content hash of what a run takes over from its start: the adapter, and the prompts for its domain."""
+    if start is None:
+        return None
+    prompts = [d["spec"] == spec and start.prompts()[name]["prompts"] for name, d in start.manifest["domains"].items()]
+    adapter = [v["sha256"] for path, v in start.manifest["files"].items() if path.startswith("adapter/")]
+    return hashlib.sha256(json.dumps([adapter, [p for p in prompts if p]]).encode()).hexdigest()
 
 
 def has_ended(folder: Path) -> bool:
@@ -123,8 +159,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     torch.manual_seed(job.seed)
-    sizes = SplitSizes(params.data.train, params.data.validation, params.data.test)
-    domain = load_domain(job.domain, sizes, job.seed)
+    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
+    start = read_bundle(job.start) if job.start else None
     policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
     check_lengths(policy, domain, params)
     reflector = build_reflector(policy, params)
@@ -134,9 +170,11 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         "arm": job.arm,
         "domain": job.domain,
         "seed": job.seed,
-        "params": params.as_dict(),
+        "params": params.of_run(),
         "base_sha256": base_sha256(params.model.base),
         "data_sha256": data_sha256(domain),
+        "start": start_key(start, job.domain),
+        "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -144,8 +182,13 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     going_on = resume and (job.folder / "config.json").exists()
     folder = (RunFolder.resume if going_on else RunFolder.create)(job.folder, config)
     slow = None
+    adapter = start.adapter if start else None
     if job.arm != "gepa":
         slow = SlowWeights(policy, params.slow, params.model, domain.verify, job.folder, job.seed)
+        if adapter:
+            slow.start_from(adapter)
+    elif adapter:
+        policy.model = attach_adapter(policy.model, adapter)
     learner = Learner(
         arm=job.arm,
         domain=domain,
@@ -156,7 +199,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         progress=progress,
         seed=job.seed,
         slow_weights=slow,
-        population=Population((Prompt(params.loop.seed_prompt),)),
+        population=first_population(start, job.domain, params),
+        started=adapter is not None,
     )
     if going_on:
         restore(learner)
@@ -164,13 +208,21 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
 
 
 def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
-    """Run a job to its end and return its folder. With `resume`, a run that was cut off goes on from its last
-    completed round, one that ended is left as it is, and one that never started starts."""
+    """Run a job to its end and return its folder."""
+    for _ in run_rounds(job, resume, quiet):
+        pass
+    return job.folder
+
+
+def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[Learner]:
+    """Run a job to its end, round by round; yields its state after each, when it is saved. With `resume`, a run that
+    was cut off goes on from its last completed round, one that ended is left as it is, and one that never started
+    starts."""
     params = job.params
     if resume and has_ended(job.folder):
-        asked = (job.arm, job.domain, job.seed, params.as_dict())
+        asked = (job.arm, job.domain, job.seed, params.of_run())
         check_same(job.folder, dict(zip(ASKED, asked, strict=True)))
-        return job.folder
+        return
     steps = (
         params.rollout_budget // params.rollouts_per_step
         if job.arm == "rl"
@@ -179,10 +231,10 @@ def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
     with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet) as progress:
         learner = prepare(job, progress, resume)
         try:
-            train(learner)
+            for _ in rounds(learner):
+                yield learner
         finally:
             learner.folder.close()
-    return job.folder
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -203,6 +255,7 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
     last = RunFolder(folder).last_checkpoint()
     if last is None:
         raise RecordError(f"{folder} has no completed round yet; let it run, or resume it")
+    places = config.get("places", {})
     with tempfile.TemporaryDirectory() as scratch:
         job = Job(
             config["arm"],
@@ -210,6 +263,7 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
             config["seed"],
             Path(scratch) / folder.name,
             params_from_dict(config["params"]),
+            *(places.get(key) and Path(places[key]) for key in ("problems", "start")),
         )
         learner = prepare(job, Progress(1, 1, job.arm, job.domain, quiet=True))
         take(learner, last[1])
@@ -224,5 +278,5 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
         "accuracy": result.accuracy,
         "stderr": result.stderr,
         "kl": result.kl,
-        "rollouts": len(problems) * learner.params.evaluation.samples,
+        "rollouts": len(problems) * learner.params.evaluate.samples,
     }

@@ -22,8 +22,8 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from data.types import Problem, Verifier
-from fst.config import ModelParams, SlowParams
 from fst.dealing import cell_weights, kept_rows, slot
+from fst.sections import ModelParams, SlowParams
 from fst.slow_trl import trl_config
 from fst.types import Population, Prompt, Rollout
 from models.adapter import adapter_state, load_adapter, lora_config, save_adapter
@@ -212,6 +212,10 @@ class SlowWeights:
         packed = io.BytesIO()
         torch.save(state, packed)
         (folder / "trainer.pt").write_bytes(packed.getvalue())  # torch's own writer hides what the disk said
+
+    def start_from(self, folder: Path) -> None:
+        """Take up an adapter that was trained before; optimizer and schedule start anew."""
+        load_adapter(self.trainer.model, folder)
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""

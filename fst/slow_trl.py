@@ -16,8 +16,9 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from data.types import Problem
-from fst.config import ModelParams, Params, SlowParams
+from fst.config import Params
 from fst.errors import ConfigError
+from fst.sections import ModelParams, SlowParams
 from models.adapter import lora_config
 from models.policy import Policy
 

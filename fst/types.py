@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Arm = Literal["fst", "rl", "gepa"]
 Channel = Literal["train", "fast", "eval"]
@@ -27,6 +28,15 @@ class Prompt:
     @property
     def id(self) -> str:
         return prompt_id(self.text)
+
+    def as_dict(self) -> dict[str, Any]:
+        values = {"text": self.text, "parents": list(self.parents), "origin": self.origin, "born": self.born}
+        return {"id": self.id, **values}
+
+
+def prompt_from_dict(values: Mapping[str, Any]) -> Prompt:
+    """What `Prompt.as_dict` gave."""
+    return Prompt(values["text"], tuple(values["parents"]), values["origin"], values["born"])
 
 
 @dataclass(frozen=True)

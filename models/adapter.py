@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from transformers import PreTrainedModel
 
 from fst.errors import ModelError
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def lora_config(rank: int, alpha: int) -> LoraConfig:
@@ -28,9 +31,12 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write adapter_config.json and the weights, loadable by PEFT and vLLM."""
+    """Write adapter_config.json and the weights, loadable by PEFT and vLLM. Same adapter, same bytes, wherever the
+    base model lies: its place is left out of the configuration, and sets are sorted."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.peft_config["default"].save_pretrained(str(folder))
+    config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": None, "inference_mode": True}
+    text = json.dumps(config, indent=1, sort_keys=True, default=sorted)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     (folder / WEIGHTS).write_bytes(save(adapter_state(model)))
 
 
@@ -41,6 +47,14 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in expected.items()}:
         raise ModelError(f"{folder}: the adapter there does not fit this model and LoRA rank; start a new run instead")
     set_peft_model_state_dict(model, tensors)
+
+
+def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with the adapter in `folder` on it, frozen. Raises ModelError when it does not fit."""
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+    except (ValueError, RuntimeError, OSError, SafetensorError) as exc:
+        raise ModelError(f"{folder}: no adapter for this model ({exc}); check the base it was trained on") from exc
 
 
 def adapter_sha256(tensors: dict[str, torch.Tensor]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from fst.errors import ModelError
@@ -25,14 +25,14 @@ Message = dict[str, str]
 
 
 @dataclass
-class Policy:
-    """Model and tokenizer; `model` is the plain base or, once slow weights train, the PEFT model around it."""
+class Reader:
+    """A model's tokenizer with its chat template: how problems and prompts look to it. `context` is the most tokens
+    it reads, None where the model names no limit."""
 
-    model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     has_system_role: bool
-    max_new_tokens: int
+    context: int | None
 
     def messages(self, prompt: str, question: str) -> list[Message]:
         """One problem under one prompt. Without a system role the prompt stands before the question; an
@@ -50,6 +50,14 @@ class Policy:
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text)["input_ids"])
+
+
+@dataclass
+class Policy(Reader):
+    """Model and tokenizer; `model` is the plain base or, once slow weights train, the PEFT model around it."""
+
+    model: PreTrainedModel | PeftModel
+    max_new_tokens: int
 
     def answer(
         self,
@@ -111,25 +119,42 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
-def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Policy:
-    """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
-    disable_progress_bar()
-    path = str(LAB_BASE) if base == "lab" else base
-    if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
-        raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
-    try:
+def load_reader(base: str) -> Reader:
+    """The tokenizer of a model (directory, hub id or `lab`), without its weights. Raises ModelError."""
+    path = _place(base)
+    with _explained(base):
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, SafetensorError) as exc:
-        raise ModelError(
-            f"cannot load model {base!r}: {exc}\nGive a directory with config.json, model.safetensors and a tokenizer, "
-            "or a hub id with network access (HF_HUB_OFFLINE must not be set)"
-        ) from exc
+        context = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
     if tokenizer.chat_template is None:
         raise ModelError(
             f"model {base!r} has no chat template; pick an instruction-tuned model, or add chat_template.jinja"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.eval()
-    return Policy(model, tokenizer, base, _supports_system_role(tokenizer), max_new_tokens)
+    return Reader(tokenizer, base, _supports_system_role(tokenizer), context)
+
+
+def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Policy:
+    """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
+    disable_progress_bar()
+    with _explained(base):
+        model = AutoModelForCausalLM.from_pretrained(_place(base), dtype=getattr(torch, dtype))
+    return Policy(**vars(load_reader(base)), model=model.eval(), max_new_tokens=max_new_tokens)
+
+
+def _place(base: str) -> str:
+    if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
+        raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
+    return str(LAB_BASE) if base == "lab" else base
+
+
+@contextlib.contextmanager
+def _explained(base: str) -> Iterator[None]:
+    """What a library says about a model that cannot be loaded, with what to do."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as exc:
+        raise ModelError(
+            f"cannot load model {base!r}: {exc}\nGive a directory with config.json, model.safetensors and a tokenizer, "
+            "or a hub id with network access (HF_HUB_OFFLINE must not be set)"
+        ) from exc

@@ -1,1 +1,5 @@
-"""Prefect flows that run the same stages as the command line, on schedules and events."""
+"""Flows of the pipeline on Prefect."""
+
+from fst.telemetry import silence
+
+silence()

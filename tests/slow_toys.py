@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from data.types import Problem, Score
-from fst.config import ModelParams, SlowParams
+from fst.sections import ModelParams, SlowParams
 from fst.slow import SlowWeights
 from fst.types import Population, Prompt
 from models.policy import Policy

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fst.cli import TELEMETRY_OFF, main
+from fst.cli import main
+from fst.telemetry import OFF
 
 COMMANDS = {
     "train": "Train one arm on one domain",
@@ -103,7 +104,7 @@ def test_bad_problems_are_named_by_file_and_line(tmp_path: Path, capsys: pytest.
     ("setting", "sentence"),
     [
         ("loop.cycle=3", "loop.cycle: unknown key; did you mean 'cycles'?"),
-        ("data.train=0", "data.train: 0 is out of range"),
+        ("prepare.train=0", "prepare.train: 0 is out of range"),
         ("loop.seed_prompt=a: b: c", "not readable as YAML"),
         ("slow.trl={beta: 0.5}", "slow.trl.beta: is set by slow.* in params.yaml itself"),
         ("slow.trl={no_such_option: 1}", "slow.trl: TRL refuses these options"),
@@ -115,7 +116,7 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(
     setting: str, sentence: str, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = [] if setting.startswith("model.base") else ["--model", str(tiny_model_dir)]
-    small = [o for s in ("data.train=8", "data.validation=2", "data.test=2") for o in ("--set", s)]
+    small = [o for s in ("prepare.train=8", "prepare.validation=2", "prepare.test=2") for o in ("--set", s)]
     assert sentence in refused(capsys, tmp_path, *model, *small, "--set", setting)
 
 
@@ -137,12 +138,12 @@ print(json.dumps([heavy, dict(os.environ)]))
 
 
 def test_telemetry_is_off_and_help_loads_no_heavy_library() -> None:
-    clean = {key: value for key, value in os.environ.items() if key not in TELEMETRY_OFF}
+    clean = {key: value for key, value in os.environ.items() if key not in OFF}
     done = subprocess.run([sys.executable, "-c", IMPORTS], env=clean, capture_output=True, text=True, check=True)
     heavy, environment = json.loads(done.stdout.splitlines()[-1])
     assert heavy == []
-    assert {key: environment.get(key) for key in TELEMETRY_OFF} == TELEMETRY_OFF
-    assert {"DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"} <= set(TELEMETRY_OFF)
+    assert {key: environment.get(key) for key in OFF} == OFF
+    assert {"DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"} <= set(OFF)
 
 
 def test_a_choice_of_the_user_is_kept() -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from fst.config import Params, load_params, params_from_dict
 from fst.errors import ConfigError
+from fst.sections import DomainParams
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "params.yaml"
@@ -25,7 +26,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_file_is_the_defaults() -> None:
-    assert load_params(SHIPPED) == Params() == load_params(None)
+    assert dataclasses.replace(load_params(SHIPPED), domains={}) == Params() == load_params(None)
 
 
 def test_the_shipped_file_names_every_section() -> None:
@@ -34,7 +35,7 @@ def test_the_shipped_file_names_every_section() -> None:
 
 
 def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
-    params = load_params(write(tmp_path, "loop:\n  cycles: 3\nslow:\ndata: {}\n"))
+    params = load_params(write(tmp_path, "loop:\n  cycles: 3\nslow:\nprepare: {}\n"))
     assert params == dataclasses.replace(Params(), loop=dataclasses.replace(Params().loop, cycles=3))
     assert load_params(write(tmp_path, "")) == Params()
 
@@ -44,17 +45,17 @@ def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
     [
         ({"slo": {}}, "slo: unknown key; did you mean 'slow'?"),
         ({"slow": {"learning_rat": 1.0}}, "slow.learning_rat: unknown key; did you mean 'learning_rate'?"),
-        ({"data": {"zebra": 1}}, "data.zebra: unknown key; known keys: train, validation, test"),
-        ({"data": 3}, "data: expected a section with keys, found 3"),
-        ({"data": [1]}, "data: expected a section with keys, found [1]"),
-        ({"data": {"train": "many"}}, "data.train: expected int, found 'many'"),
-        ({"data": {"train": 1.5}}, "data.train: expected int, found 1.5"),
-        ({"data": {"train": True}}, "data.train: expected int, found True"),
+        ({"prepare": {"zebra": 1}}, "prepare.zebra: unknown key; known keys: seed, train, validation, test"),
+        ({"prepare": 3}, "prepare: expected a section with keys, found 3"),
+        ({"prepare": [1]}, "prepare: expected a section with keys, found [1]"),
+        ({"prepare": {"train": "many"}}, "prepare.train: expected int, found 'many'"),
+        ({"prepare": {"train": 1.5}}, "prepare.train: expected int, found 1.5"),
+        ({"prepare": {"train": True}}, "prepare.train: expected int, found True"),
         ({"slow": {"learning_rate": False}}, "slow.learning_rate: expected float, found False"),
         ({"model": {"base": 7}}, "model.base: expected str, found 7"),
         ({"slow": {"trl": [1]}}, "slow.trl: expected a mapping, found list"),
         ({"model": {"dtype": "float16"}}, "model.dtype: 'float16' is none of 'float32', 'bfloat16'"),
-        ({"data": {"train": 0}}, "data.train: 0 is out of range, it must be at least 1"),
+        ({"prepare": {"train": 0}}, "prepare.train: 0 is out of range, it must be at least 1"),
         ({"slow": {"group_size": 1}}, "slow.group_size: 1 is out of range, it must be at least 2"),
         ({"slow": {"ratio_cap": 0.9}}, "slow.ratio_cap: 0.9 is out of range, it must be at least 1"),
         ({"slow": {"kl_penalty": float("nan")}}, "slow.kl_penalty: nan is out of range, it must be at least 0"),
@@ -105,8 +106,8 @@ def test_a_wrong_override_is_refused(override: str, message: str) -> None:
 
 
 def test_an_override_inside_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^data: expected a section with keys, found 5"):
-        load_params(write(tmp_path, "data: 5\n"), ["data.train=3"])
+    with pytest.raises(ConfigError, match=r"^prepare: expected a section with keys, found 5"):
+        load_params(write(tmp_path, "prepare: 5\n"), ["prepare.train=3"])
 
 
 @pytest.mark.parametrize(
@@ -140,14 +141,48 @@ def test_the_rollout_budget_of_all_arms_is_what_fst_may_spend() -> None:
 
 def test_every_field_of_every_section_has_a_reader() -> None:
     read: set[str] = set()
-    for path in [*ROOT.glob("fst/*.py"), *ROOT.glob("models/*.py")]:
-        if path.name != "config.py":
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for room in ("data", "models", "fst", "pipelines"):
+        for path in ROOT.glob(f"{room}/*.py"):
+            if path.name not in ("config.py", "sections.py"):
+                tree = ast.parse(path.read_text(encoding="utf-8"))
+                read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    sections = {field.name: type(getattr(Params(), field.name)) for field in dataclasses.fields(Params)}
+    sections["domains"] = DomainParams
     unread = {
-        f"{section.name}.{field.name}"
-        for section in dataclasses.fields(Params)
-        for field in dataclasses.fields(getattr(Params(), section.name))
+        f"{section}.{field.name}"
+        for section, kind in sections.items()
+        for field in dataclasses.fields(kind)
         if field.name not in read
     }
-    assert unread == set()
+    assert unread == {"domains.source"}  # dvc.yaml reads it
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"Bad": {}}, "domains.Bad: a name is a-z, 0-9, - and _"),
+        ({"base": {}}, "domains.base: a name is"),
+        ({"a": {"start": "b"}, "b": {}}, "domains.a.start: 'b' is none of those before it: base"),
+        ({"a": {}, "b": {"start": "c"}}, "domains.b.start: 'c' is none of those before it: base, a"),
+        ({"a": {"sepc": "lab/reverse"}}, "domains.a.sepc: unknown key; did you mean 'spec'?"),
+        ({"a": 3}, "domains.a: expected a section with keys, found 3"),
+    ],
+)
+def test_a_domain_builds_on_what_is_listed_before_it(domains: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        params_from_dict({"domains": domains})
+
+
+def test_an_unknown_domain_is_named_with_those_there_are() -> None:
+    params = params_from_dict({"domains": {"a": {"spec": "lab/reverse"}, "b": {"start": "a"}}})
+    assert params.domain("a").spec == "lab/reverse"
+    assert params.domain("b").start == "a"
+    with pytest.raises(ConfigError, match=r"^domains\.c: params.yaml has no such domain; it has: a, b$"):
+        params.domain("c")
+
+
+def test_a_run_is_decided_by_its_own_sections() -> None:
+    """Domains, gate and store may change around a run that goes on."""
+    before = Params().of_run()
+    assert params_from_dict({"gate": {"max_kl": 9}, "domains": {"a": {}}, "store": {"channel": "x"}}).of_run() == before
+    assert params_from_dict({"slow": {"lora_rank": 2}}).of_run() != before

@@ -14,9 +14,9 @@ from fst.cli import main
 pytestmark = pytest.mark.slow
 
 SMALL = (
-    *("loop.cycles=2", "loop.steps_per_cycle=2", "data.validation=20", "data.test=20", "data.train=128"),
-    *("slow.problems_per_step=4", "fast.anchors=16", "fast.budget=120", "evaluation.samples=2"),
-    *("evaluation.drift_problems=10", "reflector.proposals=32", "model.threads=1"),
+    *("loop.cycles=2", "loop.steps_per_cycle=2", "prepare.validation=20", "prepare.test=20", "prepare.train=128"),
+    *("slow.problems_per_step=4", "fast.anchors=16", "fast.budget=120", "evaluate.samples=2"),
+    *("evaluate.drift_problems=10", "reflector.proposals=32", "model.threads=1"),
 )
 
 

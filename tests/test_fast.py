@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from data.types import Problem
 from data.verifiers import feedback_text, parse_feedback
-from fst.config import FastParams
 from fst.errors import ReflectorError
 from fst.fast import Evolver, FastRound, RoundPlan, fast_round
+from fst.sections import FastParams
 from fst.types import Population, Prompt, Rollout
 from models.reflector import Proposal
 

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 from fst.config import Params, params_from_dict
 from fst.errors import RecordError
-from fst.records import RunFolder, read_lines, valid_lines, write_atomic
+from fst.records import RunFolder, read_lines, valid_lines
 from fst.types import Rollout
+from models.files import write_atomic
 
 CONFIG: dict[str, Any] = {
     "arm": "fst",
     "domain": "lab/reverse",
     "seed": 0,
-    "params": Params().as_dict(),
+    "params": Params().of_run(),
     "base_sha256": "b" * 64,
     "data_sha256": "d" * 64,
     "commit": "one",
@@ -138,7 +139,7 @@ def test_w4_a_second_run_in_one_folder_is_refused_and_changes_nothing(run: RunFo
         ("arm", "rl"),
         ("domain", "lab/sort"),
         ("seed", 1),
-        ("params", params_from_dict({"loop": {"cycles": 11}}).as_dict()),
+        ("params", params_from_dict({"loop": {"cycles": 11}}).of_run()),
         ("base_sha256", "c" * 64),
         ("data_sha256", "e" * 64),
     ],

@@ -28,11 +28,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 400.0
 SMALL = (
-    *("data.train=64", "data.validation=6", "data.test=6", "model.threads=1", "model.max_new_tokens=4"),
+    *("prepare.train=64", "prepare.validation=6", "prepare.test=6", "model.threads=1", "model.max_new_tokens=4"),
     *("slow.problems_per_step=2", "slow.group_size=4", "slow.learning_rate=0.01", "slow.warmup_steps=1"),
     *("fast.prompts=2", "fast.anchors=4", "fast.minibatch=2", "fast.budget=32", "fast.patience=9"),
     *("loop.cycles=2", "loop.steps_per_cycle=2", "reflector.proposals=8", "reflector.max_new_tokens=6"),
-    *("evaluation.samples=1", "evaluation.drift_problems=4"),
+    *("evaluate.samples=1", "evaluate.drift_problems=4"),
 )
 
 Line = dict[str, Any]

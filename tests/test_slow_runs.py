@@ -20,9 +20,9 @@ from datasets import Dataset
 from slow_toys import PROBLEMS, PROMPTS, Watched, drawn, population, verify
 from trl import GRPOTrainer
 
-from fst.config import ModelParams, SlowParams
 from fst.dealing import slot
 from fst.errors import ConfigError, ModelError
+from fst.sections import ModelParams, SlowParams
 from fst.slow_trl import trl_config
 from models.adapter import adapter_sha256, adapter_state, lora_config
 from models.policy import Policy

@@ -1,0 +1,227 @@
+"""The stages of dvc.yaml: prepare -> validate -> train -> evaluate -> bundle, for a domain that params.yaml names.
+
+Each reads and writes places of fst/places.py, and nothing else; its outputs hold no time, no path and no run id, so
+that the same inputs give the same bytes whoever runs the stage. Training keeps its records and checkpoints outside
+of its output, in a run folder named by a hash of everything that decides what it does: a stage that was cut
+off goes on, and one whose inputs changed starts anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.domains import load_domain
+from data.prepared import load_prepared, write_prepared
+from data.types import Domain
+from fst.config import Params
+from fst.errors import ConfigError, DataError
+from fst.learner import Learner
+from fst.measure import Served
+from fst.outputs import document, read_document, replacing
+from fst.places import Places
+from fst.records import rollouts_of
+from fst.runner import VERSIONED, Job, base_sha256, data_sha256, room_of, run_rounds, sizes_of, start_key
+from fst.trained import export_run
+from fst.types import prompt_from_dict
+from models.bundle import Bundle, read_bundle, write_bundle
+from models.files import write_atomic
+from models.policy import load_reader
+
+SOURCES = Path(__file__).resolve().parent.parent
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A project's stages."""
+
+    params: Params
+    places: Places = field(default_factory=Places)
+    quiet: bool = False
+
+    def start(self, name: str) -> Bundle:
+        """The bundle that a domain builds on."""
+        return self._bundle(self.params.domain(name).start)
+
+    def problems(self, name: str, sha256: str | None = None) -> Domain:
+        """A domain's prepared problems. Raises DataError when they are not those of a given hash."""
+        domain = load_prepared(self.places.prepared(name))
+        if sha256 is not None and data_sha256(domain) != sha256:
+            raise DataError(
+                f"{self.places.prepared(name)} has other problems than those that {name!r} was measured on; take the "
+                f"bundle's commit, or run `dvc repro` so that all stages see the same data"
+            )
+        return domain
+
+    def job(self, name: str) -> Job:
+        """The training run of a domain."""
+        train, spec, problems = self.params.train, self.params.domain(name).spec, self.places.prepared(name)
+        decisive = (train.arm, spec, train.seed, self.params.of_run(), base_sha256(self.params.model.base))
+        key = [*decisive, data_sha256(self.problems(name)), start_key(self.start(name), spec), sources_sha256()]
+        run = f"{name}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
+        start = self.places.bundled(self.params.domain(name).start)
+        return Job(train.arm, spec, train.seed, self.places.runs / run, self.params, problems, start)
+
+    # -- stages -----------------------------------------------------------------------------------------
+
+    def base(self) -> Path:
+        """The untrained base as a bundle that serves no domain: what the first domain builds on."""
+        return self._pack(BASE, None, {"domains": {}, "run": None, "metrics": {}}, ({}, {}), None)
+
+    def prepare(self, name: str) -> Path:
+        """Problems, dealt into splits and written down."""
+        reader = load_reader(self.params.model.base)
+        domain = load_domain(self.params.domain(name).spec, sizes_of(self.params), self.params.prepare.seed)
+
+        def tokens(questions: list[str]) -> list[int]:
+            return [len(ids) for ids in reader.encode([reader.messages("", question) for question in questions])]
+
+        write_prepared(domain, self.places.prepared(name), tokens)
+        return self.places.prepared(name)
+
+    def validate(self, name: str) -> Path:
+        """The data suites. Raises ValidationFailed with the offending rows; the page is there all the same."""
+        from data.validation import require, validate_prepared, validate_raw, write_page
+
+        room = room_of(load_reader(self.params.model.base), self.params)
+        spec = self.params.domain(name).spec
+        found = [validate_raw(Path(spec.removeprefix("jsonl:")))] if spec.startswith("jsonl:") else []
+        found.append(validate_prepared(self.places.prepared(name), self.params.validate, room))
+        page = self.places.validated(name) / "index.html"
+        with replacing(self.places.validated(name)) as folder:
+            (folder / "validation.json").write_text(document([v.as_dict() for v in found]), encoding="utf-8")
+            write_page(found, folder / page.name)
+        require(found, page)
+        return self.places.validated(name)
+
+    def train(self, name: str) -> Path:
+        """The run to its end, its log validated, its weights and prompts written down."""
+        for _ in self.train_rounds(name):
+            pass
+        return self.places.trained(name)
+
+    def train_rounds(self, name: str) -> Iterator[Learner]:
+        """`train`, round by round; yields its state after each, when it is saved."""
+        from data.validation import require, validate_rollouts, write_page
+
+        job = self.job(name)
+        yield from run_rounds(job, resume=True, quiet=self.quiet)
+        known = {problem.id for split in self._splits(name) for problem in split}
+        log = validate_rollouts(rollouts_of(job.folder), f"{name}: rollouts", known)
+        write_page([log], job.folder / "rollouts.html")
+        require([log], job.folder / "rollouts.html")
+        export_run(job.folder, self.start(name), self.places.trained(name), self.places.curve(name))
+
+    def evaluate(self, name: str) -> Path:
+        """The trained policy on the held-out problems of its own domain, under every prompt of the population, and of
+        every domain that it builds on, under the prompt that is served there."""
+        start, population = (
+            self.start(name),
+            read_document(self.places.trained(name) / "prompts.json", f"fst train {name}"),
+        )
+        prompts = list(map(prompt_from_dict, population["prompts"]))
+        served, domain = Served.load(self.params, self._adapter(name)), self.problems(name)
+        found = {prompt.id: served.measure(domain, prompt) for prompt in prompts}
+        entries = {name: served.entry(prompts[0], found[prompts[0].id], data_sha256(domain))}
+        for earlier, facts in start.manifest["domains"].items():
+            if earlier != name:
+                problems = self.problems(earlier, facts["data_sha256"])
+                kept = prompt_from_dict(start.prompts()[earlier]["prompts"][0])
+                entries[earlier] = served.entry(kept, served.measure(problems, kept), facts["data_sha256"])
+        before = start.evaluation()
+        lost = [before[d]["reward"] - entries[d]["reward"] for d in entries if d in before and d != name]
+        metrics = {
+            **{key: entries[name][key] for key in ("reward", "stderr", "kl", "tokens_per_answer", "prompt_tokens")},
+            "forgetting": round(max(lost, default=0.0), 6),
+            "domains": {domain_name: entry["reward"] for domain_name, entry in entries.items()},
+        }
+        with replacing(self.places.evaluated(name)) as folder:
+            scores = {key: evaluation.problems for key, evaluation in found.items()}
+            (folder / "evaluation.json").write_text(document(entries), encoding="utf-8")
+            (folder / "scores.json").write_text(document(scores), encoding="utf-8")
+        self.places.metrics(name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.places.metrics(name), document(metrics))
+        return self.places.evaluated(name)
+
+    def bundle(self, name: str) -> Path:
+        """The deployable unit: the adapter, and the prompts of this domain beside those of the domains before it."""
+        start = self.start(name)
+        training = read_document(self.places.trained(name) / "training.json", f"fst train {name}")
+        own = read_document(self.places.trained(name) / "prompts.json", f"fst train {name}")
+        entries = read_document(self.places.evaluated(name) / "evaluation.json", f"fst evaluate {name}")
+        scores = read_document(self.places.evaluated(name) / "scores.json", f"fst evaluate {name}")
+        shipped = [{**p, "problems": scores[p["id"]]} for p in own["prompts"][: self.params.bundle.prompts]]
+        prompts = {**start.prompts(), name: {"prompts": shipped, "ancestry": own["ancestry"]}}
+        specs = {
+            **{d: facts["spec"] for d, facts in start.manifest["domains"].items()},
+            name: self.params.domain(name).spec,
+        }
+        facts = {
+            "domains": {
+                d: {"spec": spec, "data_sha256": entries[d]["data_sha256"], "prompt": entries[d]["prompt"]}
+                for d, spec in specs.items()
+            },
+            "run": {"domain": name, **{k: v for k, v in training.items() if k not in ("cells", "adapter_sha256")}},
+            "metrics": {
+                d: {key: entry[key] for key in ("reward", "stderr", "kl", "tokens_per_answer")}
+                for d, entry in entries.items()
+            },
+        }
+        return self._pack(name, start.id, facts, (prompts, entries), self._adapter(name))
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    def _pack(
+        self,
+        name: str,
+        start: str | None,
+        facts: dict[str, Any],
+        documents: tuple[dict[str, Any], dict[str, Any]],
+        adapter: Path | None,
+    ) -> Path:
+        base = self.params.model.base
+        manifest = {
+            "schema": 1,
+            "base": {"name": base, "sha256": base_sha256(base)},
+            "start": start,
+            "params": {**self.params.of_run(), "bundle": {"prompts": self.params.bundle.prompts}},
+            "versions": {package: importlib.metadata.version(package) for package in VERSIONED},
+            "candidate": None,
+            "gate": None,
+            "provenance": None,
+            **facts,
+        }
+        prompts, entries = documents
+        write_bundle(
+            self.places.bundled(name), manifest, {"prompts.json": prompts, "evaluation.json": entries}, adapter
+        )
+        return self.places.bundled(name)
+
+    def _bundle(self, name: str) -> Bundle:
+        if not (self.places.bundled(name) / "manifest.json").exists():
+            command = "fst bundle base" if name == BASE else f"dvc repro bundle@{name}"
+            raise ConfigError(f"{self.places.bundled(name)} is not there yet; make it with `{command}`")
+        return read_bundle(self.places.bundled(name))
+
+    def _adapter(self, name: str) -> Path | None:
+        adapter = self.places.trained(name) / "adapter"
+        return adapter if adapter.exists() else None
+
+    def _splits(self, name: str) -> tuple[Any, ...]:
+        domain = self.problems(name)
+        return domain.train, domain.validation, domain.test
+
+
+def sources_sha256() -> str:
+    """Content hash of the code that training runs: other code, another run."""
+    digest = hashlib.sha256()
+    for room in ("data", "models", "fst"):
+        for file in sorted((SOURCES / room).glob("*.py")):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()

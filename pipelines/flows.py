@@ -1,0 +1,198 @@
+"""The flows: when and where the stages of dvc.yaml run, and what happens after them.
+
+    ingest -> train -> evaluate -> release, for one domain each; `continual` is all of it for a list of domains.
+
+DVC decides whether a stage runs: one that it calls current is skipped, and what a flow made is recorded with it, so
+that a following `dvc repro` finds nothing to do. The work is done by a child process (pipelines/worker.py), which runs
+the same functions as the plain CLI. Retries are for infrastructure: a child that died, a store or an endpoint that did
+not answer. Tasks return paths and hashes; nothing is pickled into Prefect's results, and nothing is cached there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
+from prefect.states import Completed
+
+from fst.errors import GateRefused, ReflectorError, StoreError
+from pipelines import artifacts
+from pipelines.graph import Graph, GraphBusy
+from pipelines.project import Project
+from pipelines.worker import Worker, WorkerDied
+
+INFRASTRUCTURE = (WorkerDied, StoreError, ReflectorError, GraphBusy, ConnectionError, TimeoutError)
+LIMIT = "fst-training"  # one training at a time on a machine: its GPU, or its cores
+STAGE_SECONDS = 3600.0
+ROUND_SECONDS = 3600.0
+
+
+def is_infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a failure is worth another attempt: the machine's fault, not that of data, parameters or gate."""
+    try:
+        state.result()
+    except INFRASTRUCTURE:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+fst_task: Any = functools.partial(
+    task,
+    retries=3,
+    retry_delay_seconds=[1, 5, 30],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_infrastructure,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+fst_flow: Any = functools.partial(flow, persist_result=False, validate_parameters=True)
+
+_worker = Worker()
+
+
+@fst_task(name="stage", task_run_name="{stage} {name}")
+def run_stage(project: Project, stage: str, name: str) -> dict[str, Any] | State[Any]:
+    """A stage of dvc.yaml, unless DVC calls it current."""
+    graph, target = Graph(Path(project.root)), stage if stage == "base" else f"{stage}@{name}"
+    if graph.is_current(target):
+        return Completed(message=f"{target} is current: skipped", data={"stage": target, "skipped": True})
+    made = _worker.call("run_stage", project, stage, name, timeout_seconds=STAGE_SECONDS)
+    graph.record(target)
+    return {"stage": target, "skipped": False, **made}
+
+
+@fst_task(name="round", task_run_name="{name}: round {number}")
+def train_round(project: Project, name: str, number: int) -> dict[str, Any] | State[Any]:
+    """A fast or a slow round. A retry goes on from the last round that was completed."""
+    done = _worker.call("next_round", project, name, timeout_seconds=ROUND_SECONDS)
+    if done["round"] is None:
+        return Completed(message="no round was left to do", data=done)
+    says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}, "
+    says += f"accuracy {done['accuracy']:.3f}, KL {done['kl']:.4f}"
+    get_run_logger().info("%s: %s", name, says)
+    return Completed(message=says, data=done)
+
+
+@fst_task(name="finish training", task_run_name="{name}: test and export")
+def finish_training(project: Project, name: str) -> dict[str, Any]:
+    """The final figures, the rollout log validated, the stage's outputs recorded."""
+    made = _worker.call("finish_training", project, name, timeout_seconds=STAGE_SECONDS)
+    Graph(Path(project.root)).record(f"train@{name}")
+    artifacts.curve_image(name, Path(made["run"]))
+    return made
+
+
+@fst_task(name="gate", task_run_name="{name}: gate")
+def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
+    """The candidate against production."""
+    found = _worker.call("judge", project, name, timeout_seconds=STAGE_SECONDS)
+    if found["released"] is None:
+        artifacts.gate_decision(name, Path(found["path"]))
+    return Completed(message=f"verdict: {found['verdict']}", data=found)
+
+
+@fst_task(name="publish", task_run_name="{name}: publish")
+def publish(project: Project, name: str) -> dict[str, Any]:
+    """The bundle into the store, then the channel onto it."""
+    return _worker.call("publish", project, name, timeout_seconds=STAGE_SECONDS)
+
+
+@fst_flow(name="ingest", flow_run_name="ingest {name}")
+def ingest(name: str, root: str = ".") -> None:
+    """A domain's problems: prepared, and validated by the data suites."""
+    with _working(root, name) as project:
+        for stage in ("base", "prepare", "validate"):
+            run_stage(project, stage, name)
+
+
+@fst_flow(name="train", flow_run_name="train {name}")
+def train(name: str, root: str = ".") -> dict[str, Any]:
+    """Fast and slow rounds in alternation, a task each, from the last completed round to the end."""
+    with _working(root, name) as project:
+        if Graph(Path(root)).is_current(f"train@{name}"):
+            get_run_logger().info("train@%s is current: skipped", name)
+            return {"skipped": True}
+        rounds: list[dict[str, Any]] = []
+        with concurrency(LIMIT, occupy=1, strict=True, lease_duration=60):
+            more = True
+            while more:
+                done = _figures(train_round(project, name, rounds[-1]["round"] + 1 if rounds else 0))
+                more = done["more"]
+                if done["round"] is not None:
+                    rounds.append(done)
+            made = finish_training(project, name)
+        artifacts.rounds_table(name, rounds)
+        return {"skipped": False, **made}
+
+
+@fst_flow(name="evaluate", flow_run_name="evaluate {name}")
+def evaluate(name: str, root: str = ".") -> None:
+    """The trained policy on held-out problems of every domain it serves, and the bundle."""
+    with _working(root, name) as project:
+        for stage in ("evaluate", "bundle"):
+            run_stage(project, stage, name)
+        artifacts.metrics_table(name, project.places.metrics(name))
+
+
+@fst_flow(name="release", flow_run_name="release {name}")
+def release(name: str, root: str = ".") -> dict[str, Any]:
+    """The gate, then the store. A refusal fails the flow and leaves production as it is."""
+    with _working(root, name) as project:
+        found = _figures(judge(project, name))
+        if found["released"]:
+            get_run_logger().info("%s was released on %s before", found["released"][:12], found["channel"])
+            return {"bundle": found["released"], "new": False}
+        if found["verdict"] == "refuse":
+            raise GateRefused(f"{name}: " + "; ".join(found["reasons"]))
+        return {**publish(project, name), "new": True}
+
+
+@fst_flow(name="continual", flow_run_name="continual")
+def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[str, Any]]:
+    """Domains arriving one after another, each trained on top of what it builds on, judged and released."""
+    with _working(root, *domains or ()) as project:
+        released = []
+        for name in domains or list(project.params.domains):
+            ingest(name, root)
+            train(name, root)
+            evaluate(name, root)
+            released.append({"domain": name, **release(name, root)})
+        return released
+
+
+def _figures(returned: Any) -> dict[str, Any]:
+    """What a task returned; one that says something in its state's message returns the state."""
+    return dict(returned.result() if isinstance(returned, State) else returned)
+
+
+_depth = 0
+
+
+@contextmanager
+def _working(root: str, *names: str) -> Iterator[Project]:
+    """The project, and the worker for as long as the outermost flow runs. Raises ConfigError for an unknown name."""
+    global _depth
+    project = Project(root)
+    for name in names:
+        project.params.domain(name)
+    if _depth == 0:
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+        _worker.start()
+    _depth += 1
+    try:
+        yield project
+    finally:
+        _depth -= 1
+        if _depth == 0:
+            _worker.close()

@@ -1,0 +1,53 @@
+"""What DVC knows: which stages are current, and recording what a flow produced. The only file that imports dvc.
+
+DVC's command line takes two seconds a call; a flow asks dozens of times, so this goes through `dvc.repo.Repo`, the
+class behind the commands `dvc status` and `dvc commit -f`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fst.errors import ConfigError
+
+
+class GraphBusy(Exception):
+    """Another DVC command holds the project's lock. Worth a retry."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The stages of a project's dvc.yaml."""
+
+    root: Path
+
+    def is_current(self, stage: str) -> bool:
+        """Whether `dvc repro` would leave the stage alone."""
+        with self._repo() as repo:
+            return not repo.status(targets=[stage])
+
+    def record(self, stage: str) -> None:
+        """Record the stage's dependencies and outputs as they are (dvc.lock, cache): `dvc commit -f`."""
+        with self._repo() as repo:
+            repo.commit(stage, force=True)
+
+    @contextmanager
+    def _repo(self) -> Iterator[Any]:
+        from dvc.exceptions import DvcException
+        from dvc.lock import LockError
+        from dvc.repo import Repo
+        from dvc.rwlock import RWLockFileCorruptedError
+
+        logging.getLogger("dvc").setLevel(logging.ERROR)
+        try:
+            with Repo(str(self.root)) as repo:
+                yield repo
+        except (LockError, RWLockFileCorruptedError) as exc:
+            raise GraphBusy(f"DVC is at work in {self.root.resolve()} ({exc}); tried again later") from exc
+        except DvcException as exc:
+            raise ConfigError(f"DVC: {exc}; `dvc status` in {self.root.resolve()} says more") from exc
