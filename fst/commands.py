@@ -117,7 +117,7 @@ def lab_base_build(options: argparse.Namespace) -> None:
 
 def write_checksums(folder: Path) -> None:
     """SHA256SUMS over the model's files, in sha256sum's form."""
-    from models.files import write_atomic
+    from data.files import write_atomic
 
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]

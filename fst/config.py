@@ -25,6 +25,7 @@ from fst.sections import (
     DomainParams,
     EvaluateParams,
     FastParams,
+    FlowParams,
     GateParams,
     LoopParams,
     ModelParams,
@@ -58,6 +59,7 @@ class Params:
     bundle: BundleParams = field(default_factory=BundleParams)
     gate: GateParams = field(default_factory=GateParams)
     store: StoreParams = field(default_factory=StoreParams)
+    flows: FlowParams = field(default_factory=FlowParams)
 
     def __post_init__(self) -> None:
         if self.slow.group_size % self.fast.prompts:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from data.files import sync_folder, write_atomic
 from fst.errors import RecordError
 from fst.types import Rollout
-from models.files import sync_folder, write_atomic
 
 KEEP_CHECKPOINTS = 2
 ASKED = ("arm", "domain", "seed", "params")  # what a run is asked to be, known before anything is loaded

@@ -16,15 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.files import document, write_atomic
 from fst.errors import DataError, GateRefused
 from fst.gate import Case, Decision, Entry, decide
 from fst.measure import Served
-from fst.outputs import document
 from fst.runner import commit
 from fst.stages import Stages
 from fst.types import Prompt, prompt_from_dict
 from models.bundle import Bundle, read_bundle, write_bundle
-from models.files import write_atomic
 from models.releases import Channel, Releases
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from data.files import write_atomic
 from fst.errors import RecordError
 from fst.report_figures import draw_figures
 from fst.report_page import amount, decimal, percent, render_page
 from fst.run_view import ARM_NAMES, ARMS, RunView, load_run, mean
-from models.files import write_atomic
 
 Grouped = dict[str, dict[str, list[RunView]]]
 

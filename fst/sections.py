@@ -153,6 +153,17 @@ class GateParams:
 
 
 @dataclass(frozen=True)
+class FlowParams:
+    """How patient the flows are: further attempts after a fault of the infrastructure, the seconds before the first of
+    them (doubled each time), and how long a round or another stage may take before it is ended as hung."""
+
+    retries: int = _bounded(3, 0)
+    retry_seconds: float = _bounded(2.0, 0)
+    round_seconds: float = _bounded(3600.0, 0)
+    stage_seconds: float = _bounded(3600.0, 0)
+
+
+@dataclass(frozen=True)
 class StoreParams:
     """Where releases live: a directory, or s3://bucket/prefix (endpoint and credentials from the environment)."""
 

@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from data.domains import load_domain
+from data.files import document, replacing, write_atomic
 from data.prepared import load_prepared, write_prepared
 from data.types import Domain
 from fst.config import Params
 from fst.errors import ConfigError, DataError
 from fst.learner import Learner
 from fst.measure import Served
-from fst.outputs import document, read_document, replacing
+from fst.outputs import read_document
 from fst.places import Places
 from fst.records import rollouts_of
 from fst.runner import VERSIONED, Job, base_sha256, data_sha256, room_of, run_rounds, sizes_of, start_key
 from fst.trained import export_run
 from fst.types import prompt_from_dict
 from models.bundle import Bundle, read_bundle, write_bundle
-from models.files import write_atomic
 from models.policy import load_reader
 
 SOURCES = Path(__file__).resolve().parent.parent

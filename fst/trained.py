@@ -13,13 +13,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fst.outputs import document, replacing
+from data.files import document, replacing, write_atomic
 from fst.records import RunFolder
 from fst.run_view import PromptView, RunView, load_run
 from fst.types import Prompt, prompt_id
 from models.adapter import CONFIG, WEIGHTS
 from models.bundle import Bundle
-from models.files import write_atomic
 
 
 def export_run(run: Path, start: Bundle | None, out: Path, curve: Path) -> None:

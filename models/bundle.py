@@ -22,8 +22,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from data.files import document, replacing
 from fst.errors import ConfigError, DataError, IntegrityError
-from models.files import document, file_sha256, is_inner_path, replacing
+from models.files import file_sha256, is_inner_path
 
 SCHEMA = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.files import document
 from fst.errors import ConfigError, IntegrityError
-from models.files import document
 
 SCHEMA = 1
 Action = Literal["release", "rollback"]

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.files import document, replacing
 from fst.errors import ConfigError, IntegrityError, StoreError
 from models.bundle import MANIFEST, SIGNATURE, Bundle, check_file, parse_manifest, read_bundle, require_room
-from models.files import document, replacing
 from models.layout import bundle_key, is_being_removed, is_manifest, stored_bundles
 from models.signing import sign, verify
 from models.store import Missing, Objects, twice

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from data.files import sync
 from fst.errors import ChannelMoved, IntegrityError, StoreError
-from models.files import sync
 from models.store import Missing, Stored, check_key
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)  # a full disk passes through as what it is

@@ -31,8 +31,6 @@ from pipelines.worker import Worker, WorkerDied
 
 INFRASTRUCTURE = (WorkerDied, StoreError, ReflectorError, GraphBusy, ConnectionError, TimeoutError)
 LIMIT = "fst-training"  # one training at a time on a machine: its GPU, or its cores
-STAGE_SECONDS = 3600.0
-ROUND_SECONDS = 3600.0
 
 
 def is_infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -48,8 +46,6 @@ def is_infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 fst_task: Any = functools.partial(
     task,
-    retries=3,
-    retry_delay_seconds=[1, 5, 30],
     retry_jitter_factor=0.5,
     retry_condition_fn=is_infrastructure,
     cache_policy=NO_CACHE,
@@ -60,13 +56,20 @@ fst_flow: Any = functools.partial(flow, persist_result=False, validate_parameter
 _worker = Worker()
 
 
+def patiently(work: Any, project: Project) -> Any:
+    """A task with the project's retries, further apart each time."""
+    patience = project.params.flows
+    delays = [patience.retry_seconds * 2**attempt for attempt in range(patience.retries)]
+    return work.with_options(retries=patience.retries, retry_delay_seconds=delays or None)
+
+
 @fst_task(name="stage", task_run_name="{stage} {name}")
 def run_stage(project: Project, stage: str, name: str) -> dict[str, Any] | State[Any]:
     """A stage of dvc.yaml, unless DVC calls it current."""
     graph, target = Graph(Path(project.root)), stage if stage == "base" else f"{stage}@{name}"
     if graph.is_current(target):
         return Completed(message=f"{target} is current: skipped", data={"stage": target, "skipped": True})
-    made = _worker.call("run_stage", project, stage, name, timeout_seconds=STAGE_SECONDS)
+    made = _worker.call("run_stage", project, stage, name, timeout_seconds=project.params.flows.stage_seconds)
     graph.record(target)
     return {"stage": target, "skipped": False, **made}
 
@@ -74,7 +77,7 @@ def run_stage(project: Project, stage: str, name: str) -> dict[str, Any] | State
 @fst_task(name="round", task_run_name="{name}: round {number}")
 def train_round(project: Project, name: str, number: int) -> dict[str, Any] | State[Any]:
     """A fast or a slow round. A retry goes on from the last round that was completed."""
-    done = _worker.call("next_round", project, name, timeout_seconds=ROUND_SECONDS)
+    done = _worker.call("next_round", project, name, timeout_seconds=project.params.flows.round_seconds)
     if done["round"] is None:
         return Completed(message="no round was left to do", data=done)
     says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}, "
@@ -86,7 +89,7 @@ def train_round(project: Project, name: str, number: int) -> dict[str, Any] | St
 @fst_task(name="finish training", task_run_name="{name}: test and export")
 def finish_training(project: Project, name: str) -> dict[str, Any]:
     """The final figures, the rollout log validated, the stage's outputs recorded."""
-    made = _worker.call("finish_training", project, name, timeout_seconds=STAGE_SECONDS)
+    made = _worker.call("finish_training", project, name, timeout_seconds=project.params.flows.stage_seconds)
     Graph(Path(project.root)).record(f"train@{name}")
     artifacts.curve_image(name, Path(made["run"]))
     return made
@@ -95,7 +98,7 @@ def finish_training(project: Project, name: str) -> dict[str, Any]:
 @fst_task(name="gate", task_run_name="{name}: gate")
 def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
     """The candidate against production."""
-    found = _worker.call("judge", project, name, timeout_seconds=STAGE_SECONDS)
+    found = _worker.call("judge", project, name, timeout_seconds=project.params.flows.stage_seconds)
     if found["released"] is None:
         artifacts.gate_decision(name, Path(found["path"]))
     return Completed(message=f"verdict: {found['verdict']}", data=found)
@@ -104,7 +107,7 @@ def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
 @fst_task(name="publish", task_run_name="{name}: publish")
 def publish(project: Project, name: str) -> dict[str, Any]:
     """The bundle into the store, then the channel onto it."""
-    return _worker.call("publish", project, name, timeout_seconds=STAGE_SECONDS)
+    return _worker.call("publish", project, name, timeout_seconds=project.params.flows.stage_seconds)
 
 
 @fst_flow(name="ingest", flow_run_name="ingest {name}")
@@ -112,7 +115,7 @@ def ingest(name: str, root: str = ".") -> None:
     """A domain's problems: prepared, and validated by the data suites."""
     with _working(root, name) as project:
         for stage in ("base", "prepare", "validate"):
-            run_stage(project, stage, name)
+            patiently(run_stage, project)(project, stage, name)
 
 
 @fst_flow(name="train", flow_run_name="train {name}")
@@ -126,11 +129,13 @@ def train(name: str, root: str = ".") -> dict[str, Any]:
         with concurrency(LIMIT, occupy=1, strict=True, lease_duration=60):
             more = True
             while more:
-                done = _figures(train_round(project, name, rounds[-1]["round"] + 1 if rounds else 0))
+                done = _figures(
+                    patiently(train_round, project)(project, name, rounds[-1]["round"] + 1 if rounds else 0)
+                )
                 more = done["more"]
                 if done["round"] is not None:
                     rounds.append(done)
-            made = finish_training(project, name)
+            made = patiently(finish_training, project)(project, name)
         artifacts.rounds_table(name, rounds)
         return {"skipped": False, **made}
 
@@ -140,7 +145,7 @@ def evaluate(name: str, root: str = ".") -> None:
     """The trained policy on held-out problems of every domain it serves, and the bundle."""
     with _working(root, name) as project:
         for stage in ("evaluate", "bundle"):
-            run_stage(project, stage, name)
+            patiently(run_stage, project)(project, stage, name)
         artifacts.metrics_table(name, project.places.metrics(name))
 
 
@@ -148,13 +153,13 @@ def evaluate(name: str, root: str = ".") -> None:
 def release(name: str, root: str = ".") -> dict[str, Any]:
     """The gate, then the store. A refusal fails the flow and leaves production as it is."""
     with _working(root, name) as project:
-        found = _figures(judge(project, name))
+        found = _figures(patiently(judge, project)(project, name))
         if found["released"]:
             get_run_logger().info("%s was released on %s before", found["released"][:12], found["channel"])
             return {"bundle": found["released"], "new": False}
         if found["verdict"] == "refuse":
             raise GateRefused(f"{name}: " + "; ".join(found["reasons"]))
-        return {**publish(project, name), "new": True}
+        return {**patiently(publish, project)(project, name), "new": True}
 
 
 @fst_flow(name="continual", flow_run_name="continual")

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fst.errors import ConfigError
+from fst.errors import ConfigError, FstError
 
 
-class GraphBusy(Exception):
+class GraphBusy(FstError):
     """Another DVC command holds the project's lock. Worth a retry."""
+
+    exit_code = 3
 
 
 @dataclass(frozen=True)

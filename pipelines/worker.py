@@ -18,9 +18,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
 
+from fst.errors import FstError
 
-class WorkerDied(Exception):
+
+class WorkerDied(FstError):
     """The child process was killed, ran out of memory, or was ended because it took too long. Worth a retry."""
+
+    exit_code = 3
 
 
 class Worker:

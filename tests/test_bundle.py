@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 from store_toys import toy_adapter, toy_bundle
 
+from data.files import document
 from fst.errors import ConfigError, DataError, IntegrityError
 from models.bundle import Bundle, read_bundle, write_bundle
-from models.files import document
 
 pytest_plugins = ("store_fixtures",)
 

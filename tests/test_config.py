@@ -154,7 +154,7 @@ def test_every_field_of_every_section_has_a_reader() -> None:
         for field in dataclasses.fields(kind)
         if field.name not in read
     }
-    assert unread == {"domains.source"}  # dvc.yaml reads it
+    assert unread == set()
 
 
 @pytest.mark.parametrize(

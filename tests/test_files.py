@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import files
-from models.files import document, is_inner_path, replacing
+from data import files
+from data.files import document, replacing
+from models.files import is_inner_path
 
 
 def fill(folder: Path, mark: str) -> None:

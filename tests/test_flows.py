@@ -4,7 +4,8 @@ nothing is released again; F3 every round is a task of its own with reward and K
 child that is killed in a round is replaced and the training ends the same; F5 a flow that is killed leaves no
 process behind, and the next one goes on; F6 a gate that refuses fails the flow and leaves production alone; F7 only
 one training at a time, and never without the limit; F8 mistakes are not retried; F9 a database that is locked for a
-while delays a flow and loses nothing; F10 a schedule and an event start runs, with their parameters."""
+while delays a flow and loses nothing; F10 a schedule and an event start runs, with
+their parameters; F11 a round that hangs is ended, tried again, and then given up."""
 
 from __future__ import annotations
 
@@ -207,3 +208,15 @@ def test_f10_a_schedule_and_an_event_start_runs(project: LabProject, server: Ser
     assert nightly["auto_scheduled"]
     assert "domains" not in nightly["parameters"]
     assert channel(project) == before
+
+
+def test_f11_a_round_that_hangs_is_ended_and_tried_again(tmp_path: Path, server: Server) -> None:
+    patience = {"retries": 1, "retry_seconds": 0.1, "round_seconds": 0.05}
+    project = LabProject(tmp_path / "project", ONE, flows=patience)
+    assert flow(project, server, "ingest", "first").returncode == 0
+    done = flow(project, server, "train", "first")
+    assert done.returncode == 3
+    assert done.stderr.count("next_round took longer than 0.05 s and was ended") >= 1
+    (run,) = server.ask("task_runs", task_runs={"name": {"like_": "first: round 0"}}, sort="END_TIME_DESC", limit=1)
+    assert (run["state"]["type"], run["run_count"]) == ("FAILED", 2)
+    assert not (project.root / "models" / "trained" / "first").exists()

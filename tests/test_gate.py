@@ -1,6 +1,6 @@
 """The gate. G1 better, worse and tied are told apart by the interval; G2 a tie follows gate.tie; G3 each rule refuses
-just beyond its limit and passes at it; G4 a domain that production serves must be covered; G5 a new domain is compared with
-production's answer to it and cannot be forgotten; G6 no production: forgetting and cost are not judged; G7 the
+just beyond its limit and passes at it; G4 a domain that production serves must be covered; G5 a new domain is compared
+with production's answer to it and cannot be forgotten; G6 no production: forgetting and cost are not judged; G7 the
 bootstrap is paired, stratified and deterministic; G8 the decision holds every figure and every reason."""
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.files import write_atomic
 from fst.config import Params, params_from_dict
 from fst.errors import RecordError
 from fst.records import RunFolder, read_lines, valid_lines
 from fst.types import Rollout
-from models.files import write_atomic
 
 CONFIG: dict[str, Any] = {
     "arm": "fst",

@@ -25,9 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_toys import toy_adapter, toy_bundle
 
+from data.files import document
 from fst.errors import ChannelMoved, ConfigError, IntegrityError, StoreError
 from models.bundle import Bundle, read_bundle
-from models.files import document
 from models.releases import Channel, Releases
 from models.store import Objects
 from models.store_local import LocalStore
