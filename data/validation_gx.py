@@ -66,10 +66,18 @@ def run_suite(name: str, parts: Sequence[tuple[Table, Sequence[Any]]]) -> tuple[
     Raises RuntimeError for an expectation that cannot be computed: that is no verdict on the data.
     """
     gx = library()
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    config = DataContextConfig(
+        analytics_enabled=False,
+        progress_bars=ProgressBarsConfig(globally=False, metric_calculations=False),
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+    )
+    context = gx.get_context(mode="ephemeral", project_config=config)
     source = context.data_sources.add_pandas(name)
     findings = []
     for number, (table, expectations) in enumerate(parts):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.cells import cell_len, set_cell_size
 
 from data.files import write_atomic
 from data.validation_gx import Finding
@@ -100,19 +101,16 @@ def visible(value: Any) -> str:
 
 
 def _text_rows(finding: Finding) -> list[str]:
-    from rich.console import Console
-    from rich.table import Table as Grid
-    from rich.text import Text
+    """The rows in columns: those that say which row it is as wide as they need to be, the value in what is left."""
+    shown = finding.failed_rows[:_ROWS_IN_TEXT]
+    names = tuple(shown[0])
+    lines = [names, *(tuple({None: "-", "": "(empty)"}.get(row[n], visible(row[n])) for n in names) for row in shown)]
+    widths = [min(_WIDEST_KEY, max(map(cell_len, column))) for column in zip(*lines, strict=True)]
+    widths[-1] = WIDTH - 4 - sum(width + 2 for width in widths[:-1])
+    texts = ["    " + "  ".join(map(_fitted, cells, widths)).rstrip() for cells in lines]
+    more = finding.failed - len(shown)
+    return [*texts, f"    ... and {more:,} more"] if more else texts
 
-    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    columns = tuple(finding.failed_rows[0])
-    for name in columns:
-        grid.add_column(name, no_wrap=True, overflow="ellipsis", max_width=None if name == "value" else _WIDEST_KEY)
-    for row in finding.failed_rows[:_ROWS_IN_TEXT]:
-        grid.add_row(*(Text({None: "-", "": "(empty)"}.get(row[name], visible(row[name]))) for name in columns))
-    console = Console(file=io.StringIO(), width=WIDTH - 4, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(grid)
-    lines = ["    " + line.rstrip() for line in capture.get().splitlines()]
-    more = finding.failed - min(len(finding.failed_rows), _ROWS_IN_TEXT)
-    return [*lines, f"    ... and {more:,} more"] if more else lines
+
+def _fitted(text: str, width: int) -> str:
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

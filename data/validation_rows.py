@@ -228,5 +228,5 @@ def _shares(noun: str, values: Mapping[str, Sequence[Any]]) -> Table:
     for found in values.values():
         top = Counter(map(shown, found)).most_common(1)
         columns[noun].append(top[0][0] if top else None)
-        columns["share"].append(round(top[0][1] / len(found), 4) if top else None)
+        columns["share"].append(round(top[0][1] / len(found), 6) if top else None)
     return Table(columns, ("split", noun), "splits")

@@ -100,7 +100,7 @@ def prepared_suite(room: int | None) -> list[Any]:
         s.nothing_in("elsewhere", "No question is in two splits."),
         s.nothing_in("verifier", "Every verifier exists, takes its options and can read the reference answer."),
         s.between("reward", 1, 1, "The domain's own verifier gives every reference answer the full reward."),
-        *([] if room is None else [s.between("tokens", 0, room, f"{fits}: at most {room} tokens.")]),
+        *([] if room is None else [s.between("tokens", None, room, f"{fits}: at most {room} tokens.")]),
     ]
 
 

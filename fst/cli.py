@@ -6,7 +6,7 @@ import argparse
 import errno
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,19 @@ from fst.telemetry import silence
 
 silence()
 
-from fst.errors import FstError  # noqa: E402  (telemetry must be off before any library is imported)
+from fst.cli_pipeline import add_params_options, add_pipeline_commands  # noqa: E402  (silence comes first)
+from fst.errors import FstError  # noqa: E402
 from fst.lifeline import Terminated, hold  # noqa: E402
 
 ARMS = ("fst", "rl", "gepa")
-DEFAULT_DOMAIN = "lab/sort_desc+add_one"
+DEFAULT_ARM, DEFAULT_DOMAIN = "fst", "lab/sort_desc+add_one"
+_GO_ON = "the same command goes on from the last completed round"
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one parameter, e.g. loop.cycles=3"
-    )
+    add_params_options(parser)
     parser.add_argument("--model", help="directory or hub id of the policy; overrides model.base")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, help="folder of run folders (default: runs)")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
 
 
@@ -52,18 +49,25 @@ def build_parser() -> argparse.ArgumentParser:
         "train",
         help="train one arm on one domain",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train one arm on one domain and record everything under runs/<id>/.",
-        epilog=f"domains:\n{families}\n\nexample:\n  fst train --arm fst --domain {DEFAULT_DOMAIN} --seed 0",
+        description="Train one arm on one domain and record everything under runs/<id>/. With the name of a domain of\n"
+        "params.yaml: the stage `train` of dvc.yaml, which takes arm and seed from params.yaml too, builds on the\n"
+        "bundle of the domain before it, and writes models/trained/<name>/.",
+        epilog=f"domains:\n{families}\n\nexample:\n  fst train --arm fst --domain {DEFAULT_DOMAIN} --seed 0\n"
+        "  fst train sort_add",
     )
+    train.add_argument("name", nargs="?", help="a domain of params.yaml: run its stage")
     train.add_argument(
-        "--arm", choices=ARMS, default="fst", help="fst: both; rl: slow weights only; gepa: prompts only"
+        "--arm", choices=ARMS, help=f"fst: both; rl: slow weights only; gepa: prompts only (default: {DEFAULT_ARM})"
     )
     source = train.add_mutually_exclusive_group()
-    source.add_argument("--domain", default=DEFAULT_DOMAIN, help="domain spec, see below (default: %(default)s)")
+    source.add_argument("--domain", help=f"domain spec, see below (default: {DEFAULT_DOMAIN})")
     source.add_argument("--data", type=Path, help="a JSONL file of your own problems")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int, help="seed of everything that is drawn (default: 0)")
     train.add_argument("--run", help="name of the run folder (default: from domain, arm and seed)")
-    train.add_argument("--resume", action="store_true", help="go on from the last completed round")
+    train.add_argument(
+        "--resume", action="store_true", help="go on from the last completed round; a stage does so anyway"
+    )
+    train.set_defaults(again="the same command with --resume goes on from the last completed round")
     _add_training_options(train)
 
     run = commands.add_parser(
@@ -77,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     run.add_argument("--seeds", nargs="+", type=int, default=[0])
     run.add_argument("--out", type=Path, default=Path("reports/run"), help="report folder (default: %(default)s)")
+    run.set_defaults(again=_GO_ON)
     _add_training_options(run)
 
     report = commands.add_parser(
@@ -89,14 +94,17 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         **_says(
-            "mean@n and drift of a run's last checkpoint on its validation or test split",
-            "evaluate runs/lab-sort-desc-add-one-fst-s0 --split validation",
+            "mean@n and drift of a run's last checkpoint on its validation or test split; for a domain of params.yaml, "
+            "the stage `evaluate`: every domain that would be served, on its test split",
+            "evaluate runs/lab-sort-desc-add-one-fst-s0 --split validation, or: fst evaluate sort_add",
         ),
     )
-    evaluate.add_argument("folder", type=Path, help="a run folder")
-    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
-    evaluate.add_argument("--prompt", help="evaluate under this prompt instead of the run's best")
+    evaluate.add_argument("target", help="a run folder, or a domain of params.yaml")
+    evaluate.add_argument("--split", choices=("validation", "test"), help="of a run (default: test)")
+    evaluate.add_argument("--prompt", help="evaluate a run under this prompt instead of its best")
+    add_params_options(evaluate)
 
+    add_pipeline_commands(commands, _says)
     commands.add_parser("doctor", **_says("what is missing, and for what", "doctor"))
 
     base = commands.add_parser("lab-base", help="the lab's base model")
@@ -110,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--out", type=Path, help="folder to write (default: the one that ships)")
     build.add_argument("--steps", type=int, help="fewer steps, for a try")
+    build.set_defaults(again="the same command goes on where it was cut off")
     card = actions.add_parser("card", **_says("measure what it can do (the lab card)", "lab-base card"))
     card.add_argument("--model", default="lab")
 
@@ -123,28 +132,37 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `fst`. Errors that a user can mend are one sentence on stderr and exit code 2, 3 or 4."""
-    from fst import commands
-
+    """Entry point of `fst`. Errors that a user can mend are one sentence on stderr and the exit code of fst/errors.py;
+    4 is a full disk, 130 Ctrl-C and 143 SIGTERM."""
     if threading.current_thread() is threading.main_thread():
         hold()
+    again = "the same command starts it anew; nothing is half-written"
     try:
         options = build_parser().parse_args(arguments)
-        name = "_".join(filter(None, (options.command.replace("-", "_"), getattr(options, "action", None))))
-        handler = getattr(commands, name)
-        handler(options)
+        again = getattr(options, "again", again)
+        _handler(options)(options)
     except FstError as error:
         print(f"fst: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"fst: the disk is full ({error}); free space, then go on with --resume", file=sys.stderr)
+        print(f"fst: the disk is full ({error}); free space, then {again}", file=sys.stderr)
         return 4
     except (KeyboardInterrupt, Terminated) as stopped:
-        print("fst: stopped; the same command with --resume goes on from the last completed round", file=sys.stderr)
+        print(f"fst: stopped; {again}", file=sys.stderr)
         return 143 if isinstance(stopped, Terminated) else 130
     return 0
+
+
+def _handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
+    """The function of a command, which has its name: `lab-base build` is lab_base_build."""
+    from fst import commands, commands_pipeline
+
+    name = "_".join(filter(None, (options.command.replace("-", "_"), getattr(options, "action", None))))
+    module = commands if hasattr(commands, name) else commands_pipeline
+    handler: Callable[[argparse.Namespace], None] = getattr(module, name)
+    return handler
 
 
 if __name__ == "__main__":

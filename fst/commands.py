@@ -7,23 +7,37 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fst.errors import ConfigError
+
 if TYPE_CHECKING:
     from fst.config import Params
 
 
-def _params(options: argparse.Namespace) -> Params:
+def read_params(options: argparse.Namespace) -> Params:
+    """The parameter file, if there is one, with the overrides of the command line."""
     from fst.config import load_params
 
     path = options.params if options.params.exists() or options.params != Path("params.yaml") else None
     overrides = list(options.set)
-    if options.model:
+    if getattr(options, "model", None):
         overrides.append(f"model.base={options.model}")
     return load_params(path, overrides)
+
+
+def refuse_given(options: argparse.Namespace, keys: Sequence[str], why: str) -> None:
+    """Raise ConfigError when one of these options was given: it would do nothing."""
+    given = ", ".join(f"--{key}" for key in keys if getattr(options, key) not in (None, []))
+    if given:
+        raise ConfigError(f"{given}: {why}")
+
+
+RUNS = Path("runs")
 
 
 def _run_name(domain: str, arm: str, seed: int) -> str:
@@ -31,16 +45,21 @@ def _run_name(domain: str, arm: str, seed: int) -> str:
 
 
 def train(options: argparse.Namespace) -> None:
-    """One arm on one domain."""
+    """One arm on one domain; with a name, the stage of that domain."""
+    from fst.cli import DEFAULT_ARM, DEFAULT_DOMAIN
+    from fst.commands_pipeline import train_stage
     from fst.runner import Job, run_job, summary_of
 
-    domain = f"jsonl:{options.data}" if options.data else options.domain
-    folder = options.runs / (options.run or _run_name(domain, options.arm, options.seed))
-    run_job(Job(options.arm, domain, options.seed, folder, _params(options)), options.resume, options.quiet)
+    if options.name is not None:
+        return train_stage(options)
+    domain = f"jsonl:{options.data}" if options.data else options.domain or DEFAULT_DOMAIN
+    arm, seed = options.arm or DEFAULT_ARM, options.seed or 0
+    folder = (options.runs or RUNS) / (options.run or _run_name(domain, arm, seed))
+    run_job(Job(arm, domain, seed, folder, read_params(options)), options.resume, options.quiet)
     end = summary_of(folder)
     rollouts = end["rollouts"]
     Console().print(
-        f"[bold]{options.arm}[/] on {domain}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), "
+        f"[bold]{arm}[/] on {domain}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), "
         f"KL {end['kl']:.4f} nats a token; rollouts {rollouts['train']} training, {rollouts['fast']} fast, "
         f"{rollouts['eval']} evaluation; {end['seconds']:.0f} s of learning.\n"
         f"best prompt: {end['prompts'][0]!r}\nrecords: {folder}",
@@ -55,12 +74,12 @@ def run(options: argparse.Namespace) -> None:
     from fst.run_view import load_run
     from fst.runner import Job, run_job
 
-    params = _params(options)
+    params, runs = read_params(options), options.runs or RUNS
     folders = []
     for domain in options.domain or [DEFAULT_DOMAIN]:
         for seed in options.seeds:
             for arm in options.arms:
-                folder = options.runs / _run_name(domain, arm, seed)
+                folder = runs / _run_name(domain, arm, seed)
                 folders.append(run_job(Job(arm, domain, seed, folder, params), resume=True, quiet=options.quiet))
     page = build_report(folders, options.out, "Fast-Slow Training")
     console = Console() if sys.stdout.isatty() else Console(width=110)
@@ -76,10 +95,19 @@ def report(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """A run's last checkpoint, evaluated again; nothing is written to the run."""
+    """A run's last checkpoint, evaluated again, without a trace in the run; or the stage of a domain."""
+    folder = Path(options.target)
+    if not (folder / "config.json").exists() and options.target in read_params(options).domains:
+        from fst.commands_pipeline import evaluate_stage
+
+        return evaluate_stage(options)
+    if not folder.exists():
+        known = ", ".join(read_params(options).domains) or "none"
+        raise ConfigError(f"{options.target} is neither a run folder nor a domain of params.yaml, which has: {known}")
     from fst.runner import evaluate_run
 
-    result = evaluate_run(options.folder, options.split, options.prompt)
+    refuse_given(options, ("set",), "a run is evaluated with the parameters that it was made with")
+    result = evaluate_run(folder, options.split or "test", options.prompt)
     print(json.dumps(result, indent=2))
 
 

@@ -45,6 +45,10 @@ class Places:
     def metrics(self, name: str) -> Path:
         return self.root / "reports" / "metrics" / f"{name}.json"
 
+    def raw_page(self, name: str) -> Path:
+        """What validation found in a domain's problem file as it lies there."""
+        return self.root / "reports" / "validation" / f"{name}.html"
+
     def decision(self, name: str) -> Path:
         """The gate's last decision about a domain's candidate."""
         return self.root / "reports" / "gate" / f"{name}.json"

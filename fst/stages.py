@@ -75,9 +75,12 @@ class Stages:
         return self._pack(BASE, None, {"domains": {}, "run": None, "metrics": {}}, ({}, {}), None)
 
     def prepare(self, name: str) -> Path:
-        """Problems, dealt into splits and written down."""
-        reader = load_reader(self.params.model.base)
-        domain = load_domain(self.params.domain(name).spec, sizes_of(self.params), self.params.prepare.seed)
+        """Problems, dealt into splits and written down. A file of the user's is validated first, as it lies there:
+        raises ValidationFailed with all its offending rows, which are on a page too."""
+        reader, spec = load_reader(self.params.model.base), self.params.domain(name).spec
+        if spec.endswith(".jsonl"):
+            self._check_raw(name, self.places.root / spec.removeprefix("jsonl:"))
+        domain = load_domain(spec, sizes_of(self.params), self.params.prepare.seed)
 
         def tokens(questions: list[str]) -> list[int]:
             return [len(ids) for ids in reader.encode([reader.messages("", question) for question in questions])]
@@ -87,12 +90,10 @@ class Stages:
 
     def validate(self, name: str) -> Path:
         """The data suites. Raises ValidationFailed with the offending rows; the page is there all the same."""
-        from data.validation import require, validate_prepared, validate_raw, write_page
+        from data.validation import require, validate_prepared, write_page
 
         room = room_of(load_reader(self.params.model.base), self.params)
-        spec = self.params.domain(name).spec
-        found = [validate_raw(Path(spec.removeprefix("jsonl:")))] if spec.startswith("jsonl:") else []
-        found.append(validate_prepared(self.places.prepared(name), self.params.validate, room))
+        found = [validate_prepared(self.places.prepared(name), self.params.validate, room)]
         page = self.places.validated(name) / "index.html"
         with replacing(self.places.validated(name)) as folder:
             (folder / "validation.json").write_text(document([v.as_dict() for v in found]), encoding="utf-8")
@@ -113,7 +114,7 @@ class Stages:
         job = self.job(name)
         yield from run_rounds(job, resume=True, quiet=self.quiet)
         known = {problem.id for split in self._splits(name) for problem in split}
-        log = validate_rollouts(rollouts_of(job.folder), f"{name}: rollouts", known)
+        log = validate_rollouts(rollouts_of(job.folder), name, known)
         write_page([log], job.folder / "rollouts.html")
         require([log], job.folder / "rollouts.html")
         export_run(job.folder, self.start(name), self.places.trained(name), self.places.curve(name))
@@ -202,6 +203,14 @@ class Stages:
             self.places.bundled(name), manifest, {"prompts.json": prompts, "evaluation.json": entries}, adapter
         )
         return self.places.bundled(name)
+
+    def _check_raw(self, name: str, file: Path) -> None:
+        from data.validation import require, validate_raw, write_page
+
+        found, page = [validate_raw(file)], self.places.raw_page(name)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_page(found, page)
+        require(found, page)
 
     def _bundle(self, name: str) -> Bundle:
         if not (self.places.bundled(name) / "manifest.json").exists():

@@ -75,6 +75,10 @@ class Releases:
         """A channel as it is now; one without a release when the store has none of that name."""
         return self._read(check_name(name))
 
+    def channels(self) -> list[Channel]:
+        """Every channel that the store has, by name, as it is now."""
+        return [self._read(name) for name in channel_names(self._objects)]
+
     def move(self, channel: Channel, bundle_id: str, action: Action, reason: str) -> Channel:
         """Point a channel, as it was read, at a bundle. Raises ChannelMoved when it moved since, StoreError when the
         bundle is not whole in the store, IntegrityError when it is not signed as it must be; nothing was changed then.
@@ -128,7 +132,7 @@ class Releases:
 
     def _named(self) -> set[str]:
         """Every bundle that a channel points at or ever did."""
-        return set().union(*(self._read(name).names for name in channel_names(self._objects)))
+        return set().union(*(channel.names for channel in self.channels()))
 
 
 def _the_one(beginning: str, ids: Iterable[str], place: str) -> str:

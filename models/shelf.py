@@ -66,17 +66,17 @@ class Shelf:
                 return held
         require_room(into)
         try:
-            manifest = self._manifest(bundle_id)
+            raw = self._manifest(bundle_id)
         except Missing as exc:
             raise ConfigError(f"{said(bundle_id)} is not in the store; publish it, or name another") from exc
+        manifest, signature = parse_manifest(raw, said(bundle_id)), self._signature(bundle_id, raw)
         with replacing(into) as partial:
-            signature = self._signature(bundle_id, manifest)
+            for path, facts in manifest["files"].items():
+                self._download(bundle_id, path, facts, partial)
             if signature is not None:
                 (partial / SIGNATURE).write_bytes(signature)
-            for path, facts in parse_manifest(manifest, said(bundle_id))["files"].items():
-                self._download(bundle_id, path, facts, partial)
-            (partial / MANIFEST).write_bytes(manifest)
-            return read_bundle(partial, into)
+            (partial / MANIFEST).write_bytes(raw)
+        return Bundle(into, manifest)
 
     def manifest(self, bundle_id: str) -> dict[str, Any]:
         """What a bundle says of itself, without its other files. Raises ConfigError for one that is not there."""

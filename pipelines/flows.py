@@ -197,6 +197,10 @@ def _working(root: str, *names: str) -> Iterator[Project]:
     _depth += 1
     try:
         yield project
+    except BaseException:
+        if _depth == 1:
+            _worker.close(at_once=True)
+        raise
     finally:
         _depth -= 1
         if _depth == 0:

@@ -39,13 +39,13 @@ class Worker:
         try:
             return future.result(timeout_seconds)
         except BrokenProcessPool as exc:
-            self.close()
+            self.close(at_once=True)
             raise WorkerDied(
                 f"the process that ran {function} was killed from outside (out of memory?); the next attempt "
                 "goes on from what is on the disk"
             ) from exc
         except Late as exc:
-            self.close()
+            self.close(at_once=True)
             raise WorkerDied(
                 f"{function} took longer than {timeout_seconds:g} s and was ended; the next attempt goes on "
                 "from what is on the disk"
@@ -55,17 +55,11 @@ class Worker:
         """Start the child in the background, so that its imports are done when the first call comes."""
         self._started().submit(_call, "")
 
-    @property
-    def process_id(self) -> int | None:
-        """The child's, once there is one."""
-        processes = self._pool._processes if self._pool else None
-        return next(iter(processes), None) if processes else None
-
-    def close(self) -> None:
-        """End the child, whatever it does."""
+    def close(self, at_once: bool = False) -> None:
+        """End the child when it is done with what it does, or at once."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            for child in list((pool._processes or {}).values()):
+            for child in list((pool._processes or {}).values()) if at_once else ():
                 child.kill()
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -5,7 +5,8 @@ child that is killed in a round is replaced and the training ends the same; F5 a
 process behind, and the next one goes on; F6 a gate that refuses fails the flow and leaves production alone; F7 only
 one training at a time, and never without the limit; F8 mistakes are not retried; F9 a database that is locked for a
 while delays a flow and loses nothing; F10 a schedule and an event start runs, with
-their parameters; F11 a round that hangs is ended, tried again, and then given up."""
+their parameters; F11 a round that hangs is ended, tried again, and then given up; F12 data that breaks a critical
+expectation stops the flow with its rows, and goes through once mended."""
 
 from __future__ import annotations
 
@@ -220,3 +221,29 @@ def test_f11_a_round_that_hangs_is_ended_and_tried_again(tmp_path: Path, server:
     (run,) = server.ask("task_runs", task_runs={"name": {"like_": "first: round 0"}}, sort="END_TIME_DESC", limit=1)
     assert (run["state"]["type"], run["run_count"]) == ("FAILED", 2)
     assert not (project.root / "models" / "trained" / "first").exists()
+
+
+def test_f12_bad_data_stops_the_flow_with_its_rows(tmp_path: Path, server: Server) -> None:
+    """A problem file with an id twice, an answer that its own verifier refuses, and a line that is no JSON."""
+    good = [{"id": f"p{i}", "question": f"digits: {i} 4 1", "answer": str(i)} for i in range(160)]
+    bad = [
+        {"id": "p3", "question": "digits: 9 9 9", "answer": "9"},
+        {"id": "odd", "question": "how many?", "answer": "many", "verifier": "numeric"},
+    ]
+    domains = {"mine": {"spec": "jsonl:mine.jsonl", "source": "mine.jsonl", "start": "base"}}
+    project = LabProject(tmp_path / "project", domains)
+    lines = [json.dumps(row) for row in (*good, *bad)]
+    (project.root / "mine.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
+    done = flow(project, server, "continual")
+    assert done.returncode == 5
+    rows = {(line, name) for name, line in re.findall(r"\b(p3|odd)\b\D+(\d+)", done.stderr)}
+    assert ("162", "odd") in rows
+    assert {"4", "161"} & {line for line, name in rows if name == "p3"}
+    assert re.search(r"\b163\b", done.stderr)
+    page = project.root / "reports" / "validation" / "mine.html"
+    assert str(page.relative_to(project.root)) in done.stderr
+    assert "odd" in page.read_text()
+    assert not (project.root / "data" / "prepared").exists()
+    (project.root / "mine.jsonl").write_text("\n".join(lines[:160]) + "\n")
+    assert flow(project, server, "ingest", "mine").returncode == 0
+    assert project.status().keys() & {"prepare@mine", "validate@mine"} == set()

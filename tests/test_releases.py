@@ -309,7 +309,7 @@ def test_r6_a_bundle_that_is_young_in_one_part_is_kept(tmp_path: Path, bundles: 
     files = [p for p in (tmp_path / "bundles").rglob("*") if p.is_file()]
     for file in files[1:]:
         os.utime(file, (old, old))
-    assert releases.collect(OLD) == []
+    assert releases.collect(OLD) == releases.collect(OLD, dry_run=True) == []
     os.utime(files[0], (old, old))
     assert releases.collect(OLD) == [bundles[3].id]
 
@@ -369,6 +369,24 @@ def test_r7_damage_in_the_store_is_named_and_nothing_is_left(
         assert bundle.id[:12] in str(caught.value)
         assert path in str(caught.value) or damaged is None
         assert list(tmp_path.glob("*place*")) + list(tmp_path.glob(".*place*")) == []
+
+
+def test_r7_another_bundle_in_its_place_is_refused(
+    objects: Objects, releases: Releases, bundles: list[Bundle], tmp_path: Path
+) -> None:
+    wanted, other = (releases.publish(bundle.folder) for bundle in bundles[:2])
+    for stored in objects.list(f"bundles/{wanted}/"):
+        objects.delete(stored.key)
+        objects.replace(stored.key, objects.read(stored.key.replace(wanted, other))[0], None)
+    for use in (
+        lambda: releases.fetch(wanted, tmp_path / "place"),
+        lambda: releases.move(releases.channel("prod"), wanted, "release", ""),
+        lambda: releases.publish(bundles[0].folder),
+    ):
+        with pytest.raises(IntegrityError):
+            use()
+    assert not (tmp_path / "place").exists()
+    assert releases.channel("prod").bundle is None
 
 
 def test_r7_a_manifest_that_leads_outside_is_refused_before_anything_is_written(

@@ -170,6 +170,23 @@ def test_k3_of_many_who_replace_one_wins(objects: Objects) -> None:
         objects.replace(key, b"0", None)
 
 
+def test_k3_no_write_is_lost_among_many(tmp_path: Path) -> None:
+    """Threads count together, each by reading and replacing; only in the directory, where the lock is ours."""
+    store = LocalStore(tmp_path / "store")
+    store.replace("channels/count.json", b"0", None)
+
+    def count() -> None:
+        done = 0
+        while done < 15:
+            content, tag = store.read("channels/count.json")
+            with contextlib.suppress(ChannelMoved):
+                store.replace("channels/count.json", str(int(content) + 1).encode(), tag)
+                done += 1
+
+    assert at_once([count] * 6) == [None] * 6
+    assert store.read("channels/count.json")[0] == b"90"
+
+
 def at_once(jobs: list[Callable[[], object]]) -> list[BaseException | None]:
     """Run jobs in threads that start together; what each raised."""
     barrier, failed = threading.Barrier(len(jobs)), [None] * len(jobs)  # type: ignore[var-annotated]
