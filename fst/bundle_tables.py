@@ -79,7 +79,9 @@ def decision_page(gate: Mapping[str, Any]) -> RenderableType:
 def diff_page(found: Comparison) -> RenderableType:
     """Two bundles side by side."""
     names = (short(found.first), short(found.second))
-    return Group(*_spaced([_pairs(found.prompts, names), _figures(found.figures, names), _made(found.made_with, names)]))
+    return Group(
+        *_spaced([_pairs(found.prompts, names), _figures(found.figures, names), _made(found.made_with, names)])
+    )
 
 
 def facts_table(facts: Iterable[tuple[str, Any]]) -> Table:

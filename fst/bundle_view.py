@@ -108,7 +108,9 @@ def compare(first: Bundle, second: Bundle) -> Comparison:
         for path in (f"{domain}.{figure}" for figure in FIGURES)
         if path in metrics[0] or path in metrics[1]
     ]
-    return Comparison(first.id, second.id, tuple(pairs), tuple(figures), tuple(changes(first.manifest, second.manifest)))
+    return Comparison(
+        first.id, second.id, tuple(pairs), tuple(figures), tuple(changes(first.manifest, second.manifest))
+    )
 
 
 def changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Change]:
@@ -145,7 +147,9 @@ def _both(first: Bundle, second: Bundle) -> list[str]:
 
 
 def _pairs(domain: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Pair]:
-    ours, theirs = ([(p["text"], p.get("score")) for p in side.get(domain, {}).get("prompts", ())] for side in (first, second))
+    ours, theirs = (
+        [(p["text"], p.get("score")) for p in side.get(domain, {}).get("prompts", ())] for side in (first, second)
+    )
     for rank in range(max(len(ours), len(theirs))):
         yield Pair(domain, rank + 1, *(side[rank] if rank < len(side) else None for side in (ours, theirs)))
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fst.telemetry import silence
 
@@ -19,7 +19,8 @@ from fst.errors import FstError  # noqa: E402
 from fst.lifeline import Terminated, hold  # noqa: E402
 
 ARMS = ("fst", "rl", "gepa")
-DEFAULT_ARM, DEFAULT_DOMAIN = "fst", "lab/sort_desc+add_one"
+DEFAULT_ARM: Final = "fst"
+DEFAULT_DOMAIN = "lab/sort_desc+add_one"
 _GO_ON = "the same command goes on from the last completed round"
 
 

@@ -17,6 +17,7 @@ from fst.errors import ConfigError
 
 if TYPE_CHECKING:
     from fst.config import Params
+    from fst.types import Arm
 
 
 def read_params(options: argparse.Namespace) -> Params:
@@ -53,7 +54,8 @@ def train(options: argparse.Namespace) -> None:
     if options.name is not None:
         return train_stage(options)
     domain = f"jsonl:{options.data}" if options.data else options.domain or DEFAULT_DOMAIN
-    arm, seed = options.arm or DEFAULT_ARM, options.seed or 0
+    arm: Arm = options.arm or DEFAULT_ARM
+    seed = options.seed or 0
     folder = (options.runs or RUNS) / (options.run or _run_name(domain, arm, seed))
     run_job(Job(arm, domain, seed, folder, read_params(options)), options.resume, options.quiet)
     end = summary_of(folder)
@@ -100,7 +102,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if not (folder / "config.json").exists() and options.target in read_params(options).domains:
         from fst.commands_pipeline import evaluate_stage
 
-        return evaluate_stage(options)
+        return evaluate_stage(options, options.target)
     if not folder.exists():
         known = ", ".join(read_params(options).domains) or "none"
         raise ConfigError(f"{options.target} is neither a run folder nor a domain of params.yaml, which has: {known}")

@@ -11,6 +11,7 @@ from fst.config import Params
 from fst.errors import ConfigError, FstError
 from fst.places import Places
 from models.bundle import MANIFEST, Bundle, read_bundle
+from models.channel import is_bundle_reference
 from models.releases import Releases
 
 
@@ -49,6 +50,11 @@ class References:
             return self.releases.resolve(reference)
         except ConfigError as exc:
             raise ConfigError(f"{exc}; `fst bundles list` shows what there is, and a folder is written ./NAME") from exc
+
+    def past(self, reference: str | None) -> str | None:
+        """A release in a channel's history, by what `Releases.rollback` takes: an id, or the beginning of one, which
+        needs to be unique in that history only."""
+        return reference if reference is None or is_bundle_reference(reference) else self.id(reference)
 
     def channels(self) -> dict[str, list[str]]:
         """Names of the channels that point at a bundle, by its id."""

@@ -32,7 +32,7 @@ class ModelParams:
     base: str = "lab"
     max_new_tokens: int = _bounded(16, 1)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int = _bounded(2, 1)
+    threads: int = _bounded(1, 1)
 
 
 @dataclass(frozen=True)

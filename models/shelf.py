@@ -65,11 +65,9 @@ class Shelf:
                 self._verify(bundle_id, document(held.manifest).encode(), _signature_in(into))
                 return held
         require_room(into)
-        try:
-            raw = self._manifest(bundle_id)
-        except Missing as exc:
-            raise ConfigError(f"{said(bundle_id)} is not in the store; publish it, or name another") from exc
-        manifest, signature = parse_manifest(raw, said(bundle_id)), self._signature(bundle_id, raw)
+        manifest = self.manifest(bundle_id)
+        raw = document(manifest).encode()
+        signature = self._signature(bundle_id, raw)
         with replacing(into) as partial:
             for path, facts in manifest["files"].items():
                 self._download(bundle_id, path, facts, partial)

@@ -169,6 +169,13 @@ def test_b3_a_file_without_size_and_hash_is_refused(bundle: Bundle, facts: Any) 
         read_bundle(bundle.folder)
 
 
+def test_b3_a_size_that_is_not_the_file_s_is_refused(bundle: Bundle) -> None:
+    facts = bundle.manifest["files"]["prompts.json"]
+    rewrite(bundle, files={**bundle.manifest["files"], "prompts.json": {**facts, "bytes": facts["bytes"] + 1}})
+    with pytest.raises(IntegrityError, match=r"prompts\.json has \d+ bytes instead of"):
+        read_bundle(bundle.folder)
+
+
 @pytest.mark.parametrize("name", ["adapter_model.bin", "weights.pt", "state.pkl", "code.py", "x.json.pickle", "noend"])
 def test_b3_only_json_and_safetensors_even_when_the_manifest_lists_them(bundle: Bundle, name: str) -> None:
     file = bundle.folder / "adapter" / name

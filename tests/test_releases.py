@@ -70,6 +70,7 @@ def test_r1_what_was_published_is_fetched(releases: Releases, bundles: list[Bund
         fetched = releases.fetch(bundle.id, tmp_path / "cache" / bundle.id)
         assert fetched == read_bundle(fetched.folder)
         assert tree(fetched.folder) == tree(bundle.folder)
+        assert releases.manifest(bundle.id) == bundle.manifest
     assert {p.name for p in (tmp_path / "cache").iterdir()} == set(ids)
     published = releases.bundles()
     assert {p.id for p in published} == set(ids)
@@ -141,6 +142,7 @@ def test_r2_a_killed_publisher_leaves_nothing_visible_and_publishing_again_finis
     for use in (
         lambda: releases.resolve(bundle.id),
         lambda: releases.fetch(bundle.id, tmp_path / "place"),
+        lambda: releases.manifest(bundle.id),
     ):
         with pytest.raises(ConfigError, match="in the store"):
             use()
