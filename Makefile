@@ -24,7 +24,7 @@ export WANDB_MODE := disabled
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint format lab-base clean
+.PHONY: help install run repro test check lint format lab-base clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[pipelines,dev]"
 	@touch $@
 
-run: $(STAMP)  ## the three arms on the lab, then the report at reports/run/index.html
-	$(BIN)/fst run
+run: export PATH := $(CURDIR)/$(BIN):$(PATH)
+run: export PREFECT_HOME ?= $(CURDIR)/.prefect
+run: $(STAMP)  ## the pipeline over three domains, two baselines, then the report at reports/run/index.html
+	python -m pipelines continual
+	fst train --arm rl --resume
+	fst train --arm gepa --resume
+	fst report
+
+repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
+repro: $(STAMP)  ## the same from the graph, without a server: dvc repro
+	dvc repro
 
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)  ## all tests

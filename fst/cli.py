@@ -88,9 +88,16 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", **_says("HTML page, PNGs and summary.json from run folders", "report runs/* --out reports/mine")
     )
-    report.add_argument("folders", nargs="+", type=Path, help="run folders, finished or not")
+    report.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        help="run folders, finished or not (default: those of the domains in params.yaml, with the other arms' runs on "
+        "the same domains, and the releases of its channel)",
+    )
     report.add_argument("--out", type=Path, default=Path("reports/run"))
     report.add_argument("--title", default="Fast-Slow Training")
+    add_params_options(report)
 
     evaluate = commands.add_parser(
         "evaluate",

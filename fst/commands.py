@@ -90,10 +90,23 @@ def run(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """A report from run folders."""
-    from fst.report import build_report
+    """A report from run folders, or from a project's runs and releases."""
+    from fst.report import build_report, closing_table
+    from fst.run_view import load_run
 
-    print(build_report(options.folders, options.out, options.title))
+    console = Console() if sys.stdout.isatty() else Console(width=110)
+    folders, releases = options.folders, []
+    if not folders:
+        from fst.release import releases_of
+        from fst.release_view import releases_table
+        from fst.stages import Stages
+
+        stages = Stages(read_params(options))
+        folders, releases = stages.runs(), releases_of(stages)
+        console.print(releases_table(releases))
+    page = build_report(folders, options.out, options.title, releases)
+    console.print(closing_table([load_run(folder) for folder in folders]))
+    console.print(f"report: {page}", highlight=False)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from data.files import document, write_atomic
 from fst.errors import DataError, GateRefused
 from fst.gate import Case, Decision, Entry, decide
 from fst.measure import Served
+from fst.release_view import ReleaseView, load_releases
 from fst.runner import commit
 from fst.stages import Stages
 from fst.types import Prompt, prompt_from_dict
@@ -168,3 +169,10 @@ def _headline(decision: Decision) -> str:
     difference = decision.intervals[""]
     against = "production" if decision.production else "the untrained base"
     return f"reward {difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] against {against}"
+
+
+def releases_of(stages: Stages) -> list[ReleaseView]:
+    """What the project's channel pointed at, move by move."""
+    releases = Releases.open(stages.params.store)
+    history = releases.channel(stages.params.store.channel).history
+    return load_releases(history, lambda bundle: releases.fetch(bundle, stages.places.fetched(bundle)))

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from data.files import write_atomic
 from fst.errors import RecordError
+from fst.release_view import ReleaseView
 from fst.report_figures import draw_figures
 from fst.report_page import amount, decimal, percent, render_page
 from fst.run_view import ARM_NAMES, ARMS, RunView, load_run, mean
@@ -20,7 +21,7 @@ from fst.run_view import ARM_NAMES, ARMS, RunView, load_run, mean
 Grouped = dict[str, dict[str, list[RunView]]]
 
 
-def build_report(run_dirs: list[Path], out: Path, title: str) -> Path:
+def build_report(run_dirs: list[Path], out: Path, title: str, releases: Sequence[ReleaseView] = ()) -> Path:
     """Write `out/index.html`, `out/summary.json` and the figures as PNG files; returns the page's path.
 
     Runs may differ in arm, domain and seed, and may be unfinished. Every file is replaced atomically,
@@ -32,6 +33,8 @@ def build_report(run_dirs: list[Path], out: Path, title: str) -> Path:
         raise RecordError("No runs to report: pass at least one run folder (runs/<id>).")
     views = [load_run(run_dir) for run_dir in run_dirs]
     grouped, summary = group(views), summarize(views)
+    if releases:
+        summary["releases"] = [release.as_dict() for release in releases]
     out.mkdir(parents=True, exist_ok=True)
     figures = draw_figures(grouped)
     for figure in figures:
@@ -40,7 +43,7 @@ def build_report(run_dirs: list[Path], out: Path, title: str) -> Path:
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(out / "summary.json", text.encode())
     page = out / "index.html"
-    write_atomic(page, render_page(title, grouped, summary, figures).encode("utf-8", "replace"))
+    write_atomic(page, render_page(title, grouped, summary, figures, releases).encode("utf-8", "replace"))
     return page
 
 

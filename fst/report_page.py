@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fst.release_view import ReleaseView, arrivals
 from fst.report_figures import COLOURS, MEMBER, PAPER, Figure
 from fst.run_view import ARM_NAMES, PromptView, RunView, mean, mean_curve
 
@@ -31,7 +32,13 @@ class Node:
     children: tuple[Node, ...]
 
 
-def render_page(title: str, grouped: dict[str, Arms], summary: Row, figures: Sequence[Figure]) -> str:
+def render_page(
+    title: str,
+    grouped: dict[str, Arms],
+    summary: Row,
+    figures: Sequence[Figure],
+    releases: Sequence[ReleaseView] = (),
+) -> str:
     """The page as one HTML text, images included as data URIs."""
     env = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -61,6 +68,8 @@ def render_page(title: str, grouped: dict[str, Arms], summary: Row, figures: Seq
     runs = [run for arms in grouped.values() for of_arm in arms.values() for run in of_arm]
     return env.get_template("report_page.html.jinja").render(
         title=title,
+        releases=releases,
+        arrived=arrivals(releases),
         domains=domains,
         summary=summary,
         runs=runs,

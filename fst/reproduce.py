@@ -20,7 +20,7 @@ from fst.errors import ConfigError, FstError
 from fst.recipe import CHANGED, Recipe
 from models.bundle import Bundle, read_bundle
 
-_DVC = (sys.executable, "-m", "dvc")
+_DVC = (sys.executable, "-P", "-m", "dvc")  # -P: nothing in the clone takes the place of a library
 _GRACE_SECONDS = 10.0  # for a training that is stopped to write what it is writing
 _POLL_SECONDS = 0.1
 
@@ -51,8 +51,13 @@ class Workshop:
     def environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_ROOT", "DVC_STAGE"))}
         path = f"{self.folder / 'bin'}{os.pathsep}{inherited.get('PATH', os.defpath)}"
-        modules = os.pathsep.join(filter(None, (str(self.project), inherited.get("PYTHONPATH"))))
-        return {**inherited, "PATH": path, "PYTHONPATH": modules}
+        return {**inherited, "PATH": path}
+
+    @property
+    def launcher(self) -> str:
+        """The script `fst`."""
+        modules = f'{shlex.quote(str(self.project))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+        return f'#!/bin/sh\nPYTHONPATH={modules} exec {shlex.quote(sys.executable)} -m fst.cli "$@"\n'
 
 
 def head(project: Path) -> str:
@@ -118,7 +123,7 @@ def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
     (shop.project / "params.yaml").write_text(recipe.params_yaml, encoding="utf-8")
     launcher = shop.folder / "bin" / "fst"
     launcher.parent.mkdir()
-    launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m fst.cli "$@"\n', encoding="utf-8")
+    launcher.write_text(shop.launcher, encoding="utf-8")
     launcher.chmod(0o755)
 
 
@@ -144,7 +149,7 @@ def _run(command: tuple[str, ...], shop: Workshop) -> None:
         _end(process)
         raise
     if code:
-        said = " ".join(command[2:])
+        said = " ".join(command[len(_DVC) - 1 :])
         raise NotReproduced(
             f"`{said}` ended with {code}, see above; a dataset that is missing comes with `dvc pull`, and --keep "
             f"leaves the folder to look at"

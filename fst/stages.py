@@ -68,6 +68,19 @@ class Stages:
         start = self.places.bundled(self.params.domain(name).start)
         return Job(train.arm, spec, train.seed, self.places.runs / run, self.params, problems, start)
 
+    def runs(self) -> list[Path]:
+        """Run folders about the domains: each domain's latest run, and those of other arms on the same problems."""
+        specs = {facts.spec for facts in self.params.domains.values()}
+        own, others = [], []
+        for name in self.params.domains:
+            found = list(self.places.runs.glob(f"{name}-{'[0-9a-f]' * 12}/events.jsonl"))
+            own += [max(found, key=lambda events: events.stat().st_mtime).parent] if found else []
+        for config in sorted(self.places.runs.glob("*/config.json")):
+            facts = read_document(config, "fst train")
+            if facts["domain"] in specs and facts["arm"] != self.params.train.arm:
+                others.append(config.parent)
+        return own + others
+
     # -- stages -----------------------------------------------------------------------------------------
 
     def base(self) -> Path:
