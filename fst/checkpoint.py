@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fst.learner import Learner
+from fst.records import RunFolder
 from fst.types import Budget, Population, prompt_from_dict
 
 
@@ -29,9 +30,9 @@ def save(learner: Learner) -> None:
             learner.slow_weights.save(folder)
 
 
-def restore(learner: Learner) -> bool:
-    """Go back to the last completed round, if there is one; the account's lines after it become void."""
-    last = learner.folder.last_checkpoint()
+def restore(learner: Learner, run: Path) -> bool:
+    """Go back to the last completed round of a run, if there is one; the account's lines after it become void."""
+    last = RunFolder(run).last_checkpoint()
     if last is None:
         learner.folder.void_from(-1)
         return False

@@ -47,6 +47,7 @@ def _run_name(domain: str, arm: str, seed: int) -> str:
 
 def train(options: argparse.Namespace) -> None:
     """One arm on one domain; with a name, the stage of that domain."""
+    from fst import ranks
     from fst.cli import DEFAULT_ARM, DEFAULT_DOMAIN
     from fst.commands_pipeline import train_stage
     from fst.runner import Job, run_job, summary_of
@@ -58,6 +59,8 @@ def train(options: argparse.Namespace) -> None:
     seed = options.seed or 0
     folder = (options.runs or RUNS) / (options.run or _run_name(domain, arm, seed))
     run_job(Job(arm, domain, seed, folder, read_params(options)), options.resume, options.quiet)
+    if ranks.rank():
+        return  # rank 0 has the record
     end = summary_of(folder)
     rollouts = end["rollouts"]
     Console().print(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fst import ranks
 from fst.checkpoint import save
 from fst.fast import fast_round
 from fst.learner import Learner
@@ -48,6 +49,7 @@ def evolve_prompts(learner: Learner) -> None:
     with learner.in_round("fast") as account:
         found = fast_round(learner.evolver, learner.population, learner.anchors(), learner.fast_plan())
         learner.population = found.population
+        ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
         account.fast(found)
 
 

@@ -19,6 +19,7 @@ import torch
 from data.domains import load_domain
 from data.prepared import load_prepared
 from data.types import Domain, SplitSizes
+from fst import ranks
 from fst.checkpoint import restore, take
 from fst.config import Params, params_from_dict
 from fst.errors import DataError, RecordError
@@ -97,7 +98,8 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     config = EndpointConfig(
         r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
     )
-    return CallableReflector(EndpointReflector(config))
+    asked = CallableReflector(EndpointReflector(config))
+    return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
 
 
 def room_of(reader: Reader, params: Params) -> int | None:
@@ -180,7 +182,11 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     going_on = resume and (job.folder / "config.json").exists()
-    folder = (RunFolder.resume if going_on else RunFolder.create)(job.folder, config)
+    ranks.wait()  # all have looked before one of them creates it
+    if ranks.rank() == 0:
+        folder = (RunFolder.resume if going_on else RunFolder.create)(job.folder, config)
+    else:
+        folder = RunFolder.create(ranks.own_folder(job.folder), config)
     slow = None
     adapter = start.adapter if start else None
     if job.arm != "gepa":
@@ -203,7 +209,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         started=adapter is not None,
     )
     if going_on:
-        restore(learner)
+        restore(learner, job.folder)
     return learner
 
 
@@ -228,7 +234,7 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
         if job.arm == "rl"
         else params.loop.cycles * params.loop.steps_per_cycle
     )
-    with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet) as progress:
+    with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
         learner = prepare(job, progress, resume)
         try:
             for _ in rounds(learner):

@@ -22,7 +22,9 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from data.types import Problem, Verifier
+from fst import ranks
 from fst.dealing import cell_weights, kept_rows, slot
+from fst.errors import ConfigError
 from fst.sections import ModelParams, SlowParams
 from fst.slow_trl import trl_config
 from fst.types import Population, Prompt, Rollout
@@ -106,6 +108,11 @@ class SlowWeights:
         group, prompts = self.params.group_size, population.prompts
         rank, world = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
         rows = [problem for problem in problems for _ in range(group)]
+        if len(problems) % world:
+            raise ConfigError(
+                f"slow.problems_per_step: {len(problems)} problems cannot be dealt to {world} processes in whole "
+                "groups; make it a multiple of their number"
+            )
         share = len(rows) // world
         places = range(rank * share, (rank + 1) * share)
         self._batch = _Batch([rows[p] for p in places], [prompts[slot(p, group, len(prompts))] for p in places], [], [])
@@ -114,16 +121,17 @@ class SlowWeights:
             for problem, prompt in zip(self._batch.problems, self._batch.prompts, strict=True)
         ]
         loss = self._optimize(inputs)
-        rewards = [r.reward for r in self._batch.rollouts]
+        rollouts = ranks.everyones(self._batch.rollouts)
+        rewards = [r.reward for r in rollouts]
         result = StepResult(
             reward=sum(rewards) / len(rewards),
             groups=len(rows) // group,
-            kept_groups=self._batch.kept_groups,
-            loss=loss,
+            kept_groups=sum(ranks.everyones([self._batch.kept_groups])),
+            loss=sum(ranks.everyones([loss])) / world,
             grad_norm=self._grad_norm,
             seconds=time.monotonic() - started,
         )
-        return result, self._batch.rollouts
+        return result, rollouts
 
     def _optimize(self, inputs: list[dict[str, Any]]) -> float:
         trainer = self.trainer
@@ -195,11 +203,24 @@ class SlowWeights:
             key: value[rows] if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == total else value
             for key, value in output.items()
         }
+        first, anyone = self.trainer.accelerator.process_index == 0, sum(ranks.everyones([batch.kept_groups]))
+        if not batch.kept_groups and (
+            anyone or not first
+        ):  # a place-holder beside other ranks' rows counts for nothing
+            kept["completion_mask"] = torch.zeros_like(kept["completion_mask"])
         lengths = kept["completion_mask"].sum(1)
         cells = [(batch.problems[i].id, batch.prompts[i].id) for i in rows.tolist()]
-        kept["advantages"] = kept["advantages"] * cell_weights(lengths, cells).to(lengths.device)
+        share = self._share(int(lengths.sum()), len({c for c, n in zip(cells, lengths.tolist(), strict=True) if n}))
+        kept["advantages"] = kept["advantages"] * (share * cell_weights(lengths, cells)).to(lengths.device)
         kept["num_items_in_batch"] = self.trainer.accelerator.gather(lengths.sum()).sum()
         return kept
+
+    def _share(self, tokens: int, cells: int) -> float:
+        """What turns Eq. 4's weights of this rank's rows into those of all ranks' rows: groups are never split over
+        ranks, so each cell is whole on one of them, and only the totals differ."""
+        everyones = ranks.everyones([(tokens, cells)])
+        all_tokens, all_cells = (sum(column) for column in zip(*everyones, strict=True))
+        return (all_tokens / tokens) * (cells / all_cells) if tokens else 0.0
 
     def save(self, folder: Path) -> None:
         """Adapter, optimizer, schedule and step into `folder`."""

@@ -20,6 +20,7 @@ from data.domains import load_domain
 from data.files import document, replacing, write_atomic
 from data.prepared import load_prepared, write_prepared
 from data.types import Domain
+from fst import ranks
 from fst.config import Params
 from fst.errors import ConfigError, DataError
 from fst.learner import Learner
@@ -126,6 +127,8 @@ class Stages:
 
         job = self.job(name)
         yield from run_rounds(job, resume=True, quiet=self.quiet)
+        if ranks.rank():
+            return  # rank 0 has the record, and writes the outputs
         known = {problem.id for split in self._splits(name) for problem in split}
         log = validate_rollouts(rollouts_of(job.folder), name, known)
         write_page([log], job.folder / "rollouts.html")

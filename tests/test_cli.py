@@ -23,6 +23,17 @@ COMMANDS = {
     "lab-base build": "pretrain it from nothing",
     "lab-base card": "measure what it can do",
     "bench speed": "RL step against plain TRL",
+    "prepare": "deal a domain's problems into splits",
+    "validate": "run the data suites",
+    "bundle": "pack adapter, prompts and evaluation",
+    "release": "judge a domain's bundle against production",
+    "rollback": "move a channel back",
+    "bundles list": "every bundle of the store",
+    "bundles show": "one bundle",
+    "bundles diff": "prompts side by side",
+    "bundles gc": "remove bundles that no channel points at",
+    "explain": "where a bundle comes from",
+    "reproduce": "make a bundle again",
 }
 
 
@@ -56,7 +67,17 @@ def test_help_of_train_shows_every_kind_of_domain(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["trian"], ["train", "--arm", "both"], ["train", "--domain", "a", "--data", "b"]]
+    "arguments",
+    [
+        [],
+        ["trian"],
+        ["train", "--arm", "both"],
+        ["train", "--domain", "a", "--data", "b"],
+        ["validate"],
+        ["validate", "a", "--data", "b"],
+        ["bundles"],
+        ["bundles", "diff", "a"],
+    ],
 )
 def test_a_wrong_call_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

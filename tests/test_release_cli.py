@@ -28,6 +28,7 @@ from release_toys import PARAMS, ToyProject
 
 from data.files import document
 from fst.cli import main
+from fst.errors import ChannelMoved
 from fst.types import prompt_id
 from models.bundle import Bundle, write_bundle
 
@@ -230,6 +231,20 @@ def test_c6_a_worse_candidate_is_refused_with_its_rules(
     assert ("would not be released" in errors) == bool(dry)
     assert project.releases.channel("prod").bundle == two[1].id
     assert len(project.releases.bundles()) == 2, "nothing was published"
+
+
+def test_c6_somebody_else_releases_meanwhile(project: ToyProject, two: tuple[Bundle, Bundle]) -> None:
+    project.candidate("alpha", read(project.places.bundled("zeta")), 0.9)
+    from fst.release import Candidate
+    from fst.stages import Stages
+
+    candidate = Candidate.of(Stages(project.params), "alpha")
+    decision = candidate.judge()
+    moved = project.releases.rollback("prod")
+    with pytest.raises(ChannelMoved, match=f"it points at bundle {two[0].id[:12]} ") as refused:
+        candidate.release(decision)
+    assert refused.value.exit_code == 6
+    assert project.releases.channel("prod") == moved
 
 
 def test_c6_without_a_candidate(project: ToyProject, capsys: pytest.CaptureFixture[str]) -> None:
