@@ -81,10 +81,14 @@ def validate(options: argparse.Namespace) -> None:
 
 def train_stage(options: argparse.Namespace) -> None:
     """The stage `train` of a domain."""
+    from fst import ranks
+
     says = f"params.yaml says it for the domain {options.name!r}; change it there, or leave the name out"
     refuse_given(options, ("arm", "domain", "data", "seed", "run", "runs"), says)
     stages = _stages(options, options.name)
     folder = stages.train(options.name)
+    if ranks.rank():
+        return  # rank 0 writes the outputs
     did, best = _read(folder / "training.json"), _read(folder / "prompts.json")["prompts"][0]
     spent = did["rollouts"]
     _show(

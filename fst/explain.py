@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from fst.bundle_view import trained
@@ -95,10 +96,16 @@ def commands(bundle: Bundle) -> Sequence[str]:
     """What to type to make the bundle again."""
     manifest, short = bundle.manifest, bundle.id[:12]
     name = manifest["run"]["domain"] if manifest["run"] else BASE
-    target = "base" if name == BASE else f"bundle@{name}"
-    check = f"sha256sum models/bundles/{name}/manifest.json   # {manifest['candidate'] or bundle.id}"
+    target = BASE if name == BASE else quote(f"bundle@{name}")
+    check = f"sha256sum {quote(f'models/bundles/{name}/manifest.json')}   # {manifest['candidate'] or bundle.id}"
     if manifest["provenance"] is None:
-        return [f"fst reproduce {bundle.folder}", "", "# or step by step, here:", f"dvc repro --force {target}", check]
+        return [
+            f"fst reproduce {quote(str(bundle.folder))}",
+            "",
+            "# or step by step, here:",
+            f"dvc repro --force {target}",
+            check,
+        ]
     commit = manifest["provenance"]["commit"]
     if commit == "unknown":
         return ["# none: it was made outside of git, so nobody knows from which code"]
@@ -107,7 +114,7 @@ def commands(bundle: Bundle) -> Sequence[str]:
         f"fst reproduce {short}{' --allow-changes   # the changes are in no commit' if changed else ''}",
         "",
         "# or step by step:",
-        f"git clone --shared . ../fst-{short} && git -C ../fst-{short} checkout {commit.removesuffix(CHANGED)}",
+        f"git clone --shared . ../fst-{short} && git -C ../fst-{short} checkout {quote(commit.removesuffix(CHANGED))}",
         f"fst explain {short} --print-params > ../fst-{short}/params.yaml",
         f"cd ../fst-{short} && make install && . .venv/bin/activate",
         f"dvc repro --force --no-run-cache {target}",

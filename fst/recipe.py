@@ -20,6 +20,7 @@ CHANGED = "+changes"
 BASE = "base"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _OF_A_RELEASE = {"candidate": None, "gate": None, "provenance": None}  # what a release adds, as it is in a candidate
 
 
@@ -55,7 +56,7 @@ def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
     limits and places of the parameters `now`.
 
     Raises ConfigError for a bundle that was made outside of git, IntegrityError for a release that is not the
-    candidate it names.
+    candidate it names, or that names a domain as none can be named.
     """
     expected = candidate_manifest(manifest)
     provenance = manifest.get("provenance")
@@ -66,6 +67,9 @@ def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
     if not _COMMIT.fullmatch(commit.removesuffix(CHANGED)):
         raise ConfigError(f"it was made outside of git (commit {commit!r}): there is no code to make it again with")
     name = manifest["run"]["domain"] if manifest["run"] else BASE
+    for domain in (name, *params["domains"]):
+        if not _NAME.fullmatch(domain):  # dvc.yaml makes shell commands of them
+            raise IntegrityError(f"its manifest has a domain {domain!r}, which no params.yaml may have; do not use it")
     return Recipe(commit.removesuffix(CHANGED), commit.endswith(CHANGED), in_order(params), name, expected)
 
 

@@ -130,7 +130,7 @@ def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
 def _bring_data(project: Path, shop: Workshop) -> None:
     """Datasets that DVC tracks, from the project's cache. One that is missing there and needed stops `dvc repro`, which
     names it."""
-    tracked = _git(shop.project, "ls-files", "--", "*.dvc").splitlines()
+    tracked = list(filter(None, _git(shop.project, "ls-files", "-z", "--", "*.dvc").split("\0")))
     if not tracked:
         return
     asked = subprocess.run([*_DVC, "cache", "dir"], cwd=project, capture_output=True, text=True)

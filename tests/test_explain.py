@@ -235,6 +235,23 @@ def test_e6_a_release_of_something_else_is_refused(change: dict[str, Any], relea
         recipe_of({**release.manifest, **change}, params_from_dict({}), COMMIT)
 
 
+def test_e6_a_domain_that_is_a_shell_command_is_refused(project: ToyProject, release: Bundle) -> None:
+    """dvc.yaml puts the names of domains into commands."""
+    candidate = read_bundle(project.places.bundled("alpha"))
+    evil = {
+        **release.manifest["provenance"]["params"],
+        "domains": {"x; touch owned": {"spec": "lab/reverse", "start": "base"}},
+    }
+    planted = project.released(candidate, params=evil)
+    with pytest.raises(IntegrityError, match="a domain 'x; touch owned', which no params.yaml may have"):
+        recipe_of(planted.manifest, project.params, COMMIT)
+    run = {**candidate.manifest["run"], "domain": "../../outside"}
+    with pytest.raises(IntegrityError, match=r"a domain '\.\./\.\./outside'"):
+        recipe_of({**candidate.manifest, "run": run}, project.params, COMMIT)
+    changed = dataclasses.replace(candidate, manifest={**candidate.manifest, "run": {**run, "domain": "a; b"}})
+    assert "dvc repro --force 'bundle@a; b'" in commands(changed)
+
+
 def test_e6_a_release_without_a_candidate_is_refused(
     project: ToyProject, release: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
