@@ -67,7 +67,7 @@ def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
     if not _COMMIT.fullmatch(commit.removesuffix(CHANGED)):
         raise ConfigError(f"it was made outside of git (commit {commit!r}): there is no code to make it again with")
     name = manifest["run"]["domain"] if manifest["run"] else BASE
-    for domain in (name, *params["domains"]):
+    for domain in (name, *params.get("domains", {})):
         if not _NAME.fullmatch(domain):  # dvc.yaml makes shell commands of them
             raise IntegrityError(f"its manifest has a domain {domain!r}, which no params.yaml may have; do not use it")
     return Recipe(commit.removesuffix(CHANGED), commit.endswith(CHANGED), in_order(params), name, expected)

@@ -24,7 +24,7 @@ from fst.release_view import ReleaseView, load_releases
 from fst.runner import commit
 from fst.stages import Stages
 from fst.types import Prompt, prompt_from_dict
-from models.bundle import Bundle, read_bundle, write_bundle
+from models.bundle import Bundle, write_bundle
 from models.releases import Channel, Releases
 
 
@@ -45,7 +45,7 @@ class Candidate:
 
     @cached_property
     def bundle(self) -> Bundle:
-        return read_bundle(self.stages.places.bundled(self.name))
+        return self.stages.candidate(self.name)
 
     @cached_property
     def production(self) -> Bundle | None:

@@ -55,14 +55,18 @@ class Job:
 
 
 def commit() -> str:
-    """The project's git commit, with `+changes` when the working tree differs; `unknown` outside git."""
+    """The project's git commit, with `+changes` when the working tree differs; `unknown` outside git. params.yaml and
+    dvc.lock may differ: what they say is recorded on its own."""
     root = Path(__file__).resolve().parent.parent
     try:
         head = subprocess.run(
             ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         dirty = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+            ["git", "-C", root, "status", "--porcelain", "-uno", "--", ".", ":!dvc.lock", ":!params.yaml"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

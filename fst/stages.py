@@ -48,7 +48,7 @@ class Stages:
 
     def start(self, name: str) -> Bundle:
         """The bundle that a domain builds on."""
-        return self._bundle(self.params.domain(name).start)
+        return self.candidate(self.params.domain(name).start)
 
     def problems(self, name: str, sha256: str | None = None) -> Domain:
         """A domain's prepared problems. Raises DataError when they are not those of a given hash."""
@@ -106,6 +106,7 @@ class Stages:
         """The data suites. Raises ValidationFailed with the offending rows; the page is there all the same."""
         from data.validation import require, validate_prepared, write_page
 
+        self.params.domain(name)
         room = room_of(load_reader(self.params.model.base), self.params)
         found = [validate_prepared(self.places.prepared(name), self.params.validate, room)]
         page = self.places.validated(name) / "index.html"
@@ -228,7 +229,8 @@ class Stages:
         write_page(found, page)
         require(found, page)
 
-    def _bundle(self, name: str) -> Bundle:
+    def candidate(self, name: str) -> Bundle:
+        """The bundle that a domain's stage made. Raises ConfigError when it is not there yet."""
         if not (self.places.bundled(name) / "manifest.json").exists():
             command = "fst bundle base" if name == BASE else f"dvc repro bundle@{name}"
             raise ConfigError(f"{self.places.bundled(name)} is not there yet; make it with `{command}`")

@@ -243,7 +243,7 @@ def test_e6_a_domain_that_is_a_shell_command_is_refused(project: ToyProject, rel
         "domains": {"x; touch owned": {"spec": "lab/reverse", "start": "base"}},
     }
     planted = project.released(candidate, params=evil)
-    with pytest.raises(IntegrityError, match="a domain 'x; touch owned', which no params.yaml may have"):
+    with pytest.raises(IntegrityError, match=r"a domain 'x; touch owned', which no params\.yaml may have"):
         recipe_of(planted.manifest, project.params, COMMIT)
     run = {**candidate.manifest["run"], "domain": "../../outside"}
     with pytest.raises(IntegrityError, match=r"a domain '\.\./\.\./outside'"):
