@@ -44,6 +44,20 @@ def curve_image(name: str, run: Path) -> None:
     )
 
 
+def validation_table(name: str, validation: Path) -> None:
+    """Every expectation with what was found; failures first, warnings among them."""
+    findings = [f for suite in json.loads(validation.read_text(encoding="utf-8")) for f in suite["findings"]]
+    rows = [
+        {
+            "expectation": finding["expectation"],
+            "verdict": "holds" if finding["success"] else finding["severity"],
+            "observed": finding["observed"],
+        }
+        for finding in sorted(findings, key=lambda finding: bool(finding["success"]))
+    ]
+    create_table_artifact(rows, key=f"validation-{key(name)}", description=f"Data suites on {name}")
+
+
 def metrics_table(name: str, metrics: Path) -> None:
     """The evaluation's figures."""
     values = json.loads(metrics.read_text(encoding="utf-8"))

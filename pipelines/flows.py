@@ -116,6 +116,7 @@ def ingest(name: str, root: str = ".") -> None:
     with _working(root, name) as project:
         for stage in ("base", "prepare", "validate"):
             patiently(run_stage, project)(project, stage, name)
+        artifacts.validation_table(name, project.places.validated(name) / "validation.json")
 
 
 @fst_flow(name="train", flow_run_name="train {name}")

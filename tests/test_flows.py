@@ -85,7 +85,7 @@ def test_f3_every_round_is_a_task_with_its_figures(project: LabProject, server: 
     ]
     assert [kind and kind[1] for kind in kinds] == ["fast", "slow", "fast", "slow"]
     artifacts = {a["key"]: a for a in server.ask("artifacts")}
-    assert {"rounds-second", "curve-second", "metrics-second", "gate-second"} <= set(artifacts)
+    assert {"validation-second", "rounds-second", "curve-second", "metrics-second", "gate-second"} <= set(artifacts)
     assert artifacts["curve-second"]["data"].startswith("data:image/png;base64,")
     assert "| reward | all | pass |" in artifacts["gate-second"]["data"]
     assert len(json.loads(artifacts["rounds-second"]["data"])) == 4
