@@ -68,10 +68,10 @@ def run_stage(project: Project, stage: str, name: str) -> dict[str, Any] | State
     """A stage of dvc.yaml, unless DVC calls it current."""
     graph, target = Graph(Path(project.root)), stage if stage == "base" else f"{stage}@{name}"
     if graph.is_current(target):
-        return Completed(message=f"{target} is current: skipped", data={"stage": target, "skipped": True})
+        found = {"stage": target, "skipped": True, "outputs": graph.outputs(target)}
+        return Completed(message=f"{target} is current: skipped", data=found)
     made = _worker.call("run_stage", project, stage, name, timeout_seconds=project.params.flows.stage_seconds)
-    graph.record(target)
-    return {"stage": target, "skipped": False, **made}
+    return {"stage": target, "skipped": False, **made, "outputs": graph.record(target)}
 
 
 @fst_task(name="round", task_run_name="{name}: round {number}")
@@ -90,9 +90,9 @@ def train_round(project: Project, name: str, number: int) -> dict[str, Any] | St
 def finish_training(project: Project, name: str) -> dict[str, Any]:
     """The final figures, the rollout log validated, the stage's outputs recorded."""
     made = _worker.call("finish_training", project, name, timeout_seconds=project.params.flows.stage_seconds)
-    Graph(Path(project.root)).record(f"train@{name}")
+    outputs = Graph(Path(project.root)).record(f"train@{name}")
     artifacts.curve_image(name, Path(made["run"]))
-    return made
+    return {**made, "outputs": outputs}
 
 
 @fst_task(name="gate", task_run_name="{name}: gate")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fst.errors import ConfigError, FstError
 
 
@@ -33,10 +35,17 @@ class Graph:
         with self._repo() as repo:
             return not repo.status(targets=[stage])
 
-    def record(self, stage: str) -> None:
-        """Record the stage's dependencies and outputs as they are (dvc.lock, cache): `dvc commit -f`."""
+    def record(self, stage: str) -> dict[str, str]:
+        """Record the stage's dependencies and outputs as they are (dvc.lock, cache): `dvc commit -f`. Returns the hash
+        of every output by its path."""
         with self._repo() as repo:
             repo.commit(stage, force=True)
+        return self.outputs(stage)
+
+    def outputs(self, stage: str) -> dict[str, str]:
+        """The hash of every output of a stage by its path, as dvc.lock has it."""
+        lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
+        return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
 
     @contextmanager
     def _repo(self) -> Iterator[Any]:
