@@ -18,9 +18,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
 from fst.errors import GateRefused, ReflectorError, StoreError
@@ -30,7 +31,7 @@ from pipelines.project import Project
 from pipelines.worker import Worker, WorkerDied
 
 INFRASTRUCTURE = (WorkerDied, StoreError, ReflectorError, GraphBusy, ConnectionError, TimeoutError)
-LIMIT = "fst-training"  # one training at a time on a machine: its GPU, or its cores
+LIMIT = "fst-device"  # one model at work at a time: on a machine's GPU, or on its cores
 
 
 def is_infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -127,7 +128,7 @@ def train(name: str, root: str = ".") -> dict[str, Any]:
             get_run_logger().info("train@%s is current: skipped", name)
             return {"skipped": True}
         rounds: list[dict[str, Any]] = []
-        with concurrency(LIMIT, occupy=1, strict=True, lease_duration=60):
+        with device():
             more = True
             while more:
                 done = _figures(
@@ -145,8 +146,9 @@ def train(name: str, root: str = ".") -> dict[str, Any]:
 def evaluate(name: str, root: str = ".") -> None:
     """The trained policy on held-out problems of every domain it serves, and the bundle."""
     with _working(root, name) as project:
-        for stage in ("evaluate", "bundle"):
-            patiently(run_stage, project)(project, stage, name)
+        with device():
+            for stage in ("evaluate", "bundle"):
+                patiently(run_stage, project)(project, stage, name)
         artifacts.metrics_table(name, project.places.metrics(name))
 
 
@@ -154,7 +156,8 @@ def evaluate(name: str, root: str = ".") -> None:
 def release(name: str, root: str = ".") -> dict[str, Any]:
     """The gate, then the store. A refusal fails the flow and leaves production as it is."""
     with _working(root, name) as project:
-        found = _figures(patiently(judge, project)(project, name))
+        with device():
+            found = _figures(patiently(judge, project)(project, name))
         if found["released"]:
             get_run_logger().info("%s was released on %s before", found["released"][:12], found["channel"])
             return {"bundle": found["released"], "new": False}
@@ -181,6 +184,19 @@ def _figures(returned: Any) -> dict[str, Any]:
     return dict(returned.result() if isinstance(returned, State) else returned)
 
 
+def device() -> Any:
+    """The machine's GPU or cores, for as long as the block runs; others wait."""
+    return concurrency(LIMIT, occupy=1, strict=True, lease_duration=60)
+
+
+def _ensure_limit(client: SyncPrefectClient) -> None:
+    """Make the limit where the server has none; one that is there stays as somebody set it."""
+    try:
+        client.read_global_concurrency_limit_by_name(LIMIT)
+    except ObjectNotFound:
+        client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+
+
 _depth = 0
 
 
@@ -193,7 +209,7 @@ def _working(root: str, *names: str) -> Iterator[Project]:
         project.params.domain(name)
     if _depth == 0:
         with get_client(sync_client=True) as client:
-            client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+            _ensure_limit(client)
         _worker.start()
     _depth += 1
     try:

@@ -32,7 +32,11 @@ def next_round(project: Project, name: str) -> dict[str, Any]:
     """The next round of a domain's training, from where it stands. `more` says whether another follows."""
     if (project, name) not in _training:
         _training[project, name] = _stages(project).train_rounds(name)
-    learner = next(_training[project, name], None)
+    try:
+        learner = next(_training[project, name], None)
+    except BaseException:
+        del _training[project, name]  # another attempt begins anew, from the last completed round
+        raise
     if learner is None:
         return {"round": None, "more": False}
     events = valid_lines(read_lines(learner.folder.path / "events.jsonl"))
