@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fst.telemetry import silence
 
@@ -17,10 +17,8 @@ silence()
 from fst.cli_pipeline import add_params_options, add_pipeline_commands  # noqa: E402  (silence comes first)
 from fst.errors import FstError  # noqa: E402
 from fst.lifeline import Terminated, hold  # noqa: E402
+from fst.options import ARMS, DEFAULT_ARM, DEFAULT_DOMAIN  # noqa: E402
 
-ARMS = ("fst", "rl", "gepa")
-DEFAULT_ARM: Final = "fst"
-DEFAULT_DOMAIN = "lab/sort_desc+add_one"
 _GO_ON = "the same command goes on from the last completed round"
 
 

@@ -7,35 +7,16 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fst.errors import ConfigError
+from fst.options import DEFAULT_ARM, DEFAULT_DOMAIN, read_params, refuse_given
 
 if TYPE_CHECKING:
-    from fst.config import Params
     from fst.types import Arm
-
-
-def read_params(options: argparse.Namespace) -> Params:
-    """The parameter file, if there is one, with the overrides of the command line."""
-    from fst.config import load_params
-
-    path = options.params if options.params.exists() or options.params != Path("params.yaml") else None
-    overrides = list(options.set)
-    if getattr(options, "model", None):
-        overrides.append(f"model.base={options.model}")
-    return load_params(path, overrides)
-
-
-def refuse_given(options: argparse.Namespace, keys: Sequence[str], why: str) -> None:
-    """Raise ConfigError when one of these options was given: it would do nothing."""
-    given = ", ".join(f"--{key}" for key in keys if getattr(options, key) not in (None, []))
-    if given:
-        raise ConfigError(f"{given}: {why}")
 
 
 RUNS = Path("runs")
@@ -48,7 +29,6 @@ def _run_name(domain: str, arm: str, seed: int) -> str:
 def train(options: argparse.Namespace) -> None:
     """One arm on one domain; with a name, the stage of that domain."""
     from fst import ranks
-    from fst.cli import DEFAULT_ARM, DEFAULT_DOMAIN
     from fst.commands_pipeline import train_stage
     from fst.runner import Job, run_job, summary_of
 
@@ -74,7 +54,6 @@ def train(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """All arms, then the report. Finished runs of the same parameters are kept."""
-    from fst.cli import DEFAULT_DOMAIN
     from fst.report import build_report, closing_table
     from fst.run_view import load_run
     from fst.runner import Job, run_job

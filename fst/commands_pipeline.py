@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 
 from data.files import document
-from fst.commands import read_params, refuse_given
 from fst.errors import ConfigError, GateRefused, IntegrityError
+from fst.options import read_params, refuse_given
 from fst.places import Places
 
 if TYPE_CHECKING:
