@@ -35,7 +35,8 @@ DOMAINS = {
 def environment(**more: str) -> dict[str, str]:
     """This process's, with the environment's programs on the path; the project's own code is what runs."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "SHELL": "/bin/bash", **more}
+    nobody = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return {**os.environ, **nobody, "PATH": path, "OMP_NUM_THREADS": "1", "SHELL": "/bin/bash", **more}
 
 
 class LabProject:
@@ -61,7 +62,7 @@ class LabProject:
         self.run("git", "init", "-q", "-b", "main")
         self.run("dvc", "init", "-q")
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start")
+        self.run("git", "commit", "-qm", "start")
 
     def write_params(self) -> None:
         (self.root / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False))

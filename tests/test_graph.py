@@ -21,7 +21,6 @@ from moto.server import ThreadedMotoServer
 
 pytestmark = pytest.mark.slow
 
-NOBODY = ("-c", "user.name=test", "-c", "user.email=test@localhost")
 SECRET = "planted-secret-5f2c9d"
 APART = {name: {**facts, "start": "base"} for name, facts in DOMAINS.items()}
 
@@ -143,7 +142,7 @@ def events(run: Path) -> list[str]:
 def test_v8_another_seed_is_an_experiment(project: LabProject) -> None:
     """It trains both domains again and leaves the working tree's results as they were when it is taken back."""
     project.run("git", "add", "dvc.lock")
-    project.run("git", *NOBODY, "commit", "-qm", "seed 0")
+    project.run("git", "commit", "-qm", "seed 0")
     before = project.locked_outputs()
     project.run("dvc", "exp", "run", "-q", "-n", "third", "-S", "train.seed=3", "bundle@first")
     shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
