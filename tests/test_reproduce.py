@@ -36,6 +36,9 @@ from models.releases import Releases
 
 pytestmark = pytest.mark.slow
 
+# Becomes the program named, which hears Ctrl-C even where this process, as one in the background does, ignores it.
+LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
 # Stands for the real `fst`: packs a bundle with a prompt that tells the code, the parameters and the data.
 PROGRAM = """
 import hashlib, json, pathlib, subprocess, sys, yaml
@@ -286,7 +289,8 @@ def runs(process: int, program: str) -> bool:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_m6_a_signal_ends_everything(number: signal.Signals, code: int, toy: Toy, scratch: Path) -> None:
-    command = [sys.executable, "-P", "-m", "fst.cli", "reproduce", toy.release(toy.first, sleep=True)]
+    arguments = ["-P", "-m", "fst.cli", "reproduce", toy.release(toy.first, sleep=True)]
+    command = [sys.executable, "-c", LISTENING, sys.executable, *arguments]
     env = environment(PYTHONPATH=str(ROOT))
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
