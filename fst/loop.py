@@ -18,12 +18,6 @@ from fst.types import Arm, Channel
 ROUNDS: dict[Arm, tuple[Channel, ...]] = {"fst": ("fast", "train"), "rl": ("train",), "gepa": ("fast",)}
 
 
-def train(learner: Learner) -> None:
-    """Run the arm to its end."""
-    for _ in rounds(learner):
-        pass
-
-
 def rounds(learner: Learner) -> Iterator[Channel]:
     """The rounds of the arm, each yielded once it is complete and saved, to the end of its cycles or of its rollout
     budget, whichever comes first; `rl` has no cycles of its own and goes on until it has spent what `fst` might."""

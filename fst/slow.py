@@ -25,6 +25,7 @@ from data.types import Problem, Verifier
 from fst import ranks
 from fst.dealing import cell_weights, kept_rows, slot
 from fst.errors import ConfigError
+from fst.rollouts import Asker
 from fst.sections import ModelParams, SlowParams
 from fst.slow_trl import trl_config
 from fst.types import Population, Prompt, Rollout
@@ -170,22 +171,9 @@ class SlowWeights:
         return self._batch.answers
 
     def _reward(self, prompts: Any, completions: Any, **_: Any) -> list[float]:
-        batch = self._batch
+        batch, asker = self._batch, Asker(self.policy, self.verify, "train", self.step)
         for problem, prompt, answer in zip(batch.problems, batch.prompts, batch.answers, strict=True):
-            score = self.verify(problem, answer.text)
-            batch.rollouts.append(
-                Rollout(
-                    "train",
-                    problem.id,
-                    prompt.id,
-                    self.step,
-                    answer.text,
-                    answer.tokens,
-                    answer.logprobs,
-                    score.reward,
-                    score.feedback,
-                )
-            )
+            batch.rollouts.append(asker.score(prompt, problem, answer))
         return [rollout.reward for rollout in batch.rollouts]
 
     def weigh(self, output: dict[str, Any]) -> dict[str, Any]:

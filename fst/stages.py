@@ -139,10 +139,8 @@ class Stages:
     def evaluate(self, name: str) -> Path:
         """The trained policy on the held-out problems of its own domain, under every prompt of the population, and of
         every domain that it builds on, under the prompt that is served there."""
-        start, population = (
-            self.start(name),
-            read_document(self.places.trained(name) / "prompts.json", f"fst train {name}"),
-        )
+        start = self.start(name)
+        population = read_document(self.places.trained(name) / "prompts.json", f"fst train {name}")
         prompts = list(map(prompt_from_dict, population["prompts"]))
         served, domain = Served.load(self.params, self._adapter(name)), self.problems(name)
         found = {prompt.id: served.measure(domain, prompt) for prompt in prompts}
