@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 			-c constraints.txt torch 2>/dev/null \
 		|| echo "$(TORCH_INDEX) has no torch for this machine or is out of reach: taking the usual index"; \
 	fi
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[pipelines,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[pipelines,serving,monitoring,dev]"
 	@touch $@
 
 run: export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -36,6 +36,7 @@ from fst.sections import (
     TrainParams,
     ValidateParams,
 )
+from fst.sections_live import AdaptParams, AlertParams, DriftParams, ServeParams, TrafficParams, VllmParams
 
 T = TypeVar("T")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -60,6 +61,12 @@ class Params:
     gate: GateParams = field(default_factory=GateParams)
     store: StoreParams = field(default_factory=StoreParams)
     flows: FlowParams = field(default_factory=FlowParams)
+    vllm: VllmParams = field(default_factory=VllmParams)
+    serve: ServeParams = field(default_factory=ServeParams)
+    traffic: TrafficParams = field(default_factory=TrafficParams)
+    drift: DriftParams = field(default_factory=DriftParams)
+    alerts: AlertParams = field(default_factory=AlertParams)
+    adapt: AdaptParams = field(default_factory=AdaptParams)
 
     def __post_init__(self) -> None:
         if self.slow.group_size % self.fast.prompts:
@@ -112,6 +119,10 @@ def _check_value(value: Any, kind: Any, path: str, metadata: Mapping[str, Any]) 
             raise ConfigError(f"{path}: expected a mapping, found {type(value).__name__}")
         inner = typing.get_args(kind)[1]
         return {k: v if inner is Any else _check_value(v, inner, f"{path}.{k}", {}) for k, v in value.items()}
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{path}: expected a list, found {type(value).__name__}")
+        return tuple(_check_value(v, typing.get_args(kind)[0], f"{path}[{i}]", {}) for i, v in enumerate(value))
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):  # YAML reads 1e-4 as a text
             value = float(value)

@@ -6,6 +6,7 @@ FstError                     base: the message says what to do
 |   `-- UnknownDomain        a domain spec nobody can read
 |-- VerifierError            an unknown verifier, or one whose arguments are off
 |-- ModelError               a model that cannot be loaded or has no chat template
+|-- EngineError              whoever samples answers died, or cannot be reached (exit code 3)
 |-- ReflectorError           the reflection model failed for good (after its retries)
 |-- RecordError              a run folder that is damaged, taken or of another configuration
 |-- MissingDependency        an optional package that this command needs
@@ -43,6 +44,12 @@ class VerifierError(FstError):
 
 class ModelError(FstError):
     """A model that cannot be loaded, or that lacks what training needs."""
+
+
+class EngineError(FstError):
+    """The engine that samples answers died, is out of memory, or does not reach its server."""
+
+    exit_code = 3
 
 
 class ReflectorError(FstError):

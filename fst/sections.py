@@ -32,6 +32,7 @@ class ModelParams:
     base: str = "lab"
     max_new_tokens: int = _bounded(16, 1)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["transformers", "vllm"] = "transformers"  # who samples; see models/engine.py
     threads: int = _bounded(1, 1)
 
 
