@@ -92,6 +92,23 @@ class Params:
             raise ConfigError(f"domains.{name}: params.yaml has no such domain; it has: {known}")
         return self.domains[name]
 
+    def of_domain(self, name: str) -> Params:
+        """What the stages of a domain work with: these, with its own overrides. Raises ConfigError."""
+        own = self.domain(name).set
+        if not own:
+            return self
+        bare = {key: dataclasses.replace(domain, set=()) for key, domain in self.domains.items()}
+        values = dataclasses.asdict(dataclasses.replace(self, domains=bare))
+        try:
+            changed = params_from_dict(_overridden(values, own))
+        except ConfigError as exc:
+            raise ConfigError(f"domains.{name}.set: {exc}") from exc
+        return dataclasses.replace(changed, domains=self.domains)
+
+    def served_as(self, name: str) -> str:
+        """What the bundle of a domain calls it."""
+        return self.domain(name).serves or name
+
     @property
     def rollout_budget(self) -> int:
         """Most learning rollouts of a run: what `fst` may spend in all its cycles, unless set."""
@@ -174,6 +191,12 @@ def load_params(path: Path | None, overrides: typing.Sequence[str] = ()) -> Para
         if not isinstance(loaded, (dict, types.NoneType)):
             raise ConfigError(f"{path}: expected sections with keys at the top")
         values = loaded or {}
+    return params_from_dict(_overridden(values, overrides))
+
+
+def _overridden(values: Mapping[str, Any], overrides: typing.Sequence[str]) -> dict[str, Any]:
+    """Nested values with `section.key=value` overrides, values as YAML."""
+    changed = dict(values)
     for override in overrides:
         key, sign, text = override.partition("=")
         section, dot, name = key.partition(".")
@@ -183,8 +206,8 @@ def load_params(path: Path | None, overrides: typing.Sequence[str] = ()) -> Para
             value = yaml.safe_load(text)
         except yaml.YAMLError as exc:
             raise ConfigError(f"--set {override}: not readable as YAML; put the value in quotes: {exc}") from exc
-        named = values.get(section) or {}
+        named = changed.get(section) or {}
         if not isinstance(named, Mapping):
             raise ConfigError(f"{section}: expected a section with keys, found {named!r}")
-        values = {**values, section: {**named, name: value}}
-    return params_from_dict(values)
+        changed[section] = {**named, name: value}
+    return changed

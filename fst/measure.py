@@ -45,6 +45,18 @@ class Served:
         meter = Meter(self.policy, self.params.evaluate, seed_prompt, moved=self.adapter is not None)
         return meter.read(prompt, problems, rollouts)
 
+    def traffic(self, domain: Domain, prompt: Prompt) -> list[dict[str, Any]]:
+        """What serving the domain's validation problems looks like, a row an answer: what live traffic is compared
+        with. `tokens` counts those written."""
+        problems, samples = domain.validation, self.params.evaluate.samples
+        asker = Asker(self.policy, domain.verify, "eval", weights=0)
+        rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)
+        questions = {problem.id: problem.question for problem in problems}
+        return [
+            {"question": questions[r.problem_id], "response": r.text, "reward": r.reward, "tokens": len(r.tokens)}
+            for r in rollouts
+        ]
+
     def entry(self, prompt: Prompt, found: Evaluation, data_sha256: str) -> dict[str, Any]:
         """A domain's entry of evaluation.json, for the prompt that it is served with."""
         return {

@@ -20,8 +20,8 @@ from data.files import document, write_atomic
 from fst.errors import DataError, GateRefused
 from fst.gate import Case, Decision, Entry, decide
 from fst.measure import Served
+from fst.origin import commit
 from fst.release_view import ReleaseView, load_releases
-from fst.runner import commit
 from fst.stages import Stages
 from fst.types import Prompt, prompt_from_dict
 from models.bundle import Bundle, write_bundle
@@ -109,6 +109,7 @@ class Candidate:
         documents = {
             "prompts.json": self.bundle.prompts(),
             "evaluation.json": self.bundle.evaluation(),
+            "reference.json": self.bundle.reference(),
             "gate.json": decision.as_dict(),
         }
         return write_bundle(folder, manifest, documents, self.bundle.adapter)
@@ -129,7 +130,7 @@ class Candidate:
         if ours is None or (theirs is not None and _comparable(ours, theirs)):
             return theirs
         try:
-            problems = self.stages.problems(domain, facts["data_sha256"])
+            problems = self.stages.problems(facts.get("stage", domain), facts["data_sha256"])
         except DataError:
             if theirs is None:
                 raise

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from fst.config import Params, params_from_dict
 from fst.errors import DataError, RecordError
 from fst.learner import Learner
 from fst.loop import rounds
+from fst.origin import base_sha256, commit, data_sha256
 from fst.progress import Progress
 from fst.records import ASKED, RunFolder, check_same, read_lines, valid_lines
 from fst.slow import SlowWeights
@@ -33,7 +33,7 @@ from fst.types import Arm, Population, Prompt, prompt_from_dict
 from models.adapter import attach_adapter
 from models.bundle import Bundle, read_bundle
 from models.endpoint import EndpointConfig, EndpointReflector
-from models.policy import LAB_BASE, Policy, Reader, load_policy
+from models.policy import Policy, Reader, load_policy
 from models.reflector import CallableReflector, PolicyReflector, Reflector
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
@@ -43,7 +43,7 @@ VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 class Job:
     """One run to do: an arm on a domain with a seed, recorded in `folder`. `problems` is a folder of prepared
     problems, without which they are made from the domain's spec; `start` is a bundle whose adapter is trained on and
-    whose prompts for the domain, if it has any, are the first population."""
+    whose prompts for the domain, if it has any, are the first population; `serves` is what that bundle calls it."""
 
     arm: Arm
     domain: str
@@ -52,46 +52,7 @@ class Job:
     params: Params
     problems: Path | None = None
     start: Path | None = None
-
-
-def commit() -> str:
-    """The project's git commit, with `+changes` when the working tree differs; `unknown` outside git. params.yaml and
-    dvc.lock may differ: what they say is recorded on its own."""
-    root = Path(__file__).resolve().parent.parent
-    try:
-        head = subprocess.run(
-            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain", "-uno", "--", ".", ":!dvc.lock", ":!params.yaml"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+changes" if dirty.strip() else "")
-
-
-def base_sha256(base: str) -> str:
-    """Content hash of a local base model's weights; a hub id stands for itself."""
-    folder = LAB_BASE if base == "lab" else Path(base)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    digest = hashlib.sha256(b"" if files else base.encode())
-    for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def data_sha256(domain: Domain) -> str:
-    """Content hash of all problems of all splits."""
-    digest = hashlib.sha256()
-    for split in (domain.train, domain.validation, domain.test):
-        for p in split:
-            digest.update(json.dumps([p.id, p.question, p.answer], ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()
+    serves: str = ""
 
 
 def build_reflector(policy: Policy, params: Params) -> Reflector:
@@ -134,21 +95,27 @@ def sizes_of(params: Params) -> SplitSizes:
     return SplitSizes(params.prepare.train, params.prepare.validation, params.prepare.test)
 
 
-def first_population(start: Bundle | None, spec: str, params: Params) -> Population:
-    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
+def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[str, Any]]:
+    """The prompts that a bundle serves a domain with, found by its problems or by its name; empty when it does not."""
     for name, domain in start.manifest["domains"].items() if start else ():
-        if start and domain["spec"] == spec:
-            return Population(tuple(map(prompt_from_dict, start.prompts()[name]["prompts"])))
-    return Population((Prompt(params.loop.seed_prompt),))
+        if start and (domain["spec"] == spec or name == serves):
+            return list(start.prompts()[name]["prompts"])
+    return []
 
 
-def start_key(start: Bundle | None, spec: str) -> str | None:
+def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
+    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
+    carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
+    return Population(carried or (Prompt(params.loop.seed_prompt),))
+
+
+def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:
     """Content hash of what a run takes over from its start: the adapter, and the prompts for its domain."""
     if start is None:
         return None
-    prompts = [d["spec"] == spec and start.prompts()[name]["prompts"] for name, d in start.manifest["domains"].items()]
+    prompts = carried_prompts(start, spec, serves)
     adapter = [v["sha256"] for path, v in start.manifest["files"].items() if path.startswith("adapter/")]
-    return hashlib.sha256(json.dumps([adapter, [p for p in prompts if p]]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([adapter, [prompts] if prompts else []]).encode()).hexdigest()
 
 
 def has_ended(folder: Path) -> bool:
@@ -179,7 +146,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         "params": params.of_run(),
         "base_sha256": base_sha256(params.model.base),
         "data_sha256": data_sha256(domain),
-        "start": start_key(start, job.domain),
+        "start": start_key(start, job.domain, job.serves),
         "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
@@ -209,7 +176,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         progress=progress,
         seed=job.seed,
         slow_weights=slow,
-        population=first_population(start, job.domain, params),
+        population=first_population(start, job.domain, params, job.serves),
         started=adapter is not None,
     )
     if going_on:
@@ -247,6 +214,10 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
             learner.folder.close()
 
 
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
 def summary_of(folder: Path) -> dict[str, Any]:
     """The `end` event of a finished run."""
     ends = [e for e in valid_lines(read_lines(folder / "events.jsonl")) if e["kind"] == "end"]
@@ -273,7 +244,8 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
             config["seed"],
             Path(scratch) / folder.name,
             params_from_dict(config["params"]),
-            *(places.get(key) and Path(places[key]) for key in ("problems", "start")),
+            problems=_path(places.get("problems")),
+            start=_path(places.get("start")),
         )
         learner = prepare(job, Progress(1, 1, job.arm, job.domain, quiet=True))
         take(learner, last[1])

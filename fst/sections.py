@@ -108,11 +108,14 @@ class EvaluateParams:
 class DomainParams:
     """A domain that the stages know. `spec` says where its problems come from, `source` is the file that a change of
     is a change of its data, and `start` names the domain whose bundle it builds on: its adapter is trained on and
-    its prompts are kept. `base` is the untrained model."""
+    its prompts are kept. `base` is the untrained model. `serves` is what its bundle calls it, when that is not its own
+    name: the same domain on newer problems. `set` holds `section.key=value` overrides for its stages alone."""
 
     spec: str = ""
     source: str = "data/lab_rules.py"
     start: str = "base"
+    serves: str = ""
+    set: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""The sections of params.yaml that are about serving, watching and adapting. As fst/sections.py: every field's default is
-what the file ships; seconds, shares and counts are named so."""
+"""The sections of params.yaml that are about serving, watching and adapting. As in fst/sections.py, every field's
+default is what the file ships; seconds, shares and counts are named so."""
 
 from __future__ import annotations
 

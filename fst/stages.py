@@ -25,10 +25,11 @@ from fst.config import Params
 from fst.errors import ConfigError, DataError
 from fst.learner import Learner
 from fst.measure import Served
+from fst.origin import base_sha256, data_sha256
 from fst.outputs import read_document
 from fst.places import Places
 from fst.records import rollouts_of
-from fst.runner import VERSIONED, Job, base_sha256, data_sha256, room_of, run_rounds, sizes_of, start_key
+from fst.runner import VERSIONED, Job, room_of, run_rounds, sizes_of, start_key
 from fst.trained import export_run
 from fst.types import prompt_from_dict
 from models.bundle import Bundle, read_bundle, write_bundle
@@ -50,6 +51,10 @@ class Stages:
         """The bundle that a domain builds on."""
         return self.candidate(self.params.domain(name).start)
 
+    def of(self, name: str) -> Params:
+        """The parameters of a domain's stages, its own overrides included."""
+        return self.params.of_domain(name)
+
     def problems(self, name: str, sha256: str | None = None) -> Domain:
         """A domain's prepared problems. Raises DataError when they are not those of a given hash."""
         domain = load_prepared(self.places.prepared(name))
@@ -62,12 +67,14 @@ class Stages:
 
     def job(self, name: str) -> Job:
         """The training run of a domain."""
-        train, spec, problems = self.params.train, self.params.domain(name).spec, self.places.prepared(name)
-        decisive = (train.arm, spec, train.seed, self.params.of_run(), base_sha256(self.params.model.base))
-        key = [*decisive, data_sha256(self.problems(name)), start_key(self.start(name), spec), sources_sha256()]
+        params, domain, serves = self.of(name), self.params.domain(name), self.params.served_as(name)
+        train, spec = params.train, domain.spec
+        decisive = (train.arm, spec, train.seed, params.of_run(), base_sha256(params.model.base))
+        taken_over = start_key(self.start(name), spec, serves)
+        key = [*decisive, data_sha256(self.problems(name)), taken_over, sources_sha256()]
         run = f"{name}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
-        start = self.places.bundled(self.params.domain(name).start)
-        return Job(train.arm, spec, train.seed, self.places.runs / run, self.params, problems, start)
+        problems, start = self.places.prepared(name), self.places.bundled(domain.start)
+        return Job(train.arm, spec, train.seed, self.places.runs / run, params, problems, start, serves)
 
     def runs(self) -> list[Path]:
         """Run folders about the domains: each domain's latest run, and those of other arms on the same problems."""
@@ -86,15 +93,17 @@ class Stages:
 
     def base(self) -> Path:
         """The untrained base as a bundle that serves no domain: what the first domain builds on."""
-        return self._pack(BASE, None, {"domains": {}, "run": None, "metrics": {}}, ({}, {}), None)
+        documents: dict[str, Any] = {"prompts.json": {}, "evaluation.json": {}, "reference.json": {}}
+        return self._pack(BASE, None, {"domains": {}, "run": None, "metrics": {}}, documents, None)
 
     def prepare(self, name: str) -> Path:
         """Problems, dealt into splits and written down. A file of the user's is validated first, as it lies there:
         raises ValidationFailed with all its offending rows, which are on a page too."""
-        reader, spec = load_reader(self.params.model.base), self.params.domain(name).spec
+        params, spec = self.of(name), self.params.domain(name).spec
+        reader = load_reader(params.model.base)
         if spec.endswith(".jsonl"):
             self._check_raw(name, self.places.root / spec.removeprefix("jsonl:"))
-        domain = load_domain(spec, sizes_of(self.params), self.params.prepare.seed)
+        domain = load_domain(spec, sizes_of(params), params.prepare.seed)
 
         def tokens(questions: list[str]) -> list[int]:
             return [len(ids) for ids in reader.encode([reader.messages("", question) for question in questions])]
@@ -106,9 +115,9 @@ class Stages:
         """The data suites. Raises ValidationFailed with the offending rows; the page is there all the same."""
         from data.validation import require, validate_prepared, write_page
 
-        self.params.domain(name)
-        room = room_of(load_reader(self.params.model.base), self.params)
-        found = [validate_prepared(self.places.prepared(name), self.params.validate, room)]
+        params = self.of(name)
+        room = room_of(load_reader(params.model.base), params)
+        found = [validate_prepared(self.places.prepared(name), params.validate, room)]
         page = self.places.validated(name) / "index.html"
         with replacing(self.places.validated(name)) as folder:
             (folder / "validation.json").write_text(document([v.as_dict() for v in found]), encoding="utf-8")
@@ -138,22 +147,25 @@ class Stages:
 
     def evaluate(self, name: str) -> Path:
         """The trained policy on the held-out problems of its own domain, under every prompt of the population, and of
-        every domain that it builds on, under the prompt that is served there."""
-        start = self.start(name)
+        every domain that it builds on, under the prompt that is served there. Of each, also what serving it looks like:
+        answers to validation problems, with which live traffic is compared."""
+        start, own = self.start(name), self.params.served_as(name)
         population = read_document(self.places.trained(name) / "prompts.json", f"fst train {name}")
         prompts = list(map(prompt_from_dict, population["prompts"]))
-        served, domain = Served.load(self.params, self._adapter(name)), self.problems(name)
+        served, domain = Served.load(self.of(name), self._adapter(name)), self.problems(name)
         found = {prompt.id: served.measure(domain, prompt) for prompt in prompts}
-        entries = {name: served.entry(prompts[0], found[prompts[0].id], data_sha256(domain))}
+        entries = {own: served.entry(prompts[0], found[prompts[0].id], data_sha256(domain))}
+        traffic = {own: {"rows": served.traffic(domain, prompts[0])}}
         for earlier, facts in start.manifest["domains"].items():
-            if earlier != name:
-                problems = self.problems(earlier, facts["data_sha256"])
+            if earlier != own:
+                problems = self.problems(facts.get("stage", earlier), facts["data_sha256"])
                 kept = prompt_from_dict(start.prompts()[earlier]["prompts"][0])
                 entries[earlier] = served.entry(kept, served.measure(problems, kept), facts["data_sha256"])
+                traffic[earlier] = {"rows": served.traffic(problems, kept)}
         before = start.evaluation()
-        lost = [before[d]["reward"] - entries[d]["reward"] for d in entries if d in before and d != name]
+        lost = [before[d]["reward"] - entries[d]["reward"] for d in entries if d in before and d != own]
         metrics = {
-            **{key: entries[name][key] for key in ("reward", "stderr", "kl", "tokens_per_answer", "prompt_tokens")},
+            **{key: entries[own][key] for key in ("reward", "stderr", "kl", "tokens_per_answer", "prompt_tokens")},
             "forgetting": round(max(lost, default=0.0), 6),
             "domains": {domain_name: entry["reward"] for domain_name, entry in entries.items()},
         }
@@ -161,27 +173,35 @@ class Stages:
             scores = {key: evaluation.problems for key, evaluation in found.items()}
             (folder / "evaluation.json").write_text(document(entries), encoding="utf-8")
             (folder / "scores.json").write_text(document(scores), encoding="utf-8")
+            (folder / "reference.json").write_text(document(traffic), encoding="utf-8")
         self.places.metrics(name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.places.metrics(name), document(metrics))
         return self.places.evaluated(name)
 
     def bundle(self, name: str) -> Path:
         """The deployable unit: the adapter, and the prompts of this domain beside those of the domains before it."""
-        start = self.start(name)
+        start, served_as, evaluated = self.start(name), self.params.served_as(name), self.places.evaluated(name)
         training = read_document(self.places.trained(name) / "training.json", f"fst train {name}")
         own = read_document(self.places.trained(name) / "prompts.json", f"fst train {name}")
-        entries = read_document(self.places.evaluated(name) / "evaluation.json", f"fst evaluate {name}")
-        scores = read_document(self.places.evaluated(name) / "scores.json", f"fst evaluate {name}")
-        shipped = [{**p, "problems": scores[p["id"]]} for p in own["prompts"][: self.params.bundle.prompts]]
-        prompts = {**start.prompts(), name: {"prompts": shipped, "ancestry": own["ancestry"]}}
-        specs = {
-            **{d: facts["spec"] for d, facts in start.manifest["domains"].items()},
-            name: self.params.domain(name).spec,
+        entries, scores, reference = (
+            read_document(evaluated / f"{part}.json", f"fst evaluate {name}")
+            for part in ("evaluation", "scores", "reference")
+        )
+        shipped = [{**p, "problems": scores[p["id"]]} for p in own["prompts"][: self.of(name).bundle.prompts]]
+        prompts = {**start.prompts(), served_as: {"prompts": shipped, "ancestry": own["ancestry"]}}
+        origins = {
+            **{d: (facts["spec"], facts.get("stage", d)) for d, facts in start.manifest["domains"].items()},
+            served_as: (self.params.domain(name).spec, name),
         }
         facts = {
             "domains": {
-                d: {"spec": spec, "data_sha256": entries[d]["data_sha256"], "prompt": entries[d]["prompt"]}
-                for d, spec in specs.items()
+                d: {
+                    "spec": spec,
+                    "stage": stage,
+                    "data_sha256": entries[d]["data_sha256"],
+                    "prompt": entries[d]["prompt"],
+                }
+                for d, (spec, stage) in origins.items()
             },
             "run": {"domain": name, **{k: v for k, v in training.items() if k not in ("cells", "adapter_sha256")}},
             "metrics": {
@@ -189,7 +209,8 @@ class Stages:
                 for d, entry in entries.items()
             },
         }
-        return self._pack(name, start.id, facts, (prompts, entries), self._adapter(name))
+        documents = {"prompts.json": prompts, "evaluation.json": entries, "reference.json": reference}
+        return self._pack(name, start.id, facts, documents, self._adapter(name))
 
     # -- parts ------------------------------------------------------------------------------------------
 
@@ -198,25 +219,23 @@ class Stages:
         name: str,
         start: str | None,
         facts: dict[str, Any],
-        documents: tuple[dict[str, Any], dict[str, Any]],
+        documents: dict[str, Any],
         adapter: Path | None,
     ) -> Path:
-        base = self.params.model.base
+        params = self.params if name == BASE else self.of(name)
+        base = params.model.base
         manifest = {
             "schema": 1,
             "base": {"name": base, "sha256": base_sha256(base)},
             "start": start,
-            "params": {**self.params.of_run(), "bundle": {"prompts": self.params.bundle.prompts}},
+            "params": {**params.of_run(), "bundle": {"prompts": params.bundle.prompts}},
             "versions": {package: importlib.metadata.version(package) for package in VERSIONED},
             "candidate": None,
             "gate": None,
             "provenance": None,
             **facts,
         }
-        prompts, entries = documents
-        write_bundle(
-            self.places.bundled(name), manifest, {"prompts.json": prompts, "evaluation.json": entries}, adapter
-        )
+        write_bundle(self.places.bundled(name), manifest, documents, adapter)
         return self.places.bundled(name)
 
     def _check_raw(self, name: str, file: Path) -> None:

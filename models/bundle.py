@@ -2,6 +2,7 @@
 
     manifest.json     what it is and where it comes from, and the size and sha256 of every other file
     prompts.json      the fast weights of each domain       evaluation.json   what was measured on held-out problems
+    reference.json    how its answers to validation problems look, which live traffic is compared with
     adapter/          the slow weights, for PEFT and vLLM   (none when the weights are those of the base)
     gate.json         the decision of a release             manifest.sig      a signature of the manifest
 
@@ -54,6 +55,10 @@ class Bundle:
     def evaluation(self) -> dict[str, Any]:
         """{domain: what was measured}."""
         return dict(self._document("evaluation.json"))
+
+    def reference(self) -> dict[str, Any]:
+        """{domain: {"rows": [{"question", "response", "reward", "tokens"}, ...]}}; empty in a bundle without any."""
+        return dict(self._document("reference.json")) if "reference.json" in self.manifest["files"] else {}
 
     def gate(self) -> dict[str, Any] | None:
         """The decision that released it, None in a candidate."""
