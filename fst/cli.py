@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ from fst.telemetry import silence
 
 silence()
 
+from fst.cli_live import add_live_commands  # noqa: E402  (silence comes first)
 from fst.cli_pipeline import add_params_options, add_pipeline_commands  # noqa: E402  (silence comes first)
 from fst.errors import FstError  # noqa: E402
 from fst.lifeline import Terminated, hold  # noqa: E402
 from fst.options import ARMS, DEFAULT_ARM, DEFAULT_DOMAIN  # noqa: E402
 
+HANDLERS = ("commands", "commands_pipeline", "commands_live")  # where the commands' functions are
 _GO_ON = "the same command goes on from the last completed round"
 
 
@@ -111,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_params_options(evaluate)
 
     add_pipeline_commands(commands, _says)
+    add_live_commands(commands, _says)
     commands.add_parser("doctor", **_says("what is missing, and for what", "doctor"))
 
     base = commands.add_parser("lab-base", help="the lab's base model")
@@ -163,11 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
     """The function of a command, which has its name: `lab-base build` is lab_base_build."""
-    from fst import commands, commands_pipeline
-
     name = "_".join(filter(None, (options.command.replace("-", "_"), getattr(options, "action", None))))
-    module = commands if hasattr(commands, name) else commands_pipeline
-    handler: Callable[[argparse.Namespace], None] = getattr(module, name)
+    modules = (importlib.import_module(f"fst.{module}") for module in HANDLERS)
+    handler: Callable[[argparse.Namespace], None] = next(getattr(m, name) for m in modules if hasattr(m, name))
     return handler
 
 

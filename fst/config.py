@@ -98,7 +98,7 @@ class Params:
         if not own:
             return self
         bare = {key: dataclasses.replace(domain, set=()) for key, domain in self.domains.items()}
-        values = dataclasses.asdict(dataclasses.replace(self, domains=bare))
+        values = dataclasses.replace(self, domains=bare).as_dict()
         try:
             changed = params_from_dict(_overridden(values, own))
         except ConfigError as exc:
@@ -118,6 +118,10 @@ class Params:
     @property
     def rollouts_per_step(self) -> int:
         return self.slow.problems_per_step * self.slow.group_size
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested values, as `params_from_dict` takes them."""
+        return dataclasses.asdict(self)
 
     def of_run(self) -> dict[str, Any]:
         """The sections that decide what a run does; domains, gate and store may change around it."""

@@ -45,6 +45,11 @@ class Places:
     def metrics(self, name: str) -> Path:
         return self.root / "reports" / "metrics" / f"{name}.json"
 
+    @property
+    def monitoring(self) -> Path:
+        """Windows, alerts and adaptations, as JSON lines."""
+        return self.root / "reports" / "monitoring"
+
     def raw_page(self, name: str) -> Path:
         """What validation found in a domain's problem file as it lies there."""
         return self.root / "reports" / "validation" / f"{name}.html"

@@ -92,6 +92,6 @@ class AdaptParams:
     min_problems: int = _bounded(96, 12)  # scored requests with a known answer, before it starts
     max_problems: int = _bounded(400, 12)  # the newest of them
     wait_seconds: float = _bounded(120.0, 0)  # for that many
-    fast_cycles: int = _bounded(2, 1)
+    fast_cycles: int = _bounded(1, 1)
     slow_cycles: int = _bounded(4, 0)  # 0: never touch the weights
     enough: float = _bounded(0.7, 0, 1)  # reward after the fast rounds that makes slow ones unnecessary

@@ -8,6 +8,7 @@ off goes on, and one whose inputs changed starts anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -103,7 +104,8 @@ class Stages:
         reader = load_reader(params.model.base)
         if spec.endswith(".jsonl"):
             self._check_raw(name, self.places.root / spec.removeprefix("jsonl:"))
-        domain = load_domain(spec, sizes_of(params), params.prepare.seed)
+        with contextlib.chdir(self.places.root):  # a user's file is named from there
+            domain = load_domain(spec, sizes_of(params), params.prepare.seed)
 
         def tokens(questions: list[str]) -> list[int]:
             return [len(ids) for ids in reader.encode([reader.messages("", question) for question in questions])]

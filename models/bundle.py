@@ -50,26 +50,27 @@ class Bundle:
 
     def prompts(self) -> dict[str, Any]:
         """{domain: {"prompts": [...], "ancestry": [...]}}, the best prompt first."""
-        return dict(self._document("prompts.json"))
+        return dict(self.document("prompts.json"))
 
     def evaluation(self) -> dict[str, Any]:
         """{domain: what was measured}."""
-        return dict(self._document("evaluation.json"))
+        return dict(self.document("evaluation.json"))
 
     def reference(self) -> dict[str, Any]:
         """{domain: {"rows": [{"question", "response", "reward", "tokens"}, ...]}}; empty in a bundle without any."""
-        return dict(self._document("reference.json")) if "reference.json" in self.manifest["files"] else {}
+        return dict(self.document("reference.json")) if "reference.json" in self.manifest["files"] else {}
 
     def gate(self) -> dict[str, Any] | None:
         """The decision that released it, None in a candidate."""
-        return dict(self._document("gate.json")) if "gate.json" in self.manifest["files"] else None
+        return dict(self.document("gate.json")) if "gate.json" in self.manifest["files"] else None
 
     @property
     def adapter(self) -> Path | None:
         """Folder of the adapter, None when the weights are those of the base."""
         return self.folder / "adapter" if ADAPTER[0] in self.manifest["files"] else None
 
-    def _document(self, path: str) -> Any:
+    def document(self, path: str) -> Any:
+        """One of its JSON files, checked again. Raises IntegrityError."""
         content = (self.folder / path).read_bytes()
         if hashlib.sha256(content).hexdigest() != self.manifest["files"][path]["sha256"]:
             raise IntegrityError(f"{self.folder / path} was changed since the bundle was read; fetch the bundle again")

@@ -1,7 +1,11 @@
-"""Deployments: what starts the flows by itself. A schedule for `continual`, an event for a domain that arrives."""
+"""Deployments: what starts the flows by itself. A schedule for `continual`, an event for a domain that arrives, and an
+alert about live traffic for `adapt`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from prefect import serve
@@ -9,15 +13,19 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.events import DeploymentEventTrigger, emit_event
 from prefect.events.schemas.events import Event
 
+from pipelines.adapt import adapt
 from pipelines.flows import continual
+from pipelines.project import Project
 
 ARRIVED = "fst.domain.arrived"
+ALERT = "fst.drift.alert"
 
 
 def deployments(cron: str, root: str) -> list[Any]:
     """`nightly` goes through every domain of params.yaml, which costs seconds where nothing changed; `on-arrival` takes
-    the domain that an event names. A run of the same deployment that is under way is waited for."""
-    place = {"root": root}
+    the domain that an event names; `on-alert` adapts the domain that an alert is about, once in the alerts' cool-down
+    however many there are. A run of the same deployment that is under way is waited for."""
+    place = {"root": str(Path(root).resolve())}
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     arrival = DeploymentEventTrigger(
         name="a domain arrives",
@@ -25,15 +33,33 @@ def deployments(cron: str, root: str) -> list[Any]:
         match={"prefect.resource.id": "fst.domain.*"},
         parameters={"domains": ["{{ event.payload.name }}"], **place},
     )
+    patience = Project(root).params.drift.cool_down_seconds
+    alert = DeploymentEventTrigger(
+        name="traffic drifts",
+        expect={ALERT},
+        match={"prefect.resource.id": "fst.served.*"},
+        for_each={"prefect.resource.id"},
+        threshold=1,
+        within=timedelta(seconds=patience),
+        parameters={key: "{{ event.payload." + key + " }}" for key in ("domain", "channel", "at", "since")} | place,
+    )
     return [
         continual.to_deployment("nightly", cron=cron, parameters=place, concurrency_limit=one_at_a_time),
         continual.to_deployment("on-arrival", triggers=[arrival], concurrency_limit=one_at_a_time),
+        adapt.to_deployment("on-alert", triggers=[alert], concurrency_limit=one_at_a_time),
     ]
 
 
 def serve_all(cron: str, root: str) -> None:
     """Register the deployments and run what they start, until stopped."""
     serve(*deployments(cron, root))
+
+
+def raise_alert(alert: Mapping[str, Any]) -> Event | None:
+    """Say that live traffic drifted: starts `adapt` where the deployments are served. `alert` has `domain`, `channel`,
+    `at` and `since` (seconds since the epoch), and what else there is to tell."""
+    resource = {"prefect.resource.id": f"fst.served.{alert['channel']}.{alert['domain']}"}
+    return emit_event(ALERT, resource=resource, payload=dict(alert))
 
 
 def announce(name: str) -> Event | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
@@ -26,7 +26,7 @@ from prefect.states import Completed
 
 from fst.errors import GateRefused, ReflectorError, StoreError
 from pipelines import artifacts
-from pipelines.graph import Graph, GraphBusy
+from pipelines.graph import GraphBusy
 from pipelines.project import Project
 from pipelines.worker import Worker, WorkerDied
 
@@ -66,13 +66,13 @@ def patiently(work: Any, project: Project) -> Any:
 
 @fst_task(name="stage", task_run_name="{stage} {name}")
 def run_stage(project: Project, stage: str, name: str) -> dict[str, Any] | State[Any]:
-    """A stage of dvc.yaml, unless DVC calls it current."""
-    graph, target = Graph(Path(project.root)), stage if stage == "base" else f"{stage}@{name}"
-    if graph.is_current(target):
+    """A stage of dvc.yaml, unless DVC calls it current; of an adaptation, which DVC does not know, in any case."""
+    graph, target = project.graph, stage if stage == "base" else f"{stage}@{name}"
+    if graph and graph.is_current(target):
         found = {"stage": target, "skipped": True, "outputs": graph.outputs(target)}
         return Completed(message=f"{target} is current: skipped", data=found)
-    made = _worker.call("run_stage", project, stage, name, timeout_seconds=project.params.flows.stage_seconds)
-    return {"stage": target, "skipped": False, **made, "outputs": graph.record(target)}
+    made = call("run_stage", project, stage, name)
+    return {"stage": target, "skipped": False, **made, "outputs": graph.record(target) if graph else {}}
 
 
 @fst_task(name="round", task_run_name="{name}: round {number}")
@@ -90,8 +90,8 @@ def train_round(project: Project, name: str, number: int) -> dict[str, Any] | St
 @fst_task(name="finish training", task_run_name="{name}: test and export")
 def finish_training(project: Project, name: str) -> dict[str, Any]:
     """The final figures, the rollout log validated, the stage's outputs recorded."""
-    made = _worker.call("finish_training", project, name, timeout_seconds=project.params.flows.stage_seconds)
-    outputs = Graph(Path(project.root)).record(f"train@{name}")
+    made = call("finish_training", project, name)
+    outputs = project.graph.record(f"train@{name}") if project.graph else {}
     artifacts.curve_image(name, Path(made["run"]))
     return {**made, "outputs": outputs}
 
@@ -99,7 +99,7 @@ def finish_training(project: Project, name: str) -> dict[str, Any]:
 @fst_task(name="gate", task_run_name="{name}: gate")
 def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
     """The candidate against production."""
-    found = _worker.call("judge", project, name, timeout_seconds=project.params.flows.stage_seconds)
+    found = call("judge", project, name)
     if found["released"] is None:
         artifacts.gate_decision(name, Path(found["path"]))
     return Completed(message=f"verdict: {found['verdict']}", data=found)
@@ -108,13 +108,13 @@ def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
 @fst_task(name="publish", task_run_name="{name}: publish")
 def publish(project: Project, name: str) -> dict[str, Any]:
     """The bundle into the store, then the channel onto it."""
-    return _worker.call("publish", project, name, timeout_seconds=project.params.flows.stage_seconds)
+    return call("publish", project, name)
 
 
 @fst_flow(name="ingest", flow_run_name="ingest {name}")
 def ingest(name: str, root: str = ".") -> None:
     """A domain's problems: prepared, and validated by the data suites."""
-    with _working(root, name) as project:
+    with working(root, name) as project:
         for stage in ("base", "prepare", "validate"):
             patiently(run_stage, project)(project, stage, name)
         artifacts.validation_table(name, project.places.validated(name) / "validation.json")
@@ -123,29 +123,32 @@ def ingest(name: str, root: str = ".") -> None:
 @fst_flow(name="train", flow_run_name="train {name}")
 def train(name: str, root: str = ".") -> dict[str, Any]:
     """Fast and slow rounds in alternation, a task each, from the last completed round to the end."""
-    with _working(root, name) as project:
-        if Graph(Path(root)).is_current(f"train@{name}"):
+    with working(root, name) as project:
+        if project.graph and project.graph.is_current(f"train@{name}"):
             get_run_logger().info("train@%s is current: skipped", name)
             return {"skipped": True}
-        rounds: list[dict[str, Any]] = []
         with device():
-            more = True
-            while more:
-                done = _figures(
-                    patiently(train_round, project)(project, name, rounds[-1]["round"] + 1 if rounds else 0)
-                )
-                more = done["more"]
-                if done["round"] is not None:
-                    rounds.append(done)
-            made = patiently(finish_training, project)(project, name)
-        artifacts.rounds_table(name, rounds)
-        return {"skipped": False, **made}
+            return {"skipped": False, **train_rounds(project, name)}
+
+
+def train_rounds(project: Project, name: str) -> dict[str, Any]:
+    """Every round that is left, a task each, and the end of the training."""
+    rounds: list[dict[str, Any]] = []
+    more = True
+    while more:
+        done = figures(patiently(train_round, project)(project, name, rounds[-1]["round"] + 1 if rounds else 0))
+        more = done["more"]
+        if done["round"] is not None:
+            rounds.append(done)
+    made = patiently(finish_training, project)(project, name)
+    artifacts.rounds_table(name, rounds)
+    return dict(made)
 
 
 @fst_flow(name="evaluate", flow_run_name="evaluate {name}")
 def evaluate(name: str, root: str = ".") -> None:
     """The trained policy on held-out problems of every domain it serves, and the bundle."""
-    with _working(root, name) as project:
+    with working(root, name) as project:
         with device():
             for stage in ("evaluate", "bundle"):
                 patiently(run_stage, project)(project, stage, name)
@@ -155,9 +158,9 @@ def evaluate(name: str, root: str = ".") -> None:
 @fst_flow(name="release", flow_run_name="release {name}")
 def release(name: str, root: str = ".") -> dict[str, Any]:
     """The gate, then the store. A refusal fails the flow and leaves production as it is."""
-    with _working(root, name) as project:
+    with working(root, name) as project:
         with device():
-            found = _figures(patiently(judge, project)(project, name))
+            found = figures(patiently(judge, project)(project, name))
         if found["released"]:
             get_run_logger().info("%s was released on %s before", found["released"][:12], found["channel"])
             return {"bundle": found["released"], "new": False}
@@ -169,7 +172,7 @@ def release(name: str, root: str = ".") -> dict[str, Any]:
 @fst_flow(name="continual", flow_run_name="continual")
 def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[str, Any]]:
     """Domains arriving one after another, each trained on top of what it builds on, judged and released."""
-    with _working(root, *domains or ()) as project:
+    with working(root, *domains or ()) as project:
         released = []
         for name in domains or list(project.params.domains):
             ingest(name, root)
@@ -179,7 +182,7 @@ def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[st
         return released
 
 
-def _figures(returned: Any) -> dict[str, Any]:
+def figures(returned: Any) -> dict[str, Any]:
     """What a task returned; one that says something in its state's message returns the state."""
     return dict(returned.result() if isinstance(returned, State) else returned)
 
@@ -189,27 +192,32 @@ def device() -> Any:
     return concurrency(LIMIT, occupy=1, strict=True, lease_duration=60)
 
 
-def _ensure_limit(client: SyncPrefectClient) -> None:
-    """Make the limit where the server has none; one that is there stays as somebody set it."""
-    try:
-        client.read_global_concurrency_limit_by_name(LIMIT)
-    except ObjectNotFound:
-        client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+def ensure_limit(name: str) -> None:
+    """Make a limit of one where the server has none of that name; one that is there stays as somebody set it."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            client.upsert_global_concurrency_limit_by_name(name, 1)
+
+
+def call(function: str, project: Project, *arguments: Any) -> dict[str, Any]:
+    """A function of pipelines/work.py, in the child process."""
+    return _worker.call(function, project, *arguments, timeout_seconds=project.params.flows.stage_seconds)
 
 
 _depth = 0
 
 
 @contextmanager
-def _working(root: str, *names: str) -> Iterator[Project]:
+def working(root: str, *names: str) -> Iterator[Project]:
     """The project, and the worker for as long as the outermost flow runs. Raises ConfigError for an unknown name."""
     global _depth
     project = Project(root)
     for name in names:
         project.params.domain(name)
     if _depth == 0:
-        with get_client(sync_client=True) as client:
-            _ensure_limit(client)
+        ensure_limit(LIMIT)
         _worker.start()
     _depth += 1
     try:

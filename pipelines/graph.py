@@ -47,6 +47,11 @@ class Graph:
         lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
         return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
 
+    def add(self, path: Path) -> None:
+        """Version a file that no stage makes: `dvc add`, whose PATH.dvc names its content in the cache."""
+        with self._repo() as repo:
+            repo.add(str(path))
+
     @contextmanager
     def _repo(self) -> Iterator[Any]:
         from dvc.exceptions import DvcException

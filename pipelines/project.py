@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fst.adaptation import Adaptation, production_of
 from fst.config import Params, load_params
 from fst.places import Places
+from pipelines.graph import Graph
 
 
 @dataclass(frozen=True)
 class Project:
-    """The folder of params.yaml and dvc.yaml. A flow takes its parameters from the file alone: DVC records them."""
+    """The folder of params.yaml and dvc.yaml. A flow takes its parameters from the file alone: DVC records them. With
+    an adaptation, its domains stand beside those of the file; dvc.yaml does not know them."""
 
     root: str = "."
+    adaptation: Adaptation | None = None
 
     @property
     def places(self) -> Places:
@@ -21,4 +25,12 @@ class Project:
 
     @property
     def params(self) -> Params:
-        return load_params(self.places.params)
+        params = load_params(self.places.params)
+        if self.adaptation is None:
+            return params
+        return self.adaptation.params(params, production_of(params, self.places, self.adaptation.channel))
+
+    @property
+    def graph(self) -> Graph | None:
+        """What DVC knows of the stages; None when it does not know them."""
+        return Graph(Path(self.root)) if self.adaptation is None else None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
+from fst.adaptation import plan
 from fst.gate import Decision
 from fst.learner import Learner
+from fst.outputs import read_document
 from fst.records import read_lines, valid_lines
 from fst.release import Candidate
 from fst.stages import Stages
+from monitoring.collected import collected
 from pipelines.project import Project
 
 # What the child keeps between calls; lost with it, and found again on the disk and in the store.
@@ -62,6 +66,18 @@ def finish_training(project: Project, name: str) -> dict[str, Any]:
         pass
     stages = _stages(project)
     return {"path": str(stages.places.trained(name)), "run": str(stages.job(name).folder)}
+
+
+def plan_adaptation(project: Project, domain: str, channel: str, since: float) -> dict[str, Any]:
+    """Collect a domain's problems from the traffic since a time and find what to build on. Raises DataError when there
+    are too few yet."""
+    pairs = collected(project.places.root / project.params.traffic.folder, project.places.monitoring, domain, since)
+    return asdict(plan(project.params, project.places, domain, pairs, channel))
+
+
+def reward(project: Project, name: str) -> dict[str, Any]:
+    """What a stage's evaluation found for the domain that it serves."""
+    return {"reward": read_document(project.places.metrics(name), f"fst evaluate {name}")["reward"]}
 
 
 def judge(project: Project, name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ LIBRARY_ROOMS = {
     "transformers": ("models/*",),
     "peft": ("models/*",),
     "vllm": ("models/*",),
-    "httpx": ("models/endpoint.py",),
+    "httpx": ("models/endpoint.py", "fst/simulate.py"),
     "boto3": ("models/store_s3.py",),
     "botocore": ("models/store_s3.py",),
     "reasoning_gym": ("data/reasoning_gym_domain.py",),
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "monitoring": {"data", "models", "fst", "monitoring"},
     "pipelines": {"data", "models", "fst", "monitoring", "pipelines"},
 }
-COMMANDS = "fst/cli*.py"  # the command line alone may also start the monitoring
+COMMANDS = ("fst/cli*.py", "fst/commands_*.py")  # the command line alone may also start the monitoring
 
 LONGEST_FILE = 300
 MOST_PARAMETERS = 7
@@ -103,7 +103,7 @@ def imports_go_one_way(path: str, source: str) -> list[str]:
     module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     room = module.split(".")[0]
     allowed = set() if within(module, VOCABULARY) else MAY_IMPORT[room]
-    if fnmatch(path, COMMANDS):
+    if any(fnmatch(path, pattern) for pattern in COMMANDS):
         allowed = allowed | {"monitoring"}
     complaints = []
     for name in imports(path, source):

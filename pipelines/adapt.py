@@ -1,0 +1,140 @@
+"""What an alert starts: a fast update of one served domain from its traffic, judged and released like everything else.
+
+    collect -> fast rounds under frozen weights -> gate -> release          minutes
+            -> slow rounds with the evolved prompts -> gate -> release      only where the reward is not enough yet
+
+Two alerts about a domain never run side by side: the later one waits, and ends at once when what was released meanwhile
+already knows of what it tells.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.concurrency.sync import concurrency
+
+from data.lines import append_line, read_lines
+from fst.adaptation import Adaptation
+from fst.errors import DataError
+from pipelines import artifacts
+from pipelines.flows import (
+    call,
+    device,
+    ensure_limit,
+    figures,
+    fst_flow,
+    fst_task,
+    judge,
+    patiently,
+    publish,
+    run_stage,
+    train_rounds,
+    working,
+)
+from pipelines.project import Project
+
+POLL_SECONDS = 1.0
+
+
+@fst_flow(name="adapt", flow_run_name="adapt {domain} on {channel}")
+def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0, root: str = ".") -> dict[str, Any]:
+    """Bring a domain of a channel's release up to date, or add it. `at` is when the alert was raised, `since` when the
+    traffic that it is about began, both in seconds since the epoch."""
+    at = time.time() if at is None else at
+    with working(root) as project, _alone(domain, channel):
+        account = Account(project, domain, channel, at)
+        if account.is_late():
+            get_run_logger().info("%s was adapted after this alert was raised: nothing to do", domain)
+            return account.say("skipped")
+        account.say("started")
+        with account.says_how_it_failed(), device():
+            adaptation = collect(project, domain, channel, since)
+            account.say("collected", problems=adaptation.problems, stage=adaptation.fast)
+            ours = Project(root, adaptation)
+            found = _make(ours, adaptation.fast, account, "fast")
+            enough, slow_cycles = project.params.adapt.enough, project.params.adapt.slow_cycles
+            if slow_cycles and (found["bundle"] is None or found["reward"] < enough):
+                found = _make(ours, adaptation.slow, account, "slow")
+        return account.say("released" if found["bundle"] else "refused", **found)
+
+
+def collect(project: Project, domain: str, channel: str, since: float) -> Adaptation:
+    """The problems of the adaptation, waited for if need be, in a file that DVC versions."""
+    until = time.monotonic() + project.params.adapt.wait_seconds
+    while True:
+        try:
+            adaptation = Adaptation(**patiently(collect_problems, project)(project, domain, channel, since))
+            break
+        except DataError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_SECONDS)
+    if project.graph:
+        project.graph.add(Path(adaptation.data))
+    return adaptation
+
+
+@fst_task(name="collect", task_run_name="{domain}: collect problems")
+def collect_problems(project: Project, domain: str, channel: str, since: float) -> dict[str, Any]:
+    """Scored requests as problems."""
+    return call("plan_adaptation", project, domain, channel, since)
+
+
+def _make(project: Project, name: str, account: Account, how: str) -> dict[str, Any]:
+    """One candidate: trained, measured, judged, and released if the gate lets it."""
+    for stage in ("prepare", "validate"):
+        patiently(run_stage, project)(project, stage, name)
+    artifacts.validation_table(name, project.places.validated(name) / "validation.json")
+    train_rounds(project, name)
+    account.say(how, stage=name)
+    for stage in ("evaluate", "bundle"):
+        patiently(run_stage, project)(project, stage, name)
+    reward = call("reward", project, name)["reward"]
+    verdict = figures(patiently(judge, project)(project, name))
+    account.say("judged", stage=name, verdict=verdict["verdict"], reasons=verdict["reasons"], reward=reward)
+    bundle = verdict["released"]
+    if bundle is None and verdict["verdict"] == "release":
+        bundle = patiently(publish, project)(project, name)["bundle"]
+    return {"stage": name, "reward": reward, "bundle": bundle}
+
+
+class Account:
+    """What came of an alert: lines of reports/monitoring/adaptations.jsonl, one a step, with {"at", "alert", "domain",
+    "channel", "event"} and what the step found. Events: started, collected, fast, slow, judged; and one of released,
+    refused, skipped, failed at the end."""
+
+    def __init__(self, project: Project, domain: str, channel: str, alert: float) -> None:
+        self._file = project.places.monitoring / "adaptations.jsonl"
+        self._head = {"alert": alert, "domain": domain, "channel": channel}
+
+    def say(self, event: str, **facts: Any) -> dict[str, Any]:
+        line = {"at": time.time(), **self._head, "event": event, **facts}
+        append_line(self._file, line)
+        return line
+
+    def is_late(self) -> bool:
+        """Whether the domain was released after the alert was raised."""
+        mine = [line for line in read_lines(self._file) if all(line[k] == self._head[k] for k in ("domain", "channel"))]
+        return any(line["event"] == "released" and line["at"] > self._head["alert"] for line in mine)
+
+    @contextmanager
+    def says_how_it_failed(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.say("failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+
+@contextmanager
+def _alone(domain: str, channel: str) -> Iterator[None]:
+    """No two adaptations of one domain at once: the later one waits."""
+    limit = f"fst-adapt-{channel}-{domain}"
+    ensure_limit(limit)
+    with concurrency(limit, occupy=1, strict=True, lease_duration=60):
+        yield

@@ -1,0 +1,72 @@
+"""Processes that run beside a program and end with it: started in order, each waited for until it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fst.errors import FstError
+
+GRACE_SECONDS = 20.0
+
+
+class NotReady(FstError):
+    """A process beside this one did not start, or ended."""
+
+    exit_code = 3
+
+
+@contextmanager
+def beside(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a folder, in a process group of its own, its output in a log, until the block ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
+    """Wait until something is so. Raises NotReady, with the end of the log, when the process ends or time is up."""
+    limit = time.monotonic() + seconds
+    while not ready():
+        if process.poll() is not None or time.monotonic() > limit:
+            why = "ended" if process.poll() is not None else f"was not ready after {seconds:g} s"
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+            raise NotReady(f"`{' '.join(map(str, process.args))}` {why}; the end of {log}:\n{tail}")  # type: ignore[arg-type]
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number, grace in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+            break

@@ -1,0 +1,184 @@
+"""The closed loop, for real, on one machine: a gateway serves, traffic comes in, a new domain appears, the watcher
+raises an alert, Prefect starts an adaptation, the gate lets it through, the gateway swaps it in. And what came of it.
+
+    prefect server + `python -m pipelines serve`      what alerts start
+    `fst serve`                                       the gateway, on a channel of its own
+    `python -m pipelines watch`                       drift, alerts
+    the scenario                                      sent from here
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.files import document, write_atomic
+from data.lines import read_lines
+from data.scenario import Scenario, load_scenario
+from fst.errors import ConfigError
+from fst.simulate import Exchanged, Recorder, Target, replay
+from fst.timeline import as_dict, bins, figures, happenings
+from models.releases import Releases
+from pipelines.background import beside, free_port, until
+from pipelines.project import Project
+
+CHANNEL = "live"
+START_SECONDS = 120.0
+AFTERWARDS = 120  # requests of the newcomer under the new release, then the traffic ends
+
+
+@dataclass(frozen=True)
+class Live:
+    """A closed loop: `domain` is the one of params.yaml whose release the channel begins with."""
+
+    root: Path
+    scenario: Path
+    domain: str
+
+    @property
+    def out(self) -> Path:
+        return self.root / "reports" / "live"
+
+    def run(self) -> dict[str, Any]:
+        """All of it; returns the time line, which is written to reports/live/timeline.json too."""
+        scenario = load_scenario(self.scenario)
+        shutil.rmtree(self.out, ignore_errors=True)
+        self._begin()
+        with self._loop() as url:
+            attainable = self._attainable(scenario)
+            recorder = Recorder(self.out / "traffic.jsonl")
+            began = time.time()
+            asyncio.run(self._send(scenario, Target(url), recorder))
+            recorder.close()
+        return self._account(scenario, began, recorder.exchanges, attainable)
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The channel at the release of the first domain alone."""
+        project = Project(str(self.root))
+        releases = Releases.open(project.params.store)
+        own = [entry.bundle for entry in releases.channel(CHANNEL).history]
+        mine = [b for b in own if (releases.manifest(b)["run"] or {}).get("domain") == self.domain]
+        if not mine:
+            self._fst("release", self.domain, "--channel", CHANNEL)
+        elif releases.channel(CHANNEL).bundle != mine[0]:
+            self._fst("rollback", "--channel", CHANNEL, "--to", mine[0], "--reason", "the closed loop begins again")
+
+    def _fst(self, *arguments: str) -> None:
+        done = subprocess.run(
+            (sys.executable, "-m", "fst.cli", *arguments), cwd=self.root, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise ConfigError(f"`fst {' '.join(arguments)}`: {done.stderr.strip()}")
+
+    @contextlib.contextmanager
+    def _loop(self) -> Iterator[str]:
+        """Everything that serves, watches and adapts, up and ready; yields the gateway's address."""
+        python, port = sys.executable, free_port()
+        with contextlib.ExitStack() as stack:
+
+            def start(name: str, *command: str, **environment: str) -> tuple[subprocess.Popen[bytes], Path]:
+                log = self.out / "logs" / f"{name}.log"
+                return stack.enter_context(beside(command, environment, log, self.root)), log
+
+            url = f"http://127.0.0.1:{port}"
+            options = ("--set", f"serve.port={port}", "--channel", CHANNEL)
+            gateway = start("gateway", python, "-m", "fst.cli", "serve", *options)
+            api = os.environ.get("PREFECT_API_URL")
+            if not api:
+                home = free_port()
+                api = f"http://127.0.0.1:{home}/api"
+                server = start(
+                    "prefect", python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(home)
+                )
+                until(lambda: _answers(f"{api}/health"), *server, START_SECONDS)
+            flows = start("flows", python, "-m", "pipelines", "serve", PREFECT_API_URL=api, PYTHONUNBUFFERED="1")
+            until(lambda: b"on-alert" in flows[1].read_bytes(), *flows, START_SECONDS)
+            until(lambda: _answers(f"{url}/healthz"), *gateway, START_SECONDS)
+            watcher = start(
+                "watcher", python, "-m", "pipelines", "watch", "--channel", CHANNEL, PREFECT_API_URL=api,
+                PYTHONUNBUFFERED="1",
+            )  # fmt: skip
+            until(lambda: b"watching" in watcher[1].read_bytes(), *watcher, START_SECONDS)
+            yield url
+
+    def _attainable(self, scenario: Scenario) -> float:
+        """The reward that prompts alone can bring the newcomer to: the rule in its own words, under the weights that
+        are served. A child process measures it; nothing else ever sees the words."""
+        code = f"from fst.attainable import attainable; print(attainable({CHANNEL!r}, {self._newcomer(scenario)[1]!r}))"
+        done = subprocess.run((sys.executable, "-c", code), cwd=self.root, capture_output=True, text=True)
+        if done.returncode:
+            raise ConfigError(f"what is attainable could not be measured: {done.stderr.strip().splitlines()[-1]}")
+        return float(done.stdout.split()[-1])
+
+    @staticmethod
+    def _newcomer(scenario: Scenario) -> tuple[str, str]:
+        """(name, spec) of the domain that the first phase lacks."""
+        late = [name for name in scenario.domains if name not in scenario.phases[0].mix]
+        if not late:
+            raise ConfigError("the scenario has no domain that appears after its first phase")
+        return late[0], scenario.domains[late[0]].spec
+
+    async def _send(self, scenario: Scenario, target: Target, recorder: Recorder) -> None:
+        from rich.progress import Progress
+
+        stop, newcomer = threading.Event(), self._newcomer(scenario)[0]
+        with Progress() as progress:
+            bar = progress.add_task("live traffic", total=scenario.seconds)
+            first, under_new = "", 0
+
+            def heard(one: Exchanged) -> None:
+                nonlocal first, under_new
+                recorder(one)
+                first = first or one.release
+                under_new += one.domain == newcomer and bool(one.release) and one.release != first
+                progress.update(bar, completed=one.moment, description=f"live traffic, release {one.release[:8]}")
+                if under_new >= AFTERWARDS:
+                    stop.set()
+
+            await replay(scenario, target, heard, stop)
+
+    def _account(
+        self, scenario: Scenario, began: float, exchanges: list[Exchanged], attainable: float
+    ) -> dict[str, Any]:
+        places, (newcomer, _) = Project(str(self.root)).places, self._newcomer(scenario)
+        alerts, steps = (
+            [
+                line
+                for line in read_lines(places.monitoring / name)
+                if line["channel"] == CHANNEL and line["at"] >= began
+            ]
+            for name in ("alerts.jsonl", "adaptations.jsonl")
+        )
+        events = happenings(began, exchanges, alerts, steps)
+        timeline = {
+            "scenario": self.scenario.name,
+            "channel": CHANNEL,
+            "began": began,
+            "newcomer": newcomer,
+            "events": as_dict(events),
+            "bins": bins(began, exchanges),
+            "figures": figures(exchanges, newcomer, events, began, attainable),
+        }
+        write_atomic(self.out / "timeline.json", document(timeline))
+        return timeline
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
