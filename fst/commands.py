@@ -77,17 +77,21 @@ def report(options: argparse.Namespace) -> None:
     from fst.run_view import load_run
 
     console = Console() if sys.stdout.isatty() else Console(width=110)
-    folders, releases = options.folders, []
+    folders, releases, live = options.folders, [], None
     if not folders:
         from fst.release import releases_of
         from fst.release_view import releases_table
+        from fst.report_live import load_live
         from fst.stages import Stages
 
         stages = Stages(read_params(options))
         folders, releases = stages.runs(), releases_of(stages)
+        live = load_live(stages.places.root / "reports" / "live" / "timeline.json")
         console.print(releases_table(releases))
-    page = build_report(folders, options.out, options.title, releases)
+    page = build_report(folders, options.out, options.title, releases, live)
     console.print(closing_table([load_run(folder) for folder in folders]))
+    if live:
+        console.print(live.headline, highlight=False)
     console.print(f"report: {page}", highlight=False)
 
 

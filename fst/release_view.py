@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def load_releases(history: Iterable[Entry], bundle_of: Callable[[str], Bundle]) 
         views.append(
             ReleaseView(
                 entry,
-                bundle.manifest["run"]["domain"],
+                _trained_on(bundle.manifest),
                 {domain: facts["spec"] for domain, facts in bundle.manifest["domains"].items()},
                 cells,
                 {domain: prompts[domain]["prompts"][0]["text"] for domain in cells},
@@ -74,6 +74,12 @@ def load_releases(history: Iterable[Entry], bundle_of: Callable[[str], Bundle]) 
             )
         )
     return views
+
+
+def _trained_on(manifest: Mapping[str, Any]) -> str:
+    """The domain, as it is served, that the bundle's own stage was about."""
+    stage = manifest["run"]["domain"]
+    return next((domain for domain, facts in manifest["domains"].items() if facts.get("stage") == stage), stage)
 
 
 def arrivals(releases: Sequence[ReleaseView]) -> list[str]:

@@ -15,13 +15,16 @@ from data.files import write_atomic
 from fst.errors import RecordError
 from fst.release_view import ReleaseView
 from fst.report_figures import draw_figures
-from fst.report_page import amount, decimal, percent, render_page
+from fst.report_live import LiveView
+from fst.report_page import Shown, amount, decimal, percent, render_page
 from fst.run_view import ARM_NAMES, ARMS, RunView, load_run, mean
 
 Grouped = dict[str, dict[str, list[RunView]]]
 
 
-def build_report(run_dirs: list[Path], out: Path, title: str, releases: Sequence[ReleaseView] = ()) -> Path:
+def build_report(
+    run_dirs: list[Path], out: Path, title: str, releases: Sequence[ReleaseView] = (), live: LiveView | None = None
+) -> Path:
     """Write `out/index.html`, `out/summary.json` and the figures as PNG files; returns the page's path.
 
     Runs may differ in arm, domain and seed, and may be unfinished. Every file is replaced atomically,
@@ -35,15 +38,17 @@ def build_report(run_dirs: list[Path], out: Path, title: str, releases: Sequence
     grouped, summary = group(views), summarize(views)
     if releases:
         summary["releases"] = [release.as_dict() for release in releases]
+    if live:
+        summary["live"] = live.figures
     out.mkdir(parents=True, exist_ok=True)
     figures = draw_figures(grouped)
-    for figure in figures:
+    for figure in [*figures, *([live.figure] if live else [])]:
         for theme, png in figure.png.items():
             write_atomic(out / figure.file(theme), png)
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(out / "summary.json", text.encode())
     page = out / "index.html"
-    write_atomic(page, render_page(title, grouped, summary, figures, releases).encode("utf-8", "replace"))
+    write_atomic(page, render_page(title, Shown(grouped, figures, releases, live), summary).encode("utf-8", "replace"))
     return page
 
 

@@ -203,6 +203,11 @@ def _figure(
     return Figure(domain, kind, f"{stem}-{kind}", title, caption, alt, png, run)
 
 
+def draw_one(key: tuple[str, str, str], title: str, caption: str, alt: str, draw: Draw) -> Figure:
+    """A figure of its own, in the report's style; `key` is (domain, kind, stem of the file)."""
+    return _figure(key, title, caption, alt, draw, height=4.4)
+
+
 def _render(draw: Draw, theme: str, height: float) -> bytes:
     canvas = Canvas(figsize=(6.2, height), dpi=160, layout="constrained", facecolor=PAPER[theme])
     FigureCanvasAgg(canvas)

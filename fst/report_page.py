@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fst.release_view import ReleaseView, arrivals
 from fst.report_figures import COLOURS, MEMBER, PAPER, Figure
+from fst.report_live import LiveView
 from fst.run_view import ARM_NAMES, PromptView, RunView, mean, mean_curve
 
 Arms = dict[str, list[RunView]]
@@ -32,14 +33,19 @@ class Node:
     children: tuple[Node, ...]
 
 
-def render_page(
-    title: str,
-    grouped: dict[str, Arms],
-    summary: Row,
-    figures: Sequence[Figure],
-    releases: Sequence[ReleaseView] = (),
-) -> str:
+@dataclass(frozen=True)
+class Shown:
+    """What a page is about: runs by domain and arm, their figures; a project's releases, and its closed loop."""
+
+    grouped: dict[str, Arms]
+    figures: Sequence[Figure]
+    releases: Sequence[ReleaseView] = ()
+    live: LiveView | None = None
+
+
+def render_page(title: str, shown: Shown, summary: Row) -> str:
     """The page as one HTML text, images included as data URIs."""
+    grouped, figures, releases = shown.grouped, shown.figures, shown.releases
     env = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -68,6 +74,7 @@ def render_page(
     runs = [run for arms in grouped.values() for of_arm in arms.values() for run in of_arm]
     return env.get_template("report_page.html.jinja").render(
         title=title,
+        live=shown.live,
         releases=releases,
         arrived=arrivals(releases),
         domains=domains,

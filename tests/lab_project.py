@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("fst", "data", "models", "pipelines", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore")
+CODE = ("fst", "data", "models", "monitoring", "pipelines", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore")
 TINY: dict[str, Any] = {
     "prepare": {"seed": 0, "train": 64, "validation": 16, "test": 16},
     "model": {"base": "lab", "max_new_tokens": 12, "dtype": "float32", "threads": 1},

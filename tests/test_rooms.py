@@ -32,7 +32,7 @@ LIBRARY_ROOMS = {
     "great_expectations": ("data/validation*.py",),
     "dvc": ("pipelines/graph.py",),
     "cryptography": ("models/signing.py",),
-    "matplotlib": ("fst/report_figures.py",),
+    "matplotlib": ("fst/report_figures.py", "fst/report_live.py"),
     "evidently": ("monitoring/*",),
     "prefect": ("pipelines/*",),
 }
