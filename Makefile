@@ -44,12 +44,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: export PATH := $(CURDIR)/$(BIN):$(PATH)
 run: export PREFECT_HOME ?= $(CURDIR)/.prefect
-run: $(STAMP)  ## the pipeline over three domains, two baselines beside it, the report at reports/run/index.html
+run: $(STAMP)  ## the pipeline over three domains, two baselines, the closed loop, the report at reports/run/index.html
 	@mkdir -p reports/tmp; \
 	fst run --arms rl gepa --quiet --out reports/tmp/baselines > reports/tmp/baselines.log 2>&1 & baselines=$$!; \
 	trap 'kill $$baselines 2>/dev/null' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
 	python -m pipelines continual && \
-	echo "waiting for the baselines (log: reports/tmp/baselines.log)" && wait $$baselines && fst report
+	echo "waiting for the baselines (log: reports/tmp/baselines.log)" && wait $$baselines && \
+	echo "the closed loop: traffic, a new domain, an alert, an adaptation (logs: reports/live/logs)" && \
+	python -m pipelines live && fst report
 
 repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: $(STAMP)  ## the same from the graph, without a server: dvc repro

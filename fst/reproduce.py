@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from fst.errors import ConfigError, FstError
 from fst.recipe import CHANGED, Recipe
 from models.bundle import Bundle, read_bundle
+from models.files import is_inner_path
 
 _DVC = (sys.executable, "-P", "-m", "dvc")  # -P: nothing in the clone takes the place of a library
 _GRACE_SECONDS = 10.0  # for a training that is stopped to write what it is writing
@@ -80,6 +82,7 @@ def reproduce(recipe: Recipe, project: Path, keep: Path | None, say: Callable[[s
     with _folder(keep) as folder:
         shop = Workshop(folder.resolve(), inner)
         _check_out(recipe, project, shop)
+        _bring_problems(recipe, project, shop)
         _bring_data(project, shop)
         say(f"commit {recipe.commit} in {shop.project}")
         _run((*_DVC, "repro", "--force", "--no-run-cache", "--no-commit", recipe.stage), shop)
@@ -125,6 +128,22 @@ def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
     launcher.parent.mkdir()
     launcher.write_text(shop.launcher, encoding="utf-8")
     launcher.chmod(0o755)
+
+
+def _bring_problems(recipe: Recipe, project: Path, shop: Workshop) -> None:
+    """Problem files that the commit does not have, as they are in the project, or as DVC knows them there: those that
+    were made from traffic. Another content than it was made with shows in what comes out."""
+    for domain in recipe.params.get("domains", {}).values():
+        path = domain["spec"].removeprefix("jsonl:")
+        if not path.endswith(".jsonl") or not is_inner_path(path):
+            continue
+        for name in (path, f"{path}.dvc"):
+            there, here = project / name, shop.project / name
+            if there.is_file() and not (shop.project / path).exists():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(there, here)
+                if name != path:
+                    _git(shop.project, "add", "--force", name)  # _bring_data asks git which files DVC knows
 
 
 def _bring_data(project: Path, shop: Workshop) -> None:

@@ -34,13 +34,44 @@ def build_parser() -> argparse.ArgumentParser:
         help="register the deployments with their schedule and triggers, and run what they start",
         description="Registers the deployments at the Prefect server of PREFECT_API_URL and runs what they start, "
         "until stopped. `continual` runs on a cron schedule; an event fst.domain.arrived with a payload {name: ...} "
-        "starts it for one domain.",
+        "starts it for one domain; an alert about live traffic (`python -m pipelines watch`) starts `adapt`.",
         epilog="example: prefect server start & PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines serve",
     )
     serve.add_argument(
         "--cron", default="0 2 * * *", help="schedule of `continual` (default: every night, %(default)s)"
     )
     _add_common(serve)
+    says = "bring a domain of a channel's release up to date from its traffic, or add it: what an alert starts"
+    adapt = commands.add_parser(
+        "adapt", help=says, description=says, epilog="example: python -m pipelines adapt letters --channel prod"
+    )
+    adapt.add_argument(
+        "name", help="a domain that is served, or the name of a new one in reports/monitoring/alerts.jsonl"
+    )
+    adapt.add_argument("--channel", default="prod", help="whose release is adapted (default: %(default)s)")
+    adapt.add_argument("--since", type=float, default=0.0, help="seconds since the epoch; older traffic is left out")
+    _add_common(adapt)
+    watch = commands.add_parser(
+        "watch",
+        help="watch live traffic for drift; every alert is a Prefect event",
+        description="As `fst monitor`, and every alert is also an event at the Prefect server of PREFECT_API_URL, "
+        "which starts `adapt` where `python -m pipelines serve` runs.",
+        epilog="example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines watch --channel prod",
+    )
+    watch.add_argument("--channel", default="prod", help="whose release is served (default: %(default)s)")
+    _add_common(watch)
+    live = commands.add_parser(
+        "live",
+        help="the closed loop on this machine: traffic, a new domain, alert, adaptation, gate, swap",
+        description="Starts everything that serves, watches and adapts, sends a traffic scenario in which a new domain "
+        "appears, and writes what came of it to reports/live/. The channel `live` is used for it.",
+        epilog="example: python -m pipelines live",
+    )
+    live.add_argument(
+        "--scenario", type=Path, default=Path("data/scenarios/new_domain.yaml"), help="(default: %(default)s)"
+    )
+    live.add_argument("--domain", help="whose release the channel begins with (default: the first of params.yaml)")
+    _add_common(live)
     bench = commands.add_parser(
         "bench",
         help="what orchestration costs: the train flow against the plain CLI",
@@ -88,6 +119,21 @@ def run(options: argparse.Namespace) -> None:
         from pipelines.deployments import serve_all
 
         serve_all(options.cron, options.root)
+    elif options.flow == "watch":
+        from pipelines.watch import watch
+
+        watch(Path(options.root), options.channel)
+    elif options.flow == "live":
+        from pipelines.live import Live
+        from pipelines.project import Project
+
+        domain = options.domain or next(iter(Project(options.root).params.domains))
+        found = Live(Path(options.root).resolve(), options.scenario, domain).run()
+        print(json.dumps(found["figures"], indent=1))
+    elif options.flow == "adapt":
+        from pipelines.adapt import adapt
+
+        print(json.dumps(adapt(options.name, options.channel, since=options.since, root=options.root), indent=1))
     elif options.flow == "continual":
         from pipelines import flows
 
