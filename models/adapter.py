@@ -49,10 +49,10 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     set_peft_model_state_dict(model, tensors)
 
 
-def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+def attach_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
     """The model with the adapter in `folder` on it, frozen. Raises ModelError when it does not fit."""
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False).eval()
     except (ValueError, RuntimeError, OSError, SafetensorError) as exc:
         raise ModelError(f"{folder}: no adapter for this model ({exc}); check the base it was trained on") from exc
 

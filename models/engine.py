@@ -9,24 +9,12 @@ Adapters go by content-hashed names that are never reused: an engine that has on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.sampler import Answer, Sampling
+from models.sampler import Answer, Ask, Sampling
 
-
-@dataclass(frozen=True)
-class Ask:
-    """One request that is served: its tokens, and how to answer it. `adapter` is a name that `load` gave, None for the
-    base; temperature 0 is greedy; the same seed, weights and neighbours give the same answer."""
-
-    tokens: tuple[int, ...]
-    adapter: str | None
-    max_new_tokens: int
-    temperature: float
-    seed: int
-
+__all__ = ["Answer", "Ask", "Engine", "OnToken", "Sampling"]
 
 OnToken = Callable[[int, int], None]  # (index of the ask, token id), as soon as it is drawn
 

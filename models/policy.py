@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from fst.errors import ModelError
-from models.sampler import Answer, Sampling, sample_answers
+from models.engine import Engine
+from models.engine_transformers import TransformersEngine
+from models.sampler import Answer, Sampling
 
 LAB_BASE = Path(__file__).parent / "lab_base"
 Message = dict[str, str]
@@ -58,6 +60,10 @@ class Policy(Reader):
 
     model: PreTrainedModel | PeftModel
     max_new_tokens: int
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = TransformersEngine(self)
 
     def answer(
         self,
@@ -80,7 +86,7 @@ class Policy(Reader):
     ) -> list[list[Answer]]:
         """As `answer`, for encoded requests."""
         plan = Sampling(n, max_new_tokens or self.max_new_tokens, temperature, self.end_ids, self.pad_id, seed)
-        answers = sample_answers(self.model, requests, plan)
+        answers = self.engine.sample(requests, plan)
         texts = self.tokenizer.batch_decode(
             [list(a.tokens) for group in answers for a in group], skip_special_tokens=True
         )

@@ -1,8 +1,8 @@
 """The router: which domain a text belongs to, and how new it is. It knows what each domain's questions look like, and
 nothing of their answers.
 
-A text is a bag of hashed words and characters (scikit-learn); a domain is the mean of its questions. Novelty is one minus
-the cosine to the nearest domain's mean, so 0 is the most typical and 1 shares nothing. A text is unknown when it is
+A text is a bag of hashed words and characters (scikit-learn); a domain is the mean of its questions. Novelty is one
+minus the cosine to the nearest domain's mean, so 0 is the most typical and 1 shares nothing. A text is unknown when it is
 newer than all but a stated share of the reference questions were to the rest of theirs.
 """
 

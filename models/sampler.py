@@ -3,7 +3,7 @@ token a step for all rows, finished rows leaving the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,42 @@ def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sa
     return [found[i] for i in range(len(requests))]
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One request that is served: its tokens, and how to answer it. `adapter` is a name that `load` gave, None for the
+    base; temperature 0 is greedy; the same seed, weights and neighbours give the same answer."""
+
+    tokens: tuple[int, ...]
+    adapter: str | None
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+@torch.inference_mode()
+def serve_rows(
+    model: nn.Module, rows: Sequence[Ask], end_ids: Sequence[int], pad_id: int, heard: Callable[[int, int], None]
+) -> list[Answer]:
+    """One answer to each row, all in one batch; `heard(row, token)` is told of every token that is no end."""
+    was_training = model.training
+    model.eval()
+    generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+
+    def draw(logits: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        chosen = logits.argmax(-1).cpu()
+        for place, row in enumerate(alive.tolist()):
+            if rows[row].temperature:
+                one = torch.softmax(logits[place].float() / rows[row].temperature, -1).cpu()
+                chosen[place] = torch.multinomial(one, 1, generator=generators[row])[0]
+        return chosen.to(logits.device)
+
+    decoding = _Decoding([row.max_new_tokens for row in rows], tuple(end_ids), pad_id, draw, heard)
+    try:
+        return decoding.run(model, [row.tokens for row in rows], 1)
+    finally:
+        model.train(was_training)
+
+
 def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
     """Token ids (rows,) drawn from logits (rows, vocabulary); drawn on the CPU so that a seed means the
     same on every device."""
@@ -66,40 +102,65 @@ def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) 
 def _sample_chunk(
     model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling, generator: torch.Generator
 ) -> list[list[Answer]]:
-    n, pad_id = plan.n, plan.pad_id
-    device = next(model.parameters()).device
-    longest = max(len(r) for r in requests)
-    ids = torch.tensor([[pad_id] * (longest - len(r)) + list(r) for r in requests], device=device)
-    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in requests], device=device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(n)
-    logits = out.logits[:, -1].repeat_interleave(n, 0)
-    mask = mask.repeat_interleave(n, 0)
-    position = positions[:, -1:].repeat_interleave(n, 0)
-    ends = torch.tensor(list(plan.end_ids), device=device)
-    alive = torch.arange(len(requests) * n, device=device)
-    tokens: list[list[int]] = [[] for _ in range(len(requests) * n)]
-    logprobs: list[list[float]] = [[] for _ in range(len(requests) * n)]
-    for step in range(plan.max_new_tokens):
-        drawn = _draw(logits, plan.temperature, generator)
-        chosen = torch.log_softmax(logits.float(), -1).gather(-1, drawn[:, None])[:, 0]
-        for row, token, logprob in zip(alive.tolist(), drawn.tolist(), chosen.tolist(), strict=True):
-            tokens[row].append(token)
-            logprobs[row].append(logprob)
-        running = ~torch.isin(drawn, ends)
-        if step + 1 == plan.max_new_tokens or not bool(running.any()):
-            break
-        if not bool(running.all()):
-            keep = running.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            alive, drawn, mask, position = alive[keep], drawn[keep], mask[keep], position[keep]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
-        position = position + 1
-        out = model(
-            input_ids=drawn[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        )
-        logits = out.logits[:, -1]
-    answers = [Answer(tuple(t), tuple(p)) for t, p in zip(tokens, logprobs, strict=True)]
-    return [answers[i * n : (i + 1) * n] for i in range(len(requests))]
+    limits = [plan.max_new_tokens] * (len(requests) * plan.n)
+    decoding = _Decoding(limits, plan.end_ids, plan.pad_id, lambda x, _: _draw(x, plan.temperature, generator))
+    answers = decoding.run(model, requests, plan.n)
+    return [answers[i * plan.n : (i + 1) * plan.n] for i in range(len(requests))]
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """Prefill and decoding of a batch. `limits` are tokens a row; `draw(logits, rows)` gives the next token of each row
+    that is alive."""
+
+    limits: Sequence[int]
+    end_ids: Sequence[int]
+    pad_id: int
+    draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    heard: Callable[[int, int], None] | None = None
+
+    def run(self, model: nn.Module, requests: Sequence[Sequence[int]], n: int) -> list[Answer]:
+        """n answers to each request, request by request."""
+        device = next(model.parameters()).device
+        longest = max(len(r) for r in requests)
+        ids = torch.tensor([[self.pad_id] * (longest - len(r)) + list(r) for r in requests], device=device)
+        mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in requests], device=device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(n)
+        logits = out.logits[:, -1].repeat_interleave(n, 0)
+        mask = mask.repeat_interleave(n, 0)
+        position = positions[:, -1:].repeat_interleave(n, 0)
+        ends = torch.tensor(list(self.end_ids), device=device)
+        limits = torch.tensor(list(self.limits), device=device)
+        alive = torch.arange(len(requests) * n, device=device)
+        tokens: list[list[int]] = [[] for _ in range(len(requests) * n)]
+        logprobs: list[list[float]] = [[] for _ in range(len(requests) * n)]
+        for step in range(1, max(self.limits) + 1):
+            drawn = self.draw(logits, alive)
+            chosen = torch.log_softmax(logits.float(), -1).gather(-1, drawn[:, None])[:, 0]
+            for row, token, logprob in zip(alive.tolist(), drawn.tolist(), chosen.tolist(), strict=True):
+                tokens[row].append(token)
+                logprobs[row].append(logprob)
+                if self.heard and token not in self.end_ids:
+                    self.heard(row, token)
+            running = ~torch.isin(drawn, ends) & (limits > step)
+            if not bool(running.any()):
+                break
+            if not bool(running.all()):
+                keep = running.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                alive, drawn, mask, position = alive[keep], drawn[keep], mask[keep], position[keep]
+                limits = limits[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+            position = position + 1
+            out = model(
+                input_ids=drawn[:, None],
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = out.logits[:, -1]
+        return [Answer(tuple(t), tuple(p)) for t, p in zip(tokens, logprobs, strict=True)]

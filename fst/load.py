@@ -1,0 +1,85 @@
+"""Load on an HTTP server from many clients at once, cheap enough to be sent from the machine that serves: keep-alive
+connections, requests written once, answers read by their length."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Call = Callable[[], Awaitable[int]]  # one request; the status it ended with
+
+
+@dataclass
+class Load:
+    """What came of a load: seconds of each answered request in order of their ends, and how often each status came."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    elapsed: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Answered requests a second."""
+        return len(self.seconds) / self.elapsed if self.elapsed else 0.0
+
+    def quantile(self, share: float) -> float:
+        """Seconds within which that share of the requests was answered."""
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def closed_loop(calls: Sequence[Call], seconds: float) -> Load:
+    """Every call again and again, each as soon as it is answered, for a time: one client a call."""
+    load, started = Load(), time.perf_counter()
+
+    async def client(call: Call) -> None:
+        while (begun := time.perf_counter()) < started + seconds:
+            status = await call()
+            load.seconds.append(time.perf_counter() - begun)
+            load.statuses[status] = load.statuses.get(status, 0) + 1
+
+    await asyncio.gather(*map(client, calls))
+    load.elapsed = time.perf_counter() - started
+    return load
+
+
+class Connection:
+    """A keep-alive connection that sends JSON and reads the whole answer; connects again when it was closed."""
+
+    def __init__(self, host: str, port: int, key: str = "") -> None:
+        self._place = (host, port)
+        self._head = f"Host: {host}:{port}\r\nContent-Type: application/json\r\n"
+        self._head += f"Authorization: Bearer {key}\r\n" if key else ""
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, values: Any) -> tuple[int, bytes]:
+        """Status and body. Raises OSError or EOFError when nobody answers."""
+        body = json.dumps(values).encode()
+        request = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        try:
+            return await self._ask(request)
+        except (OSError, EOFError, ValueError):
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+            self._streams = None
+
+    async def _ask(self, request: bytes) -> tuple[int, bytes]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._place)
+        reader, writer = self._streams
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        status = int(head.split(" ", 2)[1])
+        length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
+        body = await reader.readexactly(length)
+        if "connection: close" in head:
+            await self.close()
+        return status, body
