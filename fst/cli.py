@@ -17,11 +17,12 @@ silence()
 
 from fst.cli_live import add_live_commands  # noqa: E402  (silence comes first)
 from fst.cli_pipeline import add_params_options, add_pipeline_commands  # noqa: E402  (silence comes first)
+from fst.cli_serve import add_serve_commands  # noqa: E402
 from fst.errors import FstError  # noqa: E402
 from fst.lifeline import Terminated, hold  # noqa: E402
 from fst.options import ARMS, DEFAULT_ARM, DEFAULT_DOMAIN  # noqa: E402
 
-HANDLERS = ("commands", "commands_pipeline", "commands_live")  # where the commands' functions are
+HANDLERS = ("commands", "commands_pipeline", "commands_live", "commands_serve")  # where the commands' functions are
 _GO_ON = "the same command goes on from the last completed round"
 
 
@@ -114,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_params_options(evaluate)
 
     add_pipeline_commands(commands, _says)
+    add_serve_commands(commands, _says)
     add_live_commands(commands, _says)
     commands.add_parser("doctor", **_says("what is missing, and for what", "doctor"))
 

@@ -2,7 +2,7 @@
 nothing of their answers.
 
 A text is a bag of hashed words and characters (scikit-learn); a domain is the mean of its questions. Novelty is one
-minus the cosine to the nearest domain's mean, so 0 is the most typical and 1 shares nothing. A text is unknown when it is
+minus the cosine to the nearest mean, so 0 is the most typical and 1 shares nothing. A text is unknown when it is
 newer than all but a stated share of the reference questions were to the rest of theirs.
 """
 

@@ -35,6 +35,10 @@ LIBRARY_ROOMS = {
     "matplotlib": ("fst/report_figures.py", "fst/report_live.py"),
     "evidently": ("monitoring/*",),
     "prefect": ("pipelines/*",),
+    "starlette": ("models/gateway/app.py", "monitoring/dashboard*.py"),
+    "uvicorn": ("fst/commands_serve.py",),
+    "prometheus_client": ("models/gateway/metrics.py",),
+    "sklearn": ("models/router.py", "monitoring/*"),
 }
 
 VOCABULARY = (

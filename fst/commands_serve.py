@@ -1,0 +1,118 @@
+"""What the commands of the gateway do, one function a command."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fst.config import Params
+from fst.errors import ConfigError
+from fst.options import read_params
+
+if TYPE_CHECKING:
+    from data.traffic import Redactor
+    from models.gateway.app import Gateway
+
+REDACTORS = "fst.redactors"
+
+
+def serve(options: argparse.Namespace) -> None:
+    """The gateway, until it is stopped."""
+    import uvicorn
+
+    from fst.places import Places
+    from monitoring.dashboard import dashboard_routes
+
+    params, places = read_params(options), Places()
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    gateway = build(params, places.fetched, options.channel or params.store.channel)
+    pages = dashboard_routes(params, places, gateway.state, partial(allowed, gateway))
+    config = uvicorn.Config(
+        gateway.app(pages),
+        host=params.serve.host,
+        port=params.serve.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(params.serve.drain_seconds) or 1,
+        h11_max_incomplete_event_size=65_536,
+    )
+    print(f"http://{params.serve.host}:{params.serve.port}/ serves channel {gateway.live.channel}", flush=True)
+    uvicorn.Server(config).run()
+
+
+def build(params: Params, fetched: Any, channel: str) -> Gateway:
+    """A gateway of parameters. Raises ConfigError for keys that are missing where they are needed."""
+    from data.traffic import LogLimits, TrafficLog
+    from models.gateway.answering import Answering
+    from models.gateway.app import Gateway
+    from models.gateway.encode import Encoder
+    from models.gateway.feedback import Responses
+    from models.gateway.keys import Keys
+    from models.gateway.live import Live
+    from models.gateway.metrics import Metrics
+    from models.gateway.worker import TransformersFactory, Worker
+    from models.policy import load_reader
+    from models.releases import Releases
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keys = Keys(Path(params.serve.keys) if params.serve.keys else None)
+    if keys.open and not _loopback(params.serve.host):
+        raise ConfigError(
+            f"serve.keys: without a key file only loopback is served, not {params.serve.host}; "
+            "make one with `fst keys add NAME`"
+        )
+    reader = load_reader(params.model.base)
+    traffic = params.traffic
+    limits = LogLimits(traffic.segment_bytes, traffic.segment_seconds, traffic.retention_days * 86400)
+    responses = Responses.of_log(Path(traffic.folder))
+    worker = Worker(
+        TransformersFactory(params.model.base, params.model.max_new_tokens, params.model.dtype, params.model.threads)
+    )
+    live = Live(Releases.open(params.store), worker, params.serve, channel)
+    live.folder = fetched
+    log = TrafficLog(Path(traffic.folder), limits, _redactor(traffic.redact))
+    answering = Answering(live, worker, Encoder(reader), log, responses, Metrics())
+    return Gateway(answering, params.serve, keys, params.model.max_new_tokens)
+
+
+def allowed(gateway: Gateway, request: Any) -> bool:
+    """Whether somebody may read the page's data."""
+    return gateway.keys.caller(request.headers.get("authorization", "")) is not None
+
+
+def keys_add(options: argparse.Namespace) -> None:
+    """A new key."""
+    from models.gateway.keys import add_key
+
+    params = read_params(options)
+    file = options.file or Path(params.serve.keys or "keys.json")
+    key = add_key(file, options.tenant, "admin" if options.admin else "user")
+    print(key)
+    if str(file) != params.serve.keys:
+        print(f"put `keys: {file}` under `serve` in params.yaml, or say --set serve.keys={file}")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _redactor(name: str) -> Redactor | None:
+    """The entry point that traffic.redact names. Raises ConfigError."""
+    if not name:
+        return None
+    for point in entry_points(group=REDACTORS):
+        if point.name == name:
+            redact: Redactor = point.load()
+            return redact
+    known = ", ".join(point.name for point in entry_points(group=REDACTORS)) or "none"
+    raise ConfigError(f"traffic.redact: no entry point {name!r} of the group {REDACTORS}; installed: {known}")
