@@ -16,13 +16,20 @@ from fst.telemetry import silence
 silence()
 
 from fst.cli_live import add_live_commands  # noqa: E402  (silence comes first)
+from fst.cli_monitor import add_monitor_commands  # noqa: E402
 from fst.cli_pipeline import add_params_options, add_pipeline_commands  # noqa: E402  (silence comes first)
 from fst.cli_serve import add_serve_commands  # noqa: E402
 from fst.errors import FstError  # noqa: E402
 from fst.lifeline import Terminated, hold  # noqa: E402
 from fst.options import ARMS, DEFAULT_ARM, DEFAULT_DOMAIN  # noqa: E402
 
-HANDLERS = ("commands", "commands_pipeline", "commands_live", "commands_serve")  # where the commands' functions are
+HANDLERS = (
+    "commands",
+    "commands_pipeline",
+    "commands_live",
+    "commands_serve",
+    "commands_monitor",
+)  # where the commands' functions are
 _GO_ON = "the same command goes on from the last completed round"
 
 
@@ -117,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_pipeline_commands(commands, _says)
     add_serve_commands(commands, _says)
     add_live_commands(commands, _says)
+    add_monitor_commands(commands, _says)
     commands.add_parser("doctor", **_says("what is missing, and for what", "doctor"))
 
     base = commands.add_parser("lab-base", help="the lab's base model")
@@ -140,6 +148,12 @@ def build_parser() -> argparse.ArgumentParser:
         "speed", **_says("RL step against plain TRL, and a fast round's generation", "bench speed --steps 6")
     )
     speed.add_argument("--steps", type=int, default=12, help="steps of each trainer (default: %(default)s)")
+    drift = kinds.add_parser(
+        "drift", **_says("false alarms and detections of the watcher, on simulated traffic of the lab", "bench drift")
+    )
+    drift.add_argument("--windows", type=int, default=200, help="without drift (default: %(default)s)")
+    drift.add_argument("--trials", type=int, default=40, help="of each detection (default: %(default)s)")
+    add_params_options(drift)
     return parser
 
 

@@ -23,7 +23,7 @@ LIBRARY_ROOMS = {
     "transformers": ("models/*",),
     "peft": ("models/*",),
     "vllm": ("models/*",),
-    "httpx": ("models/endpoint.py", "fst/simulate.py"),
+    "httpx": ("models/endpoint.py", "fst/simulate.py", "monitoring/alerts.py"),
     "boto3": ("models/store_s3.py",),
     "botocore": ("models/store_s3.py",),
     "reasoning_gym": ("data/reasoning_gym_domain.py",),
