@@ -97,7 +97,7 @@ class Watch:
         if threshold is None:
             return None
         score = distance(column, reference)
-        beyond = score > threshold and is_worse(signal, column, reference)
+        beyond = bool(score > threshold and is_worse(signal, column, reference))
         figures = {"score": round(score, 5), "threshold": round(threshold, 5), "mean": round(float(column.mean()), 4)}
         return {"domain": domain, "signal": signal, **figures, "beyond": beyond, "n": len(column)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,7 @@ def run(options: argparse.Namespace) -> None:
 
         print("\n".join(overhead(Path(options.root), options.cycles)))
     elif options.flow == "serve":
+        os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")  # seconds; the usual ten are long for an alert
         from pipelines.deployments import serve_all
 
         serve_all(options.cron, options.root)
