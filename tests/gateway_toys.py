@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import uvicorn
 from peft import get_peft_model
 
 from data.traffic import Feedback, Record, Request, read
-from fst.commands_serve import build
+from fst.commands_serve import allowed, build
 from fst.config import Params, params_from_dict
+from fst.places import Places
 from models.adapter import lora_config, save_adapter
 from models.bundle import Bundle, write_bundle
 from models.gateway.app import Gateway
 from models.gateway.keys import add_key
 from models.policy import load_policy
 from models.releases import Releases
+from monitoring.dashboard import dashboard_routes
 
 REVERSE, SORT = "reverse the list", "sort the digits from smallest to largest"
 DIGITS = [f"digits: {a} {b} {c} 7 {a}" for a in range(4) for b in range(4, 8) for c in (1, 9, 5)]
@@ -137,10 +140,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(place: Place, channel: str = "prod", **sections: Any) -> Iterator[Running]:
-    """Start a gateway and wait until it serves a release, if the channel has one."""
-    gateway = build(place.params(**sections), lambda bundle_id: place.root / "fetched" / bundle_id, channel)
-    config = uvicorn.Config(gateway.app(), port=0, log_level="error", access_log=False, timeout_graceful_shutdown=20)
+def serving(place: Place, channel: str = "prod", pages: Places | None = None, **sections: Any) -> Iterator[Running]:
+    """Start a gateway and wait until it serves a release, if the channel has one; with `pages`, the page too."""
+    params = place.params(**sections)
+    gateway = build(params, lambda bundle_id: place.root / "fetched" / bundle_id, channel)
+    routes = dashboard_routes(params, pages, gateway.state, partial(allowed, gateway)) if pages else []
+    config = uvicorn.Config(
+        gateway.app(routes), port=0, log_level="error", access_log=False, timeout_graceful_shutdown=20
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
