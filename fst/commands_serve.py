@@ -50,6 +50,7 @@ def serve(options: argparse.Namespace) -> None:
 def build(params: Params, fetched: Any, channel: str) -> Gateway:
     """A gateway of parameters. Raises ConfigError for keys that are missing where they are needed."""
     from data.traffic import LogLimits, TrafficLog
+    from models.engines import load_with_engine
     from models.gateway.answering import Answering
     from models.gateway.app import Gateway
     from models.gateway.encode import Encoder
@@ -57,6 +58,7 @@ def build(params: Params, fetched: Any, channel: str) -> Gateway:
     from models.gateway.keys import Keys
     from models.gateway.live import Live
     from models.gateway.metrics import Metrics
+    from models.gateway.threads import Threads
     from models.gateway.worker import TransformersFactory, Worker
     from models.policy import load_reader
     from models.releases import Releases
@@ -72,9 +74,11 @@ def build(params: Params, fetched: Any, channel: str) -> Gateway:
     traffic = params.traffic
     limits = LogLimits(traffic.segment_bytes, traffic.segment_seconds, traffic.retention_days * 86400)
     responses = Responses.of_log(Path(traffic.folder))
-    worker = Worker(
-        TransformersFactory(params.model.base, params.model.max_new_tokens, params.model.dtype, params.model.threads)
-    )
+    model = params.model
+    if model.engine == "vllm":
+        worker: Worker | Threads = Threads(lambda: load_with_engine(model, params.vllm, params.slow.lora_rank).engine)
+    else:
+        worker = Worker(TransformersFactory(model.base, model.max_new_tokens, model.dtype, model.threads))
     live = Live(Releases.open(params.store), worker, params.serve, channel)
     live.folder = fetched
     log = TrafficLog(Path(traffic.folder), limits, _redactor(traffic.redact))

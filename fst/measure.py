@@ -14,7 +14,8 @@ from fst.evaluation import Evaluation, Meter
 from fst.rollouts import Asker
 from fst.types import Prompt
 from models.adapter import attach_adapter
-from models.policy import Policy, load_policy
+from models.engines import load_with_engine
+from models.policy import Policy
 
 SPLIT = "test"
 _SEED = 0  # every candidate meets the same draws
@@ -31,7 +32,7 @@ class Served:
     @classmethod
     def load(cls, params: Params, adapter: Path | None) -> Served:
         torch.set_num_threads(params.model.threads)
-        policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+        policy = load_with_engine(params.model, params.vllm, params.slow.lora_rank)
         if adapter:
             policy.model = attach_adapter(policy.model, adapter)
         return cls(policy, params, adapter)

@@ -33,7 +33,8 @@ from fst.types import Arm, Population, Prompt, prompt_from_dict
 from models.adapter import attach_adapter
 from models.bundle import Bundle, read_bundle
 from models.endpoint import EndpointConfig, EndpointReflector
-from models.policy import Policy, Reader, load_policy
+from models.engines import load_with_engine
+from models.policy import Policy, Reader
 from models.reflector import CallableReflector, PolicyReflector, Reflector
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
@@ -134,7 +135,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     torch.manual_seed(job.seed)
     domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
     start = read_bundle(job.start) if job.start else None
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+    policy = load_with_engine(params.model, params.vllm, params.slow.lora_rank)
     check_lengths(policy, domain, params)
     reflector = build_reflector(policy, params)
     trl_config(params.slow, params.model, job.folder, job.seed)

@@ -70,7 +70,7 @@ class _Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        return self.slow.weigh(output)
+        return self.slow.weigh(self.slow.with_behaviour(output))
 
 
 class SlowWeights:
@@ -175,6 +175,17 @@ class SlowWeights:
         for problem, prompt, answer in zip(batch.problems, batch.prompts, batch.answers, strict=True):
             batch.rollouts.append(asker.score(prompt, problem, answer))
         return [rollout.reward for rollout in batch.rollouts]
+
+    def with_behaviour(self, output: dict[str, Any]) -> dict[str, Any]:
+        """With the log-probabilities that the answers were sampled with, where the engine is not the trained model
+        itself: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
+        ratio)."""
+        if self.policy.engine.exact:
+            return output
+        behaviour = torch.zeros_like(output["completion_ids"], dtype=torch.float32)
+        for row, answer in enumerate(self._batch.answers):
+            behaviour[row, : len(answer.logprobs)] = torch.tensor(answer.logprobs)
+        return {**output, "old_per_token_logps": behaviour}
 
     def weigh(self, output: dict[str, Any]) -> dict[str, Any]:
         """Drop the rows of zero-variance groups and weigh the rest prompt by prompt.

@@ -22,6 +22,8 @@ OnToken = Callable[[int, int], None]  # (index of the ask, token id), as soon as
 class Engine(Protocol):
     """Raises EngineError when the engine cannot answer (it died, it is out of memory, it does not reach its server)."""
 
+    exact: bool  # whether it samples from the policy's own model, number for number
+
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
         """Rollouts: plan.n answers to each encoded request under the policy's weights as they are now, in order, with
         the log-probabilities of the tokens under the sampling distribution's model at T=1."""

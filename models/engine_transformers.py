@@ -34,6 +34,8 @@ def adapter_name(folder: Path) -> str:
 class TransformersEngine:
     """`policy` is read at every call: training may wrap its model meanwhile."""
 
+    exact = True
+
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._names: set[str] = set()

@@ -127,7 +127,7 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def load_reader(base: str) -> Reader:
     """The tokenizer of a model (directory, hub id or `lab`), without its weights. Raises ModelError."""
-    path = _place(base)
+    path = model_place(base)
     with _explained(base):
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         context = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
@@ -144,11 +144,12 @@ def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Polic
     """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
     disable_progress_bar()
     with _explained(base):
-        model = AutoModelForCausalLM.from_pretrained(_place(base), dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_pretrained(model_place(base), dtype=getattr(torch, dtype))
     return Policy(**vars(load_reader(base)), model=model.eval(), max_new_tokens=max_new_tokens)
 
 
-def _place(base: str) -> str:
+def model_place(base: str) -> str:
+    """Where a model is: a directory, or a hub id. Raises ModelError for a lab base that is not there."""
     if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
         raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
     return str(LAB_BASE) if base == "lab" else base

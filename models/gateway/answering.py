@@ -16,6 +16,7 @@ from models.gateway.feedback import Responses
 from models.gateway.live import Live, Release, Variant
 from models.gateway.metrics import Metrics
 from models.gateway.openai import Asked, BadRequest, answer_id, finished
+from models.gateway.threads import Threads
 from models.gateway.worker import Worker
 from models.sampler import Answer, Ask
 
@@ -46,7 +47,7 @@ class Answering:
     """What answering works with."""
 
     live: Live
-    worker: Worker
+    worker: Worker | Threads
     encoder: Encoder
     log: TrafficLog
     responses: Responses

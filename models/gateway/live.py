@@ -23,6 +23,7 @@ from typing import Any, Literal
 from fst.errors import ChannelMoved, EngineError, FstError
 from fst.sections_live import ServeParams
 from models.bundle import Bundle
+from models.gateway.threads import Threads
 from models.gateway.worker import Worker
 from models.releases import Releases
 from models.router import Route, Router
@@ -106,7 +107,7 @@ def worse(ours: list[float], theirs: list[float]) -> bool:
 class Live:
     """What is served. All methods belong to the gateway's event loop; the store is asked in threads."""
 
-    def __init__(self, releases: Releases, worker: Worker, params: ServeParams, channel: str) -> None:
+    def __init__(self, releases: Releases, worker: Worker | Threads, params: ServeParams, channel: str) -> None:
         self.releases, self.worker, self.params, self.channel = releases, worker, params, channel
         self.production: Release | None = None
         self.shadow: Release | None = None
