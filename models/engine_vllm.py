@@ -46,7 +46,6 @@ class VllmEngine:
         key = os.environ.get(params.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(timeout=params.timeout_seconds, headers=headers, trust_env=False)
-        self._seen: tuple[int, ...] = ()
         self._name = BASE
         self._used: list[str] = []  # of training, the latest last
         self._kept: dict[str, Path] = {}  # of serving
@@ -123,10 +122,7 @@ class VllmEngine:
         model = self._policy.model
         if not isinstance(model, PeftModel) or _is_switched_off(model):
             return BASE
-        versions = tuple(p._version for name, p in model.named_parameters() if "lora_" in name)
-        if versions != self._seen:
-            self._name = f"fst-{adapter_sha256(adapter_state(model))[:16]}"
-            self._seen = versions
+        self._name = f"fst-{adapter_sha256(adapter_state(model))[:16]}"
         known = self._known()
         if self._name not in known:
             folder = self._folder / self._name
