@@ -148,6 +148,22 @@ def build_parser() -> argparse.ArgumentParser:
         "speed", **_says("RL step against plain TRL, and a fast round's generation", "bench speed --steps 6")
     )
     speed.add_argument("--steps", type=int, default=12, help="steps of each trainer (default: %(default)s)")
+    sampling = kinds.add_parser(
+        "rollouts", **_says("the engine's tokens a second against model.generate as TRL calls it", "bench rollouts")
+    )
+    sampling.add_argument("--blocks", type=int, default=7, help="alternating blocks (default: %(default)s)")
+    add_params_options(sampling)
+    serving = kinds.add_parser(
+        "serve",
+        **_says(
+            "what the gateway costs over the engine alone; with --minutes also a soak: load while releases come and go "
+            "and the engine is killed",
+            "bench serve --minutes 10",
+        ),
+    )
+    serving.add_argument("--seconds", type=float, default=5.0, help="of each measurement (default: %(default)s)")
+    serving.add_argument("--minutes", type=float, default=0.0, help="of the soak (default: none)")
+    add_params_options(serving)
     drift = kinds.add_parser(
         "drift", **_says("false alarms and detections of the watcher, on simulated traffic of the lab", "bench drift")
     )

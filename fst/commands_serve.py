@@ -120,3 +120,19 @@ def _redactor(name: str) -> Redactor | None:
             return redact
     known = ", ".join(point.name for point in entry_points(group=REDACTORS)) or "none"
     raise ConfigError(f"traffic.redact: no entry point {name!r} of the group {REDACTORS}; installed: {known}")
+
+
+def bench_serve(options: argparse.Namespace) -> None:
+    """The gateway against the engine alone."""
+    from fst.bench_serve import serve
+
+    for line in serve(read_params(options), options.seconds, options.minutes):
+        print(line, flush=True)
+
+
+def bench_rollouts(options: argparse.Namespace) -> None:
+    """The engine against model.generate."""
+    from fst.bench_rollouts import rollouts
+
+    for line in rollouts(read_params(options), options.blocks):
+        print(line, flush=True)

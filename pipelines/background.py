@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,13 +53,6 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
             raise NotReady(f"`{' '.join(map(str, process.args))}` {why}; the end of {log}:\n{tail}")  # type: ignore[arg-type]
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,10 +27,11 @@ from data.files import document, write_atomic
 from data.lines import read_lines
 from data.scenario import Scenario, load_scenario
 from fst.errors import ConfigError
+from fst.load import free_port
 from fst.simulate import Exchanged, Recorder, Target, replay
 from fst.timeline import as_dict, bins, figures, happenings
 from models.releases import Releases
-from pipelines.background import beside, free_port, until
+from pipelines.background import beside, until
 from pipelines.project import Project
 
 CHANNEL = "live"

@@ -1,5 +1,5 @@
-"""The vLLM engine, on a real vLLM server on the CPU and the lab base. V1 the same tokens have the same log-probabilities
-as under transformers, but for rounding; V2 a slow round changes the adapter, the next sample uses it, and old ones go;
+"""The vLLM engine, on a real vLLM server on the CPU and the lab base. V1 the same tokens have the log-probabilities of
+transformers, but for rounding; V2 a slow round changes the adapter, the next sample uses it, and old ones go;
 V3 a step's rollouts carry the server's log-probabilities into the loss; V4 a fast round; V5 the gateway serves and
 streams through it, an adapter included; V6 a server that is gone is an EngineError. Without an environment of vLLM the
 tests are skipped: `make vllm` makes it, and `make test` asks for it first.
