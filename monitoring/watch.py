@@ -199,9 +199,9 @@ class Watcher:
             self.watch.quiet_until, self.watch.number = before.quiet_until, before.number
             served = set(reference.domains)
             self.watch.newcomers = {name: n for name, n in before.newcomers.items() if name not in served}
-        else:
-            self._restore(self.watch)
         self._requests, self._latest = [], deque(maxlen=self._params.window)
+        if not before:
+            self._restore(self.watch)
 
     def _forget(self) -> None:
         """Feedback on requests that are judged already."""
