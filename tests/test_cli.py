@@ -34,6 +34,14 @@ COMMANDS = {
     "bundles gc": "remove bundles that no channel points at",
     "explain": "where a bundle comes from",
     "reproduce": "make a bundle again",
+    "serve": "over an OpenAI-compatible API",
+    "keys add": "make a key and print it once",
+    "monitor": "watch the traffic log for drift",
+    "simulate": "send a traffic scenario",
+    "ingest": "turn scored traffic of a domain into a problem file",
+    "bench serve": "what the gateway costs over the engine alone",
+    "bench rollouts": "model.generate",
+    "bench drift": "false alarms",
 }
 
 

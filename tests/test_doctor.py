@@ -76,14 +76,20 @@ def test_a_requirement_is_compared_with_what_is_installed(line: str, ok: bool | 
 def test_a_missing_extra_is_installed_by_its_name() -> None:
     check = requirement('no-such-package-of-ours; extra == "monitoring"')
     assert check is not None
-    assert check.needed_for == "drift reports"
+    assert check.needed_for == "watching traffic, drift reports"
     assert check.remedy == "pip install -c constraints.txt -e '.[monitoring]'"
 
 
-def test_vllm_is_sent_to_an_environment_of_its_own() -> None:
-    check = requirement('no-such-vllm>=1; extra == "vllm"')
+def test_vllm_is_looked_for_in_an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fst.doctor.VLLM_ENVIRONMENT", tmp_path / "env")
+    check = requirement('vllm>=0.22; extra == "vllm"')
     assert check is not None
-    assert check.remedy.startswith("pip install 'no-such-vllm>=1' in an environment of its own")
+    assert (check.ok, check.remedy.split(":")[0]) == (None, "make vllm")
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / ".installed").touch()
+    check = requirement('vllm>=0.22; extra == "vllm"')
+    assert check is not None
+    assert (check.ok, check.found) == (True, "in env")
 
 
 def test_a_requirement_of_another_platform_is_left_out() -> None:
