@@ -53,6 +53,19 @@ def load_live(file: Path) -> LiveView | None:
         raise RecordError(f"{file} is no time line ({exc}); make it with `python -m pipelines live`") from exc
 
 
+def _labels(timeline: dict[str, Any]) -> list[tuple[float, str]]:
+    """(seconds, text) of the events that are shown; those that would lie on each other share one."""
+    shown = [event for event in timeline["events"] if event["what"] in SHOWN]
+    apart = 0.05 * max((point["at"] for point in timeline["bins"]), default=0.0)
+    found: list[tuple[float, str]] = []
+    for event in shown:
+        if found and event["at"] - found[-1][0] < apart:
+            found[-1] = (found[-1][0], f"{found[-1][1]}, {SHOWN[event['what']]}")
+        else:
+            found.append((event["at"], SHOWN[event["what"]]))
+    return found
+
+
 def _figure(timeline: dict[str, Any]) -> Figure:
     domains = list(dict.fromkeys(point["domain"] for point in timeline["bins"]))
     domains.sort(key=lambda name: name == timeline["newcomer"])
@@ -66,10 +79,11 @@ def _figure(timeline: dict[str, Any]) -> Figure:
         attainable = timeline["figures"].get("attainable")
         if attainable is not None:
             axes.axhline(attainable, color=MEMBER[theme], lw=1, ls=(0, (4, 3)), label="attainable")
+        for at, says in _labels(timeline):
+            axes.text(at, 1.04, says, rotation=35, fontsize=9, color=INK[theme])
         for event in timeline["events"]:
             if event["what"] in SHOWN:
                 axes.axvline(event["at"], color=INK[theme], lw=0.8, alpha=0.6)
-                axes.text(event["at"], 1.04, SHOWN[event["what"]], rotation=35, fontsize=9, color=INK[theme])
         axes.set(ylim=(-0.03, 1.03), xlabel="seconds of traffic", ylabel="reward, in stretches of 2 s")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.files import document
 from fst.errors import RecordError
-from fst.report_live import load_live
+from fst.report_live import _labels, load_live
 from fst.simulate import Exchanged, summary
 from fst.timeline import as_dict, bins, figures, happenings
 
@@ -94,6 +94,7 @@ def test_the_report_draws_and_tells_it(tmp_path: Path) -> None:
         "20 s and 40 scored requests after its first one, the new domain was served by a release adapted to it: its "
         "reward recovered, from 0.0% to 90.0% of an attainable 95.0%. 100 requests, 0 failed."
     )
+    assert _labels(timeline) == [(14.0, "alert"), (17.0, "adapting"), (29.0, "released, serving")]
     assert live.figure.png["light"][:4] == b"\x89PNG"
     assert live.figure.png["light"] != live.figure.png["dark"]
     file.write_text(json.dumps({"figures": {}}))

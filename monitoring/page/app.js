@@ -76,10 +76,10 @@ function chart(into, { series, marks = [], top = 1, line = null, label = percent
       free = at + 8 + 6.4 * mark.text.length;
     }
   }
-  for (const { points: own, colour: stroke } of series) {
+  for (const { points: own, colour: stroke, dash } of series) {
     const path = own.map((p, i) => `${i ? "L" : "M"}${px(p[0]).toFixed(1)},${py(p[1]).toFixed(1)}`).join("");
     const style = `stroke:${stroke};fill:none;stroke-width:2;stroke-linejoin:round`;
-    const shape = draw("path", { d: path });
+    const shape = draw("path", dash ? { d: path, "stroke-dasharray": "5 4" } : { d: path });
     shape.style.cssText = style;
     svg.append(shape);
     for (const p of own) {
@@ -108,6 +108,7 @@ function legend(id, series) {
   $(id).replaceChildren(...series.map((s) => {
     const item = make("span", {}, make("i"), make("span", {}, s.name));
     item.firstChild.style.color = s.colour;
+    item.firstChild.classList.toggle("dashed", Boolean(s.dash));
     return item;
   }));
 }
@@ -134,7 +135,10 @@ function drift(data) {
   for (const window of data.drift.filter((w) => w.channel === data.gateway.channel)) {
     for (const s of window.scores || []) {
       const name = s.domain ? `${s.domain}, ${s.signal}` : s.signal;
-      if (!found.has(name)) found.set(name, { name, colour: `var(${COLOURS[found.size % COLOURS.length]})`, points: [] });
+      if (!found.has(name)) {
+        const [colour, dash] = [`var(${COLOURS[found.size % COLOURS.length]})`, found.size >= COLOURS.length];
+        found.set(name, { name, colour, dash, points: [] });
+      }
       const ratio = s.threshold ? s.score / s.threshold : 0;
       found.get(name).points.push([window.at, ratio, `${s.score.toFixed(3)} of a limit of ${s.threshold.toFixed(3)}\nmean ${s.mean}, ${s.n} requests\n${clock(window.at)}`]);
     }
