@@ -15,6 +15,7 @@ from fst.telemetry import silence
 
 silence()
 
+from fst.cli_claims import add_claims_command  # noqa: E402
 from fst.cli_live import add_live_commands  # noqa: E402  (silence comes first)
 from fst.cli_monitor import add_monitor_commands  # noqa: E402
 from fst.cli_pipeline import add_params_options, add_pipeline_commands  # noqa: E402  (silence comes first)
@@ -29,6 +30,7 @@ HANDLERS = (
     "commands_live",
     "commands_serve",
     "commands_monitor",
+    "commands_claims",
 )  # where the commands' functions are
 _GO_ON = "the same command goes on from the last completed round"
 
@@ -170,6 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     drift.add_argument("--windows", type=int, default=200, help="without drift (default: %(default)s)")
     drift.add_argument("--trials", type=int, default=40, help="of each detection (default: %(default)s)")
     add_params_options(drift)
+    add_claims_command(kinds, _says)
     return parser
 
 

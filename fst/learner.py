@@ -106,6 +106,13 @@ class Learner:
         random.Random(hash((self.seed, _SEEDS["order"])) % 2**62).shuffle(problems)
         return problems
 
+    def switch(self, domain: Domain) -> None:
+        """Go on with the problems of another domain."""
+        self.domain = domain
+        self.__dict__.pop("_ordered", None)
+        if self.slow_weights:
+            self.slow_weights.verify = domain.verify
+
     def _batch(self, step: int) -> list[Problem]:
         """The problems of an RL step; the training split is gone through again and again in one order."""
         problems, size = self._ordered, self.params.slow.problems_per_step

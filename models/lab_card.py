@@ -103,6 +103,16 @@ def measure_card(policy: Policy, seed: int = 11, report: Callable[[str], None] =
     return card
 
 
+def following(policy: Policy, without: Sequence[Rule], seed: int) -> dict[str, float]:
+    """Share of right answers, sampled, by kind of rule, under each rule's own instruction; rules that behave like one
+    of `without` are left out."""
+    known = {signature(rule) for rule in without}
+    return {
+        kind: _following(policy, [rule for rule in rules if signature(rule) not in known], seed, 1.0)
+        for kind, rules in rule_kinds().items()
+    }
+
+
 def _following(policy: Policy, rules: Sequence[Rule], seed: int, temperature: float, generic: bool = False) -> float:
     rng = random.Random(seed)
     asked, expected = [], []

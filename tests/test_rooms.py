@@ -38,7 +38,7 @@ LIBRARY_ROOMS = {
     "great_expectations": ("data/validation*.py",),
     "dvc": ("pipelines/graph.py",),
     "cryptography": ("models/signing.py",),
-    "matplotlib": ("fst/report_figures.py", "fst/report_live.py"),
+    "matplotlib": ("fst/report_figures.py", "fst/report_live.py", "fst/claims/page.py"),
     "evidently": ("monitoring/*",),
     "prefect": ("pipelines/*",),
     "starlette": ("models/gateway/app.py", "monitoring/dashboard*.py"),

@@ -1,0 +1,92 @@
+"""What finished work says: curves, cells, stages, and what was spent. Nothing of it depends on when it ran."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fst.claims.curves import Point
+from fst.claims.plan import Work
+from fst.claims.work import RESULT, result
+from fst.records import read_lines, valid_lines
+from fst.run_view import RunView, load_run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended. `stages` are those of a continual run, `rewards` the mean reward of each RL step."""
+
+    work: Work
+    curve: tuple[Point, ...]
+    accuracy: float
+    cells: dict[str, float]
+    rollouts: dict[str, int]
+    rewards: tuple[float, ...]
+    stages: tuple[dict[str, Any], ...]
+    prompt: str
+
+    def as_dict(self) -> dict[str, Any]:
+        work = self.work
+        start = work.start.name if work.start else None
+        facts = {"name": work.name, "kind": work.kind, "arm": work.arm, "domain": work.domain, "seed": work.seed}
+        return {**facts, "start": start, **{k: v for k, v in asdict(self).items() if k != "work"}}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All finished work of a plan. `measured` are the results of work that is no run."""
+
+    runs: tuple[Run, ...]
+    measured: dict[Work, dict[str, Any]]
+
+    def of(self, arm: str, domain: str, kind: str = "run", start: str | None = None) -> list[Run]:
+        """Runs in the order of their seeds; `start` is the arm that a transfer's weights come from and its domain,
+        as "rl lab/reverse", "" for none."""
+        found = [r for r in self.runs if (r.work.kind, r.work.arm, r.work.domain) == (kind, arm, domain)]
+        if start is not None:
+            found = [r for r in found if _begun(r.work) == start]
+        return sorted(found, key=lambda r: r.work.seed)
+
+    def results(self, kind: str, arm: str, domain: str) -> list[dict[str, Any]]:
+        """Measurements in the order of their seeds."""
+        found = [w for w in self.measured if (w.kind, w.arm, w.domain) == (kind, arm, domain)]
+        return [self.measured[w] for w in sorted(found, key=lambda w: w.seed)]
+
+
+def gather(works: tuple[Work, ...], folder: Path) -> Evidence:
+    """Read what was done. Raises RecordError for records that are damaged."""
+    runs, measured = [], {}
+    for work in works:
+        if (folder / work.name / RESULT).exists():
+            measured[work] = result(work, folder)
+        else:
+            runs.append(_run(work, load_run(folder / work.name), folder / work.name))
+    return Evidence(tuple(runs), measured)
+
+
+def _run(work: Work, view: RunView, folder: Path) -> Run:
+    assert view.end is not None  # the plan was done
+    events = valid_lines(read_lines(folder / "events.jsonl"))
+    keys = ("ended", "on", "accuracy", "stderr", "kl", "prompt")
+    stages = tuple({key: event[key] for key in keys} for event in events if event["kind"] == "stage")
+    return Run(
+        work=work,
+        curve=tuple(_point(event) for event in view.evaluations),
+        accuracy=view.end["accuracy"],
+        cells=view.cells or {},
+        rollouts=view.result.rollouts,
+        rewards=tuple(float(step["reward"]) for step in view.steps),
+        stages=stages,
+        prompt=view.end["prompts"][0],
+    )
+
+
+def _point(event: dict[str, Any]) -> Point:
+    spent = event["rollouts"]
+    train, fast = spent.get("train", 0), spent.get("fast", 0)
+    return Point(event["step"], train, train + fast, event["accuracy"], event["kl"], event.get("kl_seed_prompt", 0.0))
+
+
+def _begun(work: Work) -> str:
+    return f"{work.start.arm} {work.start.domain}" if work.start else ""
