@@ -60,6 +60,12 @@ def parse_feedback(text: str) -> tuple[str, str] | None:
     return question.removeprefix("input: "), expected
 
 
+def without_answer(text: str, reward: float) -> str:
+    """A feedback text with nothing in it but input, output and reward."""
+    body = text.rpartition("\ndiffers: ")[0] or text
+    return f"{body.rpartition(chr(10) + 'expected: ')[0] or body}\nreward: {reward:g}"
+
+
 def build_verifier(name: str, args: Mapping[str, Any]) -> Verifier:
     """The verifier called `name`, with `args` for its options.
 

@@ -29,10 +29,26 @@ def add_claims_command(kinds: Any, says: Says) -> None:
         default="small",
         help="small: the direction, at most 15 minutes on two cores; full: at most 3 hours (default: %(default)s)",
     )
-    claims.add_argument("--jobs", type=int, help="runs at once (default: one a core)")
-    claims.add_argument(
+    _add_common(claims)
+    ablations = kinds.add_parser(
+        "ablations",
+        **says(
+            "FST with one thing changed (T, K, carrying the population over, who reflects, what reflection reads), on "
+            "rules that are there to choose defaults by; writes ablations.json",
+            "bench ablations --budget small",
+        ),
+    )
+    ablations.add_argument("--domains", nargs="+", help="specs (default: rules of the lab's `tune`)")
+    ablations.add_argument("--seeds", nargs="+", type=int)
+    ablations.add_argument("--budget", choices=("full", "small"), default="small")
+    _add_common(ablations)
+
+
+def _add_common(parser: Any) -> None:
+    parser.add_argument("--jobs", type=int, help="runs at once (default: one a core)")
+    parser.add_argument(
         "--runs", type=Path, default=Path("runs/claims"), help="records of all runs (default: %(default)s)"
     )
-    claims.add_argument("--out", type=Path, default=Path("reports/claims"), help="(default: %(default)s)")
-    claims.set_defaults(again="the same command goes on with what is left")
-    add_params_options(claims)
+    parser.add_argument("--out", type=Path, default=Path("reports/claims"), help="(default: %(default)s)")
+    parser.set_defaults(again="the same command goes on with what is left")
+    add_params_options(parser)

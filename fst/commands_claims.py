@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from fst.errors import ConfigError
 from fst.options import read_params
@@ -53,3 +54,26 @@ def _about(budget: str, seeds: Any, seconds: float) -> dict[str, Any]:
         "machine": machine,
         "minutes of this call": round(seconds / 60, 1),
     }
+
+
+def bench_ablations(options: argparse.Namespace) -> None:
+    """FST with one thing changed."""
+    from data.files import document, write_atomic
+    from fst.claims.ablations import DOMAINS, LEVEL, SIZES, outcomes, plan
+    from fst.claims.evidence import gather
+    from fst.claims.run import cores, run_all
+
+    params, size = read_params(options), SIZES[options.budget]
+    domains, seeds = options.domains or DOMAINS[: size.domains], options.seeds or size.seeds
+    works, folder, started = plan(domains, seeds), options.runs / size.name, time.monotonic()
+    run_all(works, params, size, folder, options.jobs or cores())
+    found = outcomes(domains, gather(works, folder))
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = _about(options.budget, seeds, time.monotonic() - started)
+    write_atomic(options.out / "ablations.json", document({"about": about, "outcomes": [o.as_dict() for o in found]}))
+    table = Table("variant", "domain", "accuracy [95%]", "KL", f"rollouts to {LEVEL:.0%}")
+    for one in found:
+        span = "" if one.low is None else f" [{one.low:.1%}, {one.high:.1%}]"
+        spent = "never" if one.rollouts is None else f"{one.rollouts:,.0f} ({one.reached} of {len(one.seeds)} seeds)"
+        table.add_row(one.variant, one.domain, f"{one.accuracy:.1%}{span}", f"{one.kl:.3f}", spent)
+    Console().print(table)

@@ -4,7 +4,7 @@ Invariants, each with a test: P1 no score of older weights survives: every carri
 P2 a round spends at most its budget of rollouts, or one re-scoring of the carried prompts where that is more;
 P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that
 was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights,
-same round.
+same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gepa.core.state import GEPAState, ValsetEvaluation
 from gepa.strategies.eval_policy import FullEvaluationPolicy
 
 from data.types import Problem
+from data.verifiers import without_answer
 from fst.frontier import deal, greedy_cover, mean_score
 from fst.sections import FastParams
 from fst.types import Population, Prompt, Rollout
@@ -91,10 +92,15 @@ class _Adapter:
     best: float = 0.0
     propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
 
+    def told(self, rollout: Rollout) -> str:
+        """What reflection may read of a rollout. Where that is the reward alone, a right answer tells all there is."""
+        full = self.evolver.params.feedback == "full" or rollout.reward >= 1
+        return rollout.feedback if full else without_answer(rollout.feedback, rollout.reward)
+
     def score(self, pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
         self.spent += len(pairs)
         rollouts = self.evolver.roll(pairs) if pairs else []
-        self.feedback.update((rollout.problem_id, rollout.feedback) for rollout in rollouts)
+        self.feedback.update((rollout.problem_id, self.told(rollout)) for rollout in rollouts)
         return rollouts
 
     def batch_evaluate(self, items: list[tuple[dict[str, str], list[Problem]]]) -> list[EvaluationBatch[Any, Any]]:
@@ -114,7 +120,7 @@ class _Adapter:
     def make_reflective_dataset(
         self, candidate: dict[str, str], eval_batch: EvaluationBatch[Any, Any], components_to_update: list[str]
     ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        return {COMPONENT: [{"Feedback": rollout.feedback} for rollout in eval_batch.trajectories or []]}
+        return {COMPONENT: [{"Feedback": self.told(rollout)} for rollout in eval_batch.trajectories or []]}
 
     def propose(
         self,
@@ -225,6 +231,7 @@ def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Probl
             reflection_minibatch_size=min(params.minibatch, len(anchors)),
             stop_callbacks=_Stop(adapter, len(anchors)),
             val_evaluation_policy=_CarriedState(),
+            acceptance_criterion="improvement_or_equal",  # as good in other words: see greedy_cover
             cache_evaluation=False,
             track_best_outputs=False,
             logger=_Silent(),

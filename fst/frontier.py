@@ -3,8 +3,8 @@
 Scores are a matrix {prompt: {problem: reward}} under one state of the slow weights. Invariants:
 F1 a cover is never empty and never longer than K; F2 its first member has the best mean;
 F3 no text is in it twice before padding; F4 greedy: each next member wins the most problems that no
-earlier member is best on, ties by mean, then by order; F5 adding a dominated prompt changes nothing
-on the frontier.
+earlier member of its layer is best on, ties by mean, then by order, and a new layer begins when all are covered;
+F5 adding a dominated prompt changes nothing on the frontier; F6 behind the first, only members of the frontier.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def frontier(scores: Scores) -> dict[str, set[str]]:
 def greedy_cover(scores: Scores, k: int) -> list[str]:
     """At most K prompts that together are best on as many problems as K prompts chosen greedily can be.
 
-    The best mean comes first; then whoever is best on the most problems not yet covered; once all are covered
-    the rest of the places stay free. `scores` must not be empty.
+    The best mean comes first; then whoever is best on the most problems not yet covered. Once all are covered the cover
+    begins again among the rest of the frontier: prompts that win the same problems still answer the others
+    differently, and a group of rollouts learns from what differs in it. `scores` must not be empty.
     """
     if not scores:
         raise ValueError("greedy_cover needs at least one scored prompt")
@@ -41,11 +42,17 @@ def greedy_cover(scores: Scores, k: int) -> list[str]:
     wins = frontier(scores)
     chosen = [by_mean[0]]
     uncovered = {p for p, winners in wins.items() if chosen[0] not in winners}
-    while len(chosen) < k and uncovered:
-        name = max(by_mean, key=lambda n: sum(n in wins[p] for p in uncovered))
-        gained = {p for p in uncovered if name in wins[p]}
+    while len(chosen) < k:
+        rest = [name for name in by_mean if name not in chosen]
+        still = [name for name in rest if any(name in wins[p] for p in uncovered)]
+        if not still:
+            uncovered = set(wins)
+            still = [name for name in rest if any(name in wins[p] for p in uncovered)]
+        if not still:
+            break
+        name = max(still, key=lambda n: sum(n in wins[p] for p in uncovered))
         chosen.append(name)
-        uncovered -= gained
+        uncovered = {p for p in uncovered if name not in wins[p]}
     return chosen
 
 

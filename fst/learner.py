@@ -69,6 +69,11 @@ class Learner:
         return Prompt(self.params.loop.seed_prompt)
 
     @property
+    def carried(self) -> Population:
+        """What the next fast round begins with."""
+        return self.population if self.params.fast.carry else Population((self.seed_prompt,))
+
+    @property
     def finished(self) -> bool:
         if self.arm != "rl" and self.cycle >= self.params.loop.cycles:
             return True

@@ -41,7 +41,7 @@ def rounds(learner: Learner) -> Iterator[Channel]:
 def evolve_prompts(learner: Learner) -> None:
     """Fast weights: from the carried population, re-scored under the current slow weights."""
     with learner.in_round("fast") as account:
-        found = fast_round(learner.evolver, learner.population, learner.anchors(), learner.fast_plan())
+        found = fast_round(learner.evolver, learner.carried, learner.anchors(), learner.fast_plan())
         learner.population = found.population
         ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
         account.fast(found)

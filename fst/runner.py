@@ -60,7 +60,7 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     """The reflector that params.yaml asks for."""
     r = params.reflector
     if r.kind == "policy":
-        return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style)
+        return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style, r.weights)
     config = EndpointConfig(
         r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
     )

@@ -62,16 +62,20 @@ class FastParams:
     budget: int = _bounded(400, 1)
     patience: int = _bounded(3, 1)  # proposals in a row that bring nothing, then the round ends
     max_prompt_tokens: int = _bounded(64, 1)
+    carry: bool = True  # the population into the next round; false: every round begins with the seed prompt
+    feedback: Literal["full", "reward"] = "full"  # what reflection reads of a wrong answer: all, or that it is wrong
 
 
 @dataclass(frozen=True)
 class ReflectorParams:
     """Who writes prompts. `policy`: the frozen base itself, drawing `proposals` and screening them by
     likelihood; `endpoint`: an OpenAI-compatible server. `style`: `pairs` asks for a rule from
-    (input, expected) pairs, as the lab base was taught; `feedback` gives a general LLM the full feedback."""
+    (input, expected) pairs, as the lab base was taught; `feedback` gives a general LLM the full feedback. `weights`:
+    whether the policy reflects with its frozen base, or as it is now."""
 
     kind: Literal["policy", "endpoint"] = "policy"
     style: Literal["pairs", "feedback"] = "pairs"
+    weights: Literal["base", "current"] = "base"
     proposals: int = _bounded(128, 1)
     max_new_tokens: int = _bounded(48, 1)
     temperature: float = _bounded(1.0, 0)

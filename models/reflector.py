@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,7 +92,8 @@ class CallableReflector:
 
 @dataclass
 class PolicyReflector:
-    """The frozen base as its own reflection LM; see the module's docstring.
+    """The frozen base as its own reflection LM; see the module's docstring. With `weights` "current", the policy as
+    it is now reflects.
 
     `style` "pairs" asks for a rule from (input, expected) pairs, each proposal from its own random subset of
     at most `max_pairs`; "feedback" asks with the full text, as one asks a general LLM. All distinct proposals are
@@ -103,6 +105,7 @@ class PolicyReflector:
     max_new_tokens: int = 64
     temperature: float = 1.0
     style: str = "pairs"
+    weights: str = "base"
     max_pairs: int = 6
     max_request_tokens: int = 160
     finalists: int = 12
@@ -116,7 +119,7 @@ class PolicyReflector:
         if not requests:
             return Proposal("", drawn=0)
         per_request = max(1, self.proposals // len(requests))
-        with self.policy.frozen_base():
+        with self.policy.frozen_base() if self.weights == "base" else nullcontext():
             groups = self.policy.answer(requests, per_request, seed, self.temperature, self.max_new_tokens)
         drawn = [answer.text for group in groups for answer in group]
         texts = [extract_prompt(text) for text in drawn]

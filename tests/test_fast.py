@@ -1,4 +1,4 @@
-"""The fast round on real GEPA: invariants P1 to P7 of fst/fast.py on a toy without a model.
+"""The fast round on real GEPA: invariants P1 to P8 of fst/fast.py on a toy without a model.
 
 The toy: a prompt is a string of letters, and problem i earns 1 if the prompt holds the letter that the world
 asks of it. The world is what the slow weights are elsewhere: turn it, and other letters are asked.
@@ -158,7 +158,7 @@ def raising(error: Exception) -> Write:
     [
         lambda *_: "",
         lambda *_: " \n\t ",
-        lambda *_: "\x00\ud83d garbage 日本".encode("utf-8", "replace").decode(),
+        lambda *_: "\x00\ud83d 日本".encode("utf-8", "replace").decode(),
         lambda *_: "q" * 100_000,
         raising(RuntimeError("out of order")),
         raising(ReflectorError("no answer after 5 retries")),
@@ -173,7 +173,7 @@ def test_p4_a_bad_reflector_loses_nothing_and_the_round_ends(write: Write, caplo
     raised = 3 if write.__qualname__.startswith("raising") else 0
     assert found.screening.errors == raised == len(caplog.records)
     assert (texts(found), list(found.population.scores.values())) == (["cdefgh", "abc"], [6 / 8, 3 / 8])
-    assert 2 * 8 < found.spent <= 2 * 8 + 3 * 2 * 4
+    assert 2 * 8 < found.spent <= 2 * 8 + 3 * (2 * 4 + 8)
     assert max(map(len, world.prompts)) < 100
 
 
@@ -248,3 +248,25 @@ def test_progress_hears_of_every_proposal() -> None:
     assert len(heard) == toy.asked > 3
     assert heard[0] == (8 + 4, 100, 0.0)
     assert [spent for spent, _, _ in heard] == sorted(spent for spent, _, _ in heard)
+
+
+def test_p8_where_reflection_reads_the_reward_alone_no_wrong_answer_tells_what_is_right() -> None:
+    """Only what was answered rightly is a pair; of the rest, input, output and reward."""
+    world, read = World(), list[str]()
+
+    class Listening(Toy):
+        def propose(
+            self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+        ) -> Proposal:
+            read.extend([*feedback, *evidence])
+            return super().propose(current, feedback, evidence, avoid, seed)
+
+    problems = [Problem(str(i), "toy", f"problem {i}", "?") for i in range(8)]
+    params = FastParams(anchors=8, prompts=2, minibatch=4, budget=400, patience=3, feedback="reward")
+    evolver = Evolver(world.roll, Listening(add_a_letter), params, len)
+    fast_round(evolver, Population((Prompt("ab"),)), problems, RoundPlan(0, 1, 400, 0))
+    told = {text for text in read if "expected: " in text}
+    assert {pair for text in told if (pair := parse_feedback(text))} <= {("problem 0", "a"), ("problem 1", "b")}
+    silent = [text for text in read if text not in told]
+    assert silent
+    assert all(text.endswith("\nreward: 0") and parse_feedback(text) is None for text in silent)

@@ -13,7 +13,7 @@ from data.domains import load_domain
 from data.files import document, write_atomic
 from data.lab_rules import parse_rule
 from data.types import Domain
-from fst.claims.plan import COLD, Size, Work
+from fst.claims.plan import COLD, VARIANTS, Size, Work
 from fst.config import Params, params_from_dict
 from fst.evaluation import mean_at
 from fst.learner import Learner
@@ -46,7 +46,8 @@ def _run(work: Work, params: Params, size: Size, folder: Path) -> None:
     """Arms end when the rollouts are spent; `gepa`, which levels off long before, after the cycles that `fst` has."""
     rollouts = size.cold if work.domain == COLD else size.rollouts
     cycles = -(-rollouts // (params.loop.steps_per_cycle * params.rollouts_per_step)) if work.arm == "gepa" else 10_000
-    _job(work, merged(params, size.params(cycles=cycles, rollout_budget=rollouts)), folder)
+    changed = merged(params, VARIANTS[work.variant]) if work.variant else params
+    _job(work, merged(changed, size.params(cycles=cycles, rollout_budget=rollouts)), folder)
 
 
 def _transfer(work: Work, params: Params, size: Size, folder: Path) -> None:
