@@ -42,6 +42,8 @@ COMMANDS = {
     "bench serve": "what the gateway costs over the engine alone",
     "bench rollouts": "model.generate",
     "bench drift": "false alarms",
+    "bench claims": "rerun the paper's experiments",
+    "bench ablations": "FST with one thing changed",
 }
 
 

@@ -48,8 +48,8 @@ class Size:
         }
 
 
-# Seeds 0 to 9 and the lab's `tune` rules were used while defaults were chosen, and seed 10 showed a flaw that was mended
-# since (docs/claims.md); none of them is used here.
+# Seeds 0 to 9 and the `tune` rules of the lab were used while defaults were chosen; seed 10 showed a flaw that was
+# mended since (docs/claims.md). None of them is used here.
 SIZES = {
     "small": Size("small", (20, 21), 1, 4_608, 4_608, 2, 3_072, 2_000, 100),
     "full": Size("full", (20, 21, 22, 23, 24), 3, 12_288, 9_216, 5, 6_144, 2_000, 200),
