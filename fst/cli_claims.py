@@ -29,6 +29,13 @@ def add_claims_command(kinds: Any, says: Says) -> None:
         default="small",
         help="small: the direction, at most 15 minutes on two cores; full: at most 3 hours (default: %(default)s)",
     )
+    claims.add_argument(
+        "--rollouts",
+        type=int,
+        metavar="N",
+        help="that an arm's run may learn from, all else in proportion; for models that need more (default, "
+        f"{'; '.join(f'{name}: {size.rollouts}' for name, size in SIZES.items())})",
+    )
     _add_common(claims)
     ablations = kinds.add_parser(
         "ablations",

@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import sys
 import time
 from typing import Any
 
@@ -15,16 +16,22 @@ from rich.table import Table
 from fst.errors import ConfigError
 from fst.options import read_params
 
+WIDTH = 180
+
 
 def bench_claims(options: argparse.Namespace) -> None:
     """Run what the claims need, judge them, write it all down."""
     from fst.claims.evidence import gather
     from fst.claims.judge import judge
-    from fst.claims.page import table, write
+    from fst.claims.page import tables, write
     from fst.claims.plan import CLAIMS, DOMAINS, SIZES, plan
     from fst.claims.run import cores, run_all
 
     params, size = read_params(options), SIZES[options.budget]
+    if options.rollouts is not None:
+        if options.rollouts < params.rollouts_per_step:
+            raise ConfigError(f"--rollouts {options.rollouts}: one RL step takes {params.rollouts_per_step}")
+        size = size.scaled(options.rollouts)
     claims = list(dict.fromkeys(options.claims or CLAIMS))
     domains, seeds = options.domains or DOMAINS[: size.domains], options.seeds or size.seeds
     if len(set(seeds)) != len(seeds) or len(set(domains)) != len(domains):
@@ -34,9 +41,14 @@ def bench_claims(options: argparse.Namespace) -> None:
     run_all(works, params, size, folder, options.jobs or cores())
     evidence = gather(works, folder)
     rows = judge(claims, domains, evidence)
-    page = write(options.out, rows, evidence, _about(options.budget, seeds, time.monotonic() - started))
-    Console().print(table(rows))
+    page = write(options.out, rows, evidence, _about(size.name, seeds, time.monotonic() - started))
+    console().print(*tables(rows))
     print(f"report: {page}")
+
+
+def console() -> Console:
+    """Of the terminal's width; wide where the output goes into a file."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def _about(budget: str, seeds: Any, seconds: float) -> dict[str, Any]:
@@ -76,4 +88,4 @@ def bench_ablations(options: argparse.Namespace) -> None:
         span = "" if one.low is None else f" [{one.low:.1%}, {one.high:.1%}]"
         spent = "never" if one.rollouts is None else f"{one.rollouts:,.0f} ({one.reached} of {len(one.seeds)} seeds)"
         table.add_row(one.variant, one.domain, f"{one.accuracy:.1%}{span}", f"{one.kl:.3f}", spent)
-    Console().print(table)
+    console().print(table)

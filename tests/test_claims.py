@@ -1,6 +1,8 @@
 """The claims' arithmetic, plan and verdicts. K1 to K5 as numbered in fst/claims/curves.py; K6 claims share runs, and
 what others build on comes first; K7 verdicts follow from the figures: planted curves with known ratios; K8 what
-cannot be told is not called a failure; K9 a stage's end, its prompt and what was forgotten are those of the run."""
+cannot be told is not called a failure; K9 a stage's end, its prompt and what was forgotten are those of the run; K10 a
+claim as a whole stands on its rows: most domains and none worse (C1, C2), or all; K11 another number of rollouts scales
+everything that is spent."""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from fst.claims.curves import (
     running_max,
 )
 from fst.claims.evidence import Evidence, Run
-from fst.claims.judge import judge
+from fst.claims.judge import judge, sum_up
 from fst.claims.page import figure_of, verdict
 from fst.claims.plan import CLAIMS, COLD, DOMAINS, SIZES, TRANSFER, Work, plan
 from fst.claims.rows import Row
@@ -245,7 +247,41 @@ def test_k8_what_cannot_be_told_is_not_a_failure() -> None:
     found = rows("C2", runs)
     assert [row.holds for row in found] == [None] * 3
     assert "not identified: rl: the curve does not rise" in found[0].note
-    assert verdict(found[0]) == "cannot be told"
+    assert [verdict(row) for row in found] == ["", "", "cannot be told"], "the target counts all rollouts"
     undefined = Row("C3", A, "m", "x", None, None, None, "", "<= 0.3", None, (10,))
     assert (figure_of(undefined), verdict(undefined)) == ("not defined", "cannot be told")
     assert figure_of(Row("C7", A, "m", "points", 0.123, 0.1, 0.15, "", "> 0", True, (10,))) == "+12.3 [+10.0, +15.0]"
+
+
+@pytest.mark.parametrize(
+    ("claim", "found", "holds"),
+    [
+        ("C1", [(4.0, True), (3.5, True), (1.2, False)], True),
+        ("C1", [(4.0, True), (3.5, True), (0.9, False)], False),
+        ("C1", [(4.0, True), (2.0, False), (1.2, False)], False),
+        ("C2", [(0.2, True), (0.1, True), (0.1, None)], True),
+        ("C2", [(0.2, True), (0.1, None), (0.1, None)], None),
+        ("C2", [(0.2, True), (0.1, True), (-0.1, False)], False),
+        ("C3", [(0.2, True), (0.2, True), (0.4, False)], False),
+        ("C3", [(0.2, True), (None, None), (0.1, True)], None),
+        ("C3", [(0.5, False), (None, None), (0.1, True)], False),
+        ("C7", [(0.1, True), (0.2, True), (0.3, True)], True),
+    ],
+)
+def test_k10_a_claim_stands_on_its_rows(
+    claim: str, found: list[tuple[float | None, bool | None]], holds: bool | None
+) -> None:
+    rows = [Row(claim, A, "m", "x", ours, None, None, "", "some", held, (10,)) for ours, held in found]
+    rows.append(Row(claim, A, "without a target", "x", 0.0, None, None, "", "", False, (10,)))
+    (verdict,) = sum_up(rows)
+    held = sum(one is True for _, one in found)
+    assert (verdict.claim, verdict.held, verdict.rows, verdict.holds) == (claim, held, 3, holds)
+
+
+def test_k11_another_number_of_rollouts_scales_all_that_is_spent() -> None:
+    full = SIZES["full"]
+    twice = full.scaled(2 * full.rollouts)
+    assert (twice.rollouts, twice.transfer, twice.stage, twice.cold) == (24_576, 18_432, 10, 12_288)
+    assert (twice.zero, twice.problems, twice.seeds) == (full.zero, full.problems, full.seeds)
+    assert twice.name != full.name, "records of another size lie in another folder"
+    assert full.scaled(1).stage == 1

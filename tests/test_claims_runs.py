@@ -17,7 +17,7 @@ from data.domains import load_domain
 from data.types import SplitSizes
 from fst.claims.evidence import gather
 from fst.claims.judge import judge
-from fst.claims.page import table, write
+from fst.claims.page import tables, write
 from fst.claims.plan import CLAIMS, Size, Work, plan
 from fst.claims.run import ClaimsError, run_all
 from fst.claims.work import do, is_done, merged
@@ -133,14 +133,17 @@ def test_m1_the_same_seeds_give_the_same_json(
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_m5_the_page_shows_every_claim_and_asks_nobody(works: tuple[Work, ...], folder: Path, tmp_path: Path) -> None:
     written = documents(works, folder, tmp_path / "out")
-    rows = json.loads(written["claims.json"])
+    judged = json.loads(written["claims.json"])
+    rows = judged["rows"]
+    assert {one["claim"] for one in judged["verdicts"]} == set(CLAIMS)
     keys = {"claim", "domain", "ours", "low", "high", "paper", "target", "holds", "seeds"}
     assert all(keys <= set(row) for row in rows)
     assert {row["claim"] for row in rows} == set(CLAIMS)
-    Console(width=160).print(table(judge(tuple(CLAIMS), DOMAINS, gather(works, folder))))
+    Console(width=160).print(*tables(judge(tuple(CLAIMS), DOMAINS, gather(works, folder))))
     with chromium() as page:
         page.open((tmp_path / "out" / "index.html").as_uri())
         assert page.run("document.querySelectorAll('h2[id]').length") == len(CLAIMS)
+        assert page.run("document.querySelectorAll('#verdicts tbody tr').length") == len(CLAIMS)
         assert page.run("document.querySelectorAll('#chart path').length") > 3
         groups = page.run("[...document.querySelectorAll('#group option')].map(o => o.value)")
         assert any(group.startswith("continual") for group in groups)

@@ -6,12 +6,18 @@ Every row: what was measured, ours with a 95% interval over seeds, what the pape
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fst.claims.evidence import Evidence
 from fst.claims.judge_learning import ceiling, drift_at_accuracy, efficiency, four_cells
 from fst.claims.judge_tasks import cold_start, continual, elsewhere, plasticity
 from fst.claims.rows import Row
+
+MOST = 2 / 3  # of the domains, where a claim is about most of them
+_MOSTLY = {"C1": 1.0, "C2": 0.0}  # and about none being worse than this
 
 _BY_DOMAIN: dict[str, Callable[[str, Evidence], list[Row]]] = {
     "C1": efficiency,
@@ -33,3 +39,37 @@ def judge(claims: Sequence[str], domains: Sequence[str], evidence: Evidence) -> 
         else:
             rows += continual(domains, evidence) if claim == "C5" else cold_start(evidence)
     return rows
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim as a whole: of how many rows with a target it holds, and whether that is enough."""
+
+    claim: str
+    held: int
+    rows: int
+    holds: bool | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sum_up(rows: Sequence[Row]) -> list[Verdict]:
+    """C1 and C2 hold where two thirds of the domains meet the target and none is worse than RL alone; the others where
+    every row with a target does. None where that depends on rows that cannot be told."""
+    return [_verdict(claim, [r for r in rows if r.claim == claim and r.target]) for claim in _claims_of(rows)]
+
+
+def _claims_of(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.claim for row in rows if row.target))
+
+
+def _verdict(claim: str, rows: Sequence[Row]) -> Verdict:
+    held = sum(row.holds is True for row in rows)
+    open_ = sum(row.holds is None for row in rows)
+    needed = len(rows)
+    if claim in _MOSTLY:
+        needed = math.ceil(MOST * len(rows))
+        if any(row.ours is not None and row.ours < _MOSTLY[claim] for row in rows):
+            return Verdict(claim, held, len(rows), False)
+    return Verdict(claim, held, len(rows), True if held >= needed else None if held + open_ >= needed else False)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from data.files import document, write_atomic
 from fst.claims.evidence import Evidence, Run
+from fst.claims.judge import sum_up
 from fst.claims.plan import CLAIMS
 from fst.claims.rows import Row
 from fst.report_figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figure, draw_one
@@ -24,11 +25,13 @@ CELLS = ("base/seed", "trained/seed", "base/evolved", "trained/evolved")
 
 
 def write(out: Path, rows: Sequence[Row], evidence: Evidence, about: dict[str, Any]) -> Path:
-    """claims.json (the rows), runs.json (every seed, curve and budget), about.json (commit, versions, machine), the
-    figures, and index.html, whose path is returned."""
+    """claims.json (verdicts and rows), runs.json (every seed, curve and budget), about.json (commit, versions,
+    machine), the figures, and index.html, whose path is returned."""
     out.mkdir(parents=True, exist_ok=True)
     runs = [run.as_dict() for run in evidence.runs]
-    write_atomic(out / "claims.json", document([row.as_dict() for row in rows]))
+    verdicts = sum_up(rows)
+    judged = {"verdicts": [one.as_dict() for one in verdicts], "rows": [row.as_dict() for row in rows]}
+    write_atomic(out / "claims.json", document(judged))
     write_atomic(out / "runs.json", json.dumps(runs, separators=(",", ":")) + "\n")
     write_atomic(out / "about.json", document(about))
     for figure in figures(rows, evidence):
@@ -42,6 +45,8 @@ def write(out: Path, rows: Sequence[Row], evidence: Evidence, about: dict[str, A
         "paper": PAPER,
         "names": ARM_NAMES,
         "verdict": verdict,
+        "verdicts": verdicts,
+        "told": told,
         "figure_of": figure_of,
         "data": {"runs": runs, "names": ARM_NAMES},
     }
@@ -64,20 +69,28 @@ def figure_of(row: Row) -> str:
 
 def verdict(row: Row) -> str:
     """Of a row that has a target."""
-    if not row.target:
-        return ""
-    return "cannot be told" if row.holds is None else "holds" if row.holds else "does not hold"
+    return told(row.holds) if row.target else ""
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The rows for the terminal."""
-    found = Table("claim", "domain", "measure", "ours [95%]", "paper", "target", "verdict", title_justify="left")
-    colours = {"holds": "green", "does not hold": "red", "cannot be told": "yellow", "": "dim"}
+def told(holds: bool | None) -> str:
+    return "cannot be told" if holds is None else "holds" if holds else "does not hold"
+
+
+def tables(rows: Sequence[Row]) -> tuple[Table, Table]:
+    """For the terminal: the rows, and the claims as a whole."""
+    found = Table("claim", "domain", "measure", "ours [95%]", "paper", "target", "verdict")
     for row in rows:
-        says = verdict(row)
         facts = (row.claim, row.domain, row.measure, figure_of(row), row.paper, row.target)
-        found.add_row(*facts, f"[{colours[says]}]{says}[/]")
-    return found
+        found.add_row(*facts, _coloured(verdict(row)))
+    whole = Table("claim", "", "rows that hold", "verdict")
+    for one in sum_up(rows):
+        whole.add_row(one.claim, CLAIMS[one.claim], f"{one.held} of {one.rows}", _coloured(told(one.holds)))
+    return found, whole
+
+
+def _coloured(says: str) -> str:
+    colours = {"holds": "green", "does not hold": "red", "cannot be told": "yellow", "": "dim"}
+    return f"[{colours[says]}]{says}[/]"
 
 
 def figures(rows: Sequence[Row], evidence: Evidence) -> list[Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class Size:
     cold: int
     zero: int
     problems: int
+
+    def scaled(self, rollouts: int) -> Size:
+        """The same with another number of rollouts a run, everything else that is spent in proportion."""
+        share = rollouts / self.rollouts
+        spent = {key: max(1, round(getattr(self, key) * share)) for key in ("transfer", "stage", "cold")}
+        return dataclasses.replace(self, name=f"{self.name}-{rollouts}", rollouts=rollouts, **spent)
 
     def params(self, **loop: Any) -> dict[str, Any]:
         """What differs from params.yaml: budgets, and how many held-out problems are asked."""
