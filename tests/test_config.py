@@ -127,6 +127,19 @@ def test_a_file_that_is_no_params_file_is_refused_by_its_path(tmp_path: Path, co
         load_params(path)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_files_of_hub_models_hold_the_papers_settings(path: Path) -> None:
+    params = load_params(path)
+    slow, fast, loop = params.slow, params.fast, params.loop
+    assert (loop.steps_per_cycle, fast.prompts, slow.group_size, slow.warmup_steps) == (6, 4, 8, 10)
+    assert (slow.ratio_cap, slow.kl_penalty, fast.budget) == (4.0, 0.001, 5 * fast.anchors)
+    assert fast.anchors == loop.steps_per_cycle * slow.problems_per_step, "the problems of the next T batches"
+    assert (params.model.engine, params.reflector.kind, params.reflector.api_key_env) == (
+        "vllm", "endpoint", "OPENAI_API_KEY",
+    )  # fmt: skip
+    assert "--max-model-len" in params.vllm.arguments
+
+
 def test_a_missing_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; name a params file with --params"):
         load_params(tmp_path / "none.yaml")
