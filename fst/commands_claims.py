@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +38,7 @@ def bench_claims(options: argparse.Namespace) -> None:
     if len(set(seeds)) != len(seeds) or len(set(domains)) != len(domains):
         raise ConfigError("--domains, --seeds: each only once")
     works = plan(claims, domains, seeds)
+    _check(options, domains)
     folder, started = options.runs / size.name, time.monotonic()
     run_all(works, params, size, folder, options.jobs or cores())
     evidence = gather(works, folder)
@@ -44,6 +46,23 @@ def bench_claims(options: argparse.Namespace) -> None:
     page = write(options.out, rows, evidence, _about(size.name, seeds, time.monotonic() - started))
     console().print(*tables(rows))
     print(f"report: {page}")
+
+
+def _check(options: argparse.Namespace, domains: Sequence[str]) -> None:
+    """What would otherwise be found out after hours. Raises FstError."""
+    from data.domains import load_domain
+    from data.types import SplitSizes
+
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}: at least 1")
+    for spec in domains:
+        load_domain(spec, SplitSizes(1, 1, 1), 0)
+    for option in ("runs", "out"):
+        folder = getattr(options, option)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"--{option} {folder}: cannot be made a folder ({exc.strerror})") from exc
 
 
 def console() -> Console:
@@ -77,6 +96,7 @@ def bench_ablations(options: argparse.Namespace) -> None:
 
     params, size = read_params(options), SIZES[options.budget]
     domains, seeds = options.domains or DOMAINS[: size.domains], options.seeds or size.seeds
+    _check(options, domains)
     works, folder, started = plan(domains, seeds), options.runs / size.name, time.monotonic()
     run_all(works, params, size, folder, options.jobs or cores())
     found = outcomes(domains, gather(works, folder))

@@ -2,11 +2,12 @@
 what others build on comes first; K7 verdicts follow from the figures: planted curves with known ratios; K8 what
 cannot be told is not called a failure; K9 a stage's end, its prompt and what was forgotten are those of the run; K10 a
 claim as a whole stands on its rows: most domains and none worse (C1, C2), or all; K11 another number of rollouts scales
-everything that is spent."""
+everything that is spent; K12 what cannot be run is refused before anything is."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from fst.claims.judge import judge, sum_up
 from fst.claims.page import figure_of, verdict
 from fst.claims.plan import CLAIMS, COLD, DOMAINS, SIZES, TRANSFER, Work, plan
 from fst.claims.rows import Row
+from fst.cli import main
 from fst.errors import ConfigError
 
 ACCURACIES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -285,3 +287,28 @@ def test_k11_another_number_of_rollouts_scales_all_that_is_spent() -> None:
     assert (twice.zero, twice.problems, twice.seeds) == (full.zero, full.problems, full.seeds)
     assert twice.name != full.name, "records of another size lie in another folder"
     assert full.scaled(1).stage == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["C9"], "C9: no such claim; known: C1,"),
+        (["--domains", "lab/nonsense"], "unknown operation 'nonsense'"),
+        (["--domains", "lab/reverse", "lab/reverse"], "each only once"),
+        (["--rollouts", "127"], "--rollouts 127: one RL step takes 128"),
+        (["--jobs", "0"], "--jobs 0: at least 1"),
+        (["--out", "file/inside"], "--out file/inside: cannot be made a folder (Not a directory)"),
+    ],
+)
+def test_k12_what_cannot_be_run_is_refused_before_anything_is(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["bench", "claims", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("events.jsonl"))
