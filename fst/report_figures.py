@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,7 +199,7 @@ def _figure(
     key: tuple[str, str, str], title: str, caption: str, alt: str, draw: Draw, *, run: str = "", height: float = 3.8
 ) -> Figure:
     domain, kind, stem = key
-    png = {theme: _render(draw, theme, height) for theme in ("light", "dark")}
+    png = {theme: _render([draw], theme, height) for theme in PAPER}
     return Figure(domain, kind, f"{stem}-{kind}", title, caption, alt, png, run)
 
 
@@ -208,10 +208,35 @@ def draw_one(key: tuple[str, str, str], title: str, caption: str, alt: str, draw
     return _figure(key, title, caption, alt, draw, height=4.4)
 
 
-def _render(draw: Draw, theme: str, height: float) -> bytes:
-    canvas = Canvas(figsize=(6.2, height), dpi=160, layout="constrained", facecolor=PAPER[theme])
+def draw_row(key: tuple[str, str, str], title: str, panels: Mapping[str, Draw]) -> Figure:
+    """Figures side by side, with their own titles, one legend and one upright axis."""
+    png = {theme: _render(list(panels.values()), theme, 3.9, list(panels)) for theme in PAPER}
+    domain, kind, stem = key
+    return Figure(domain, kind, f"{stem}-{kind}", title, "", title, png)
+
+
+def _render(draws: Sequence[Draw], theme: str, height: float, titles: Sequence[str] = ()) -> bytes:
+    size = (6.2 if len(draws) == 1 else 4.4 * len(draws), height)
+    canvas = Canvas(figsize=size, dpi=160, layout="constrained", facecolor=PAPER[theme])
     FigureCanvasAgg(canvas)
-    axes = canvas.add_subplot(facecolor=PAPER[theme])
+    for i, draw in enumerate(draws):
+        axes = canvas.add_subplot(1, len(draws), i + 1, facecolor=PAPER[theme])
+        _dress(axes, theme)
+        draw(axes, theme)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=INK[theme], size=11.5)
+        if titles:
+            axes.set_title(titles[i], color=INK[theme], fontsize=12, loc="left")
+        if i:
+            axes.set_ylabel("")
+        elif axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, labelcolor=INK[theme], handlelength=3.2, fontsize=11)
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _dress(axes: Axes, theme: str) -> None:
     axes.grid(color=GRID[theme], lw=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -219,14 +244,6 @@ def _render(draw: Draw, theme: str, height: float) -> bytes:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID[theme])
     axes.tick_params(colors=INK[theme], length=0, labelsize=11)
-    draw(axes, theme)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=INK[theme], size=11.5)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=INK[theme], handlelength=3.2, fontsize=11)
-    buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _rewards(runs: list[RunView]) -> dict[int, float]:

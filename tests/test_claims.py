@@ -161,6 +161,11 @@ def test_k7_c1_counts_rollouts_to_what_rl_reaches() -> None:
     assert by["RL steps"].ours == pytest.approx(30 / 20)
     assert by["all rollouts"].ours == pytest.approx(3840 / (2560 + 100))
     assert by["all rollouts"].holds is False
+    runs[1] = run("fst", [0.5, 0.6])
+    by = {row.measure.split(" of ")[0]: row for row in rows("C1", runs)}
+    for name in ("RL steps", "training rollouts"):
+        assert by[name].ours == pytest.approx(30), "what is there before the first step took one step"
+    assert "FST was there before its first RL step on 1 of 1 seeds" in by["RL steps"].note
     runs[1] = run("fst", [0, 0.4])
     assert next(row for row in rows("C1", runs) if row.target).holds is True
     runs[1] = run("fst", [0, 0.39])
@@ -250,6 +255,8 @@ def test_k8_what_cannot_be_told_is_not_a_failure() -> None:
     assert [row.holds for row in found] == [None] * 3
     assert "not identified: rl: the curve does not rise" in found[0].note
     assert [verdict(row) for row in found] == ["", "", "cannot be told"], "the target counts all rollouts"
+    bent = [run("rl", [0, 0.2, 0.4, 0.5, 0.5, 0.5]), run("fst", [0, 0.9, 0.95, 0.96, 0.96]), run("gepa", [0, 0.5])]
+    assert rows("C2", bent)[-1].holds is None, "one seed has no interval"
     undefined = Row("C3", A, "m", "x", None, None, None, "", "<= 0.3", None, (10,))
     assert (figure_of(undefined), verdict(undefined)) == ("not defined", "cannot be told")
     assert figure_of(Row("C7", A, "m", "points", 0.123, 0.1, 0.15, "", "> 0", True, (10,))) == "+12.3 [+10.0, +15.0]"

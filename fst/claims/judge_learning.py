@@ -16,7 +16,7 @@ from fst.claims.curves import (
     running_max,
 )
 from fst.claims.evidence import Evidence
-from fst.claims.rows import COUNTS, Row, at_the_end, row_of
+from fst.claims.rows import COUNTS, Row, at_the_end, row_of, times
 
 RESAMPLES = 200
 
@@ -27,14 +27,16 @@ def efficiency(domain: str, evidence: Evidence) -> list[Row]:
     ours, theirs = evidence.of("fst", domain), evidence.of("rl", domain)
     rows = []
     for name, count in COUNTS.items():
-        ratios, missed = [], 0
+        ratios, missed, early = [], 0, 0
         for a, b in zip(ours, theirs, strict=True):
             level = max(running_max(b.curve))
             reached, needed = first_reach(a.curve, level), first_reach(b.curve, level)
             missed += reached is None
-            ratios.append(max(1.0, count(needed or b.curve[-1])) / max(1.0, count(reached or a.curve[-1])))
+            early += reached is not None and reached.steps == 0
+            ratios.append(times(count, needed or b.curve[-1], reached or a.curve[-1], b.curve[-1]))
         best = fmean(max(running_max(run.curve)) for run in theirs)
         note = f"RL alone gets to {best:.1%}" + (f"; FST did not on {missed} seeds" if missed else "")
+        note += f"; FST was there before its first RL step on {early} of {len(ours)} seeds" if early else ""
         found = ratio_interval(ratios)
         rows.append(
             row_of(
@@ -64,7 +66,7 @@ def ceiling(domain: str, evidence: Evidence) -> list[Row]:
                 "C2", domain, ours, Interval(a.a - b.a, low, high), measure=f"ceiling of FST less RL's, by {name}",
                 unit="points", paper="+4.4 CodeIO, +7.7 HoVer-hard, +2.8 Math",
                 target="> 0, intervals apart" if name == "all rollouts" else "",
-                holds=None if doubts else apart,
+                holds=None if doubts or low is None else apart,
                 note=f"FST {_span(in_a)}, RL {_span(in_b)}; {last}" + (f"; not identified: {doubts}" if doubts else ""),
             )
         )  # fmt: skip

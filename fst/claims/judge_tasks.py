@@ -8,7 +8,7 @@ from statistics import fmean
 from fst.claims.curves import Interval, first_reach, interval, ratio_interval
 from fst.claims.evidence import Evidence, Run
 from fst.claims.plan import COLD, TRANSFER, stages
-from fst.claims.rows import COUNTS, Row, at_the_end, row_of
+from fst.claims.rows import COUNTS, Row, at_the_end, row_of, times
 
 LEFT_ZERO = 0.05  # validation accuracy at which a cold start has begun
 
@@ -97,7 +97,7 @@ def cold_start(evidence: Evidence) -> list[Row]:
         for a, b in zip(ours, theirs, strict=True):
             mine, other = first_reach(a.curve, LEFT_ZERO), first_reach(b.curve, LEFT_ZERO)
             stuck, failed = stuck + (other is None), failed + (mine is None)
-            ratios.append(max(1.0, count(other or b.curve[-1])) / max(1.0, count(mine or a.curve[-1])))
+            ratios.append(times(count, other or b.curve[-1], mine or a.curve[-1], b.curve[-1]))
         found = ratio_interval(ratios)
         note = f"base: {zero['reward']:.4f} in {zero['rollouts']} rollouts; "
         note += f"at the end FST {at_the_end(ours):.1%}, RL {at_the_end(theirs):.1%}"

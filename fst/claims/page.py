@@ -15,9 +15,9 @@ from rich.table import Table
 from data.files import document, write_atomic
 from fst.claims.evidence import Evidence, Run
 from fst.claims.judge import sum_up
-from fst.claims.plan import CLAIMS
+from fst.claims.plan import CLAIMS, COLD
 from fst.claims.rows import Row
-from fst.report_figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figure, draw_one
+from fst.report_figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figure, draw_one, draw_row
 from fst.run_view import ARM_NAMES
 
 ARMS = ("fst", "rl", "gepa")
@@ -77,9 +77,9 @@ def told(holds: bool | None) -> str:
 
 
 def tables(rows: Sequence[Row]) -> tuple[Table, Table]:
-    """For the terminal: the rows, and the claims as a whole."""
+    """For the terminal: the rows with a target (the page has all), and the claims as a whole."""
     found = Table("claim", "domain", "measure", "ours [95%]", "paper", "target", "verdict")
-    for row in rows:
+    for row in (row for row in rows if row.target):
         facts = (row.claim, row.domain, row.measure, figure_of(row), row.paper, row.target)
         found.add_row(*facts, _coloured(verdict(row)))
     whole = Table("claim", "", "rows that hold", "verdict")
@@ -110,7 +110,14 @@ def figures(rows: Sequence[Row], evidence: Evidence) -> list[Figure]:
         for domain, runs in groups.items():
             title = f"{domain}: {up} over {across}"
             found.append(draw_one((domain, kind, _stem(domain)), title, "", title, _lines(runs, x, y, across, up)))
+        panels = {_shown(domain): _lines(runs, x, y, across, up) for domain, runs in groups.items() if domain != COLD}
+        if len(panels) > 1:
+            found.append(draw_row(("", kind, "all"), f"{up} over {across}, every domain", panels))
     return found
+
+
+def _shown(domain: str) -> str:
+    return domain.removeprefix("lab/")
 
 
 def _lines(runs: Sequence[Run], x: str, y: str, across: str, up: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from fst.claims.curves import Interval, Measure
+from fst.claims.curves import Interval, Measure, Point
 from fst.claims.evidence import Run
 
 COUNTS: dict[str, Measure] = {
@@ -38,6 +38,13 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def times(count: Measure, theirs: Point, ours: Point, end: Point) -> float:
+    """How many times more theirs is than ours. Neither counts less than one RL step of the run that ended at `end`:
+    what is there before the first step took some."""
+    least = max(1.0, count(end) / max(1.0, end.steps))
+    return max(least, count(theirs)) / max(least, count(ours))
 
 
 def row_of(claim: str, domain: str, runs: Sequence[Run], found: Interval, **facts: Any) -> Row:
