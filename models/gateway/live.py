@@ -124,7 +124,7 @@ class Live:
 
     def choose(self, request: str) -> tuple[Release, Variant] | None:
         """Who answers a request, by its id; None before the first release."""
-        if self.trial and _share(request) < self.params.canary_percent / 100:
+        if self.trial and share_of(request) < self.params.canary_percent / 100:
             return self.trial.release, "canary"
         return (self.production, "production") if self.production else None
 
@@ -239,6 +239,6 @@ def _read(bundle: Bundle) -> Release:
     return Release(bundle.id, bundle.manifest, prompts, Router(questions), None)
 
 
-def _share(request: str) -> float:
+def share_of(request: str) -> float:
     """A number in [0, 1) that belongs to a request's id."""
     return int.from_bytes(hashlib.sha256(request.encode()).digest()[:6]) / 2**48
