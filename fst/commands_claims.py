@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +19,7 @@ WIDTH = 180
 
 def bench_claims(options: argparse.Namespace) -> None:
     """Run what the claims need, judge them, write it all down."""
-    from fst.claims.evidence import gather
+    from fst.claims.evidence import gather, made
     from fst.claims.judge import judge
     from fst.claims.page import tables, write
     from fst.claims.plan import CLAIMS, DOMAINS, SIZES, plan
@@ -39,11 +36,11 @@ def bench_claims(options: argparse.Namespace) -> None:
         raise ConfigError("--domains, --seeds: each only once")
     works = plan(claims, domains, seeds)
     _check(options, domains)
-    folder, started = options.runs / size.name, time.monotonic()
+    folder = options.runs / size.name
     run_all(works, params, size, folder, options.jobs or cores())
     evidence = gather(works, folder)
     rows = judge(claims, domains, evidence)
-    page = write(options.out, rows, evidence, _about(size.name, seeds, time.monotonic() - started))
+    page = write(options.out, rows, evidence, _about(size.name, seeds, made(works, folder)))
     console().print(*tables(rows))
     print(f"report: {page}")
 
@@ -70,38 +67,30 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
-def _about(budget: str, seeds: Any, seconds: float) -> dict[str, Any]:
+def _about(budget: str, seeds: Sequence[int], made: dict[str, str]) -> dict[str, str]:
     """Where the figures come from."""
     from fst.origin import commit
-    from fst.runner import VERSIONED
 
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONED)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    return {
-        "budget": budget,
-        "seeds": ", ".join(map(str, seeds)),
-        "commit": commit(),
-        "versions": versions,
-        "machine": machine,
-        "minutes of this call": round(seconds / 60, 1),
-    }
+    told = {"budget": budget, "seeds": ", ".join(map(str, seeds))}
+    return {**told, **made, "judged by commit": commit(), "machine": machine}
 
 
 def bench_ablations(options: argparse.Namespace) -> None:
     """FST with one thing changed."""
     from data.files import document, write_atomic
     from fst.claims.ablations import DOMAINS, LEVEL, SIZES, outcomes, plan
-    from fst.claims.evidence import gather
+    from fst.claims.evidence import gather, made
     from fst.claims.run import cores, run_all
 
     params, size = read_params(options), SIZES[options.budget]
     domains, seeds = options.domains or DOMAINS[: size.domains], options.seeds or size.seeds
     _check(options, domains)
-    works, folder, started = plan(domains, seeds), options.runs / size.name, time.monotonic()
+    works, folder = plan(domains, seeds), options.runs / size.name
     run_all(works, params, size, folder, options.jobs or cores())
     found = outcomes(domains, gather(works, folder))
     options.out.mkdir(parents=True, exist_ok=True)
-    about = _about(options.budget, seeds, time.monotonic() - started)
+    about = _about(options.budget, seeds, made(works, folder))
     write_atomic(options.out / "ablations.json", document({"about": about, "outcomes": [o.as_dict() for o in found]}))
     table = Table("variant", "domain", "accuracy [95%]", "KL", f"rollouts to {LEVEL:.0%}")
     for one in found:

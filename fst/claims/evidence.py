@@ -1,4 +1,4 @@
-"""What finished work says: curves, cells, stages, and what was spent. Nothing of it depends on when it ran."""
+"""What finished work says: curves, cells, stages, and what was spent. Nothing but `made` depends on when it ran."""
 
 from __future__ import annotations
 
@@ -63,6 +63,18 @@ def gather(works: tuple[Work, ...], folder: Path) -> Evidence:
         else:
             runs.append(_run(work, load_run(folder / work.name), folder / work.name))
     return Evidence(tuple(runs), measured)
+
+
+def made(works: tuple[Work, ...], folder: Path) -> dict[str, str]:
+    """When and by what: commits and versions that the runs wrote down, and the time that they took."""
+    views = [load_run(folder / work.name) for work in works if not (folder / work.name / RESULT).exists()]
+    seconds = sum(float(view.end["seconds"]) for view in views if view.end)
+    versions = dict.fromkeys(f"{name} {number}" for view in views for name, number in view.config["versions"].items())
+    return {
+        "runs": f"{len(views)}, {seconds / 60:.0f} minutes of one core",
+        "made by commit": ", ".join(sorted({view.config["commit"] for view in views})),
+        "versions": ", ".join(versions),
+    }
 
 
 def _run(work: Work, view: RunView, folder: Path) -> Run:
