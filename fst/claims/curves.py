@@ -100,12 +100,20 @@ def matched_kl_ratio(ours: Curve, theirs: Curve, levels: int = 20, kl: Measure =
 
 @dataclass(frozen=True)
 class Ceiling:
-    """R(C) = R0 + (A - R0) / (1 + (Cmid / C)^B): the ceiling A, and why it is not to be trusted ("" if it is)."""
+    """R(C) = R0 + (A - R0) / (1 + (Cmid / C)^B): the ceiling A, why it is not to be trusted ("" if it is), and the mean
+    reward over the last quarter of C."""
 
     a: float
     b: float
     mid: float
     doubt: str
+    settled: float
+
+    @property
+    def at_least(self) -> float:
+        """The ceiling, or what was seen last where nothing but the bound of 1 held it: a curve that jumps at once is no
+        sigmoid, and its fit runs into the bound."""
+        return min(self.a, self.settled) if self.a > 1 - 1e-3 else self.a
 
 
 def fit_ceiling(points: Sequence[tuple[float, float]]) -> Ceiling:
@@ -132,7 +140,7 @@ def fit_ceiling(points: Sequence[tuple[float, float]]) -> Ceiling:
         doubt = "the curve does not rise"
     elif mid > float(c.max()) or seen < 0.7 * rise:
         doubt = "the curve has not bent yet"
-    return Ceiling(a, b, mid, doubt)
+    return Ceiling(a, b, mid, doubt, float(r[c >= 0.75 * c.max()].mean()))
 
 
 def _residuals(x: Sequence[float], c: np.ndarray, r: np.ndarray, start: float) -> np.ndarray:
@@ -149,8 +157,9 @@ def ceiling_interval(
         return whole, Interval(whole.a, None, None)
     rng = np.random.default_rng(seed)
     found = [
-        fit_ceiling([p for i in rng.integers(len(curves), size=len(curves)) for p in curves[i]]).a
+        fit_ceiling([p for i in rng.integers(len(curves), size=len(curves)) for p in curves[i]])
         for _ in range(resamples)
     ]
-    low, high = np.quantile(found, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    low = np.quantile([fit.at_least for fit in found], (1 - CONFIDENCE) / 2)
+    high = np.quantile([fit.a for fit in found], (1 + CONFIDENCE) / 2)
     return whole, Interval(whole.a, float(low), float(high))

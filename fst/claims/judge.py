@@ -16,7 +16,7 @@ from fst.claims.judge_learning import ceiling, drift_at_accuracy, efficiency, fo
 from fst.claims.judge_tasks import cold_start, continual, elsewhere, plasticity
 from fst.claims.rows import Row
 
-MOST = 2 / 3  # of the domains, where a claim is about most of them
+MOST = 2 / 3  # of the rows, where a claim is about most domains
 _MOSTLY = {"C1": 1.0, "C2": 0.0}  # and about none being worse than this
 
 _BY_DOMAIN: dict[str, Callable[[str, Evidence], list[Row]]] = {
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def sum_up(rows: Sequence[Row]) -> list[Verdict]:
-    """C1 and C2 hold where two thirds of the domains meet the target and none is worse than RL alone; the others where
+    """C1 and C2 hold where two thirds of the rows meet the target and none is worse than RL alone; the others where
     every row with a target does. None where that depends on rows that cannot be told."""
     return [_verdict(claim, [r for r in rows if r.claim == claim and r.target]) for claim in _claims_of(rows)]
 

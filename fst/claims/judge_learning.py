@@ -64,8 +64,7 @@ def ceiling(domain: str, evidence: Evidence) -> list[Row]:
         rows.append(
             row_of(
                 "C2", domain, ours, Interval(a.a - b.a, low, high), measure=f"ceiling of FST less RL's, by {name}",
-                unit="points", paper="+4.4 CodeIO, +7.7 HoVer-hard, +2.8 Math",
-                target="> 0, intervals apart" if name == "all rollouts" else "",
+                unit="points", paper="+4.4 CodeIO, +7.7 HoVer-hard, +2.8 Math", target="> 0, intervals apart",
                 holds=None if doubts or low is None else apart,
                 note=f"FST {_span(in_a)}, RL {_span(in_b)}; {last}" + (f"; not identified: {doubts}" if doubts else ""),
             )
