@@ -56,7 +56,7 @@ class Verdict:
 
 def sum_up(rows: Sequence[Row]) -> list[Verdict]:
     """C1 and C2 hold where two thirds of the rows meet the target and none is worse than RL alone; the others where
-    every row with a target does. None where that depends on rows that cannot be told."""
+    every row with a target does. None where rows that cannot be told might turn it."""
     return [_verdict(claim, [r for r in rows if r.claim == claim and r.target]) for claim in _claims_of(rows)]
 
 
@@ -70,6 +70,8 @@ def _verdict(claim: str, rows: Sequence[Row]) -> Verdict:
     needed = len(rows)
     if claim in _MOSTLY:
         needed = math.ceil(MOST * len(rows))
-        if any(row.ours is not None and row.ours < _MOSTLY[claim] for row in rows):
+        if any(row.holds is not None and row.ours is not None and row.ours < _MOSTLY[claim] for row in rows):
             return Verdict(claim, held, len(rows), False)
-    return Verdict(claim, held, len(rows), True if held >= needed else None if held + open_ >= needed else False)
+    if held + open_ < needed:
+        return Verdict(claim, held, len(rows), False)
+    return Verdict(claim, held, len(rows), None if open_ else True)
