@@ -56,6 +56,8 @@ def _add_common(parser: Any) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/claims"), help="records of all runs (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=Path("reports/claims"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help="(default: reports/claims; of another budget than full, a folder of its name there)"
+    )
     parser.set_defaults(again="the same command goes on with what is left")
     add_params_options(parser)

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,8 @@ from fst.errors import ConfigError
 from fst.options import read_params
 
 WIDTH = 180
+REPORTS = Path("reports/claims")
+FULL = ("full", "ablations")  # sizes whose results lie there, and are kept with the project
 
 
 def bench_claims(options: argparse.Namespace) -> None:
@@ -35,18 +38,18 @@ def bench_claims(options: argparse.Namespace) -> None:
     if len(set(seeds)) != len(seeds) or len(set(domains)) != len(domains):
         raise ConfigError("--domains, --seeds: each only once")
     works = plan(claims, domains, seeds)
-    _check(options, domains)
+    out = _check(options, domains, size.name)
     folder = options.runs / size.name
     run_all(works, params, size, folder, options.jobs or cores())
     evidence = gather(works, folder)
     rows = judge(claims, domains, evidence)
-    page = write(options.out, rows, evidence, _about(size.name, seeds, made(works, folder)))
+    page = write(out, rows, evidence, _about(size.name, seeds, made(works, folder)))
     console().print(*tables(rows))
     print(f"report: {page}")
 
 
-def _check(options: argparse.Namespace, domains: Sequence[str]) -> None:
-    """What would otherwise be found out after hours. Raises FstError."""
+def _check(options: argparse.Namespace, domains: Sequence[str], size: str) -> Path:
+    """What would otherwise be found out after hours. Returns the folder for the results. Raises FstError."""
     from data.domains import load_domain
     from data.types import SplitSizes
 
@@ -54,12 +57,13 @@ def _check(options: argparse.Namespace, domains: Sequence[str]) -> None:
         raise ConfigError(f"--jobs {options.jobs}: at least 1")
     for spec in domains:
         load_domain(spec, SplitSizes(1, 1, 1), 0)
-    for option in ("runs", "out"):
-        folder = getattr(options, option)
+    out: Path = options.out or (REPORTS if size in FULL else REPORTS / size)
+    for option, folder in (("runs", options.runs), ("out", out)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError(f"--{option} {folder}: cannot be made a folder ({exc.strerror})") from exc
+    return out
 
 
 def console() -> Console:
@@ -85,13 +89,12 @@ def bench_ablations(options: argparse.Namespace) -> None:
 
     params, size = read_params(options), SIZES[options.budget]
     domains, seeds = options.domains or DOMAINS[: size.domains], options.seeds or size.seeds
-    _check(options, domains)
+    out = _check(options, domains, size.name)
     works, folder = plan(domains, seeds), options.runs / size.name
     run_all(works, params, size, folder, options.jobs or cores())
     found = outcomes(domains, gather(works, folder))
-    options.out.mkdir(parents=True, exist_ok=True)
     about = _about(options.budget, seeds, made(works, folder))
-    write_atomic(options.out / "ablations.json", document({"about": about, "outcomes": [o.as_dict() for o in found]}))
+    write_atomic(out / "ablations.json", document({"about": about, "outcomes": [o.as_dict() for o in found]}))
     table = Table("variant", "domain", "accuracy [95%]", "KL", f"rollouts to {LEVEL:.0%}")
     for one in found:
         span = "" if one.low is None else f" [{one.low:.1%}, {one.high:.1%}]"
