@@ -106,7 +106,7 @@ class LabProject:
         return sorted(self.root.glob("runs/*"))
 
 
-IGNORED = ("__pycache__", "prepared", "validated", "trained", "evaluated", "bundles", "releases", "fetched")
+IGNORED = ("__pycache__", "prepared", "validated", "trained", "evaluated", "bundles", "releases", "fetched", "traffic")
 
 
 def children(process: int) -> list[int]:
