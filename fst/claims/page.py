@@ -21,7 +21,6 @@ from fst.report_figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figu
 from fst.run_view import ARM_NAMES
 
 ARMS = ("fst", "rl", "gepa")
-CELLS = ("base/seed", "trained/seed", "base/evolved", "trained/evolved")
 
 
 def write(out: Path, rows: Sequence[Row], evidence: Evidence, about: dict[str, Any]) -> Path:
