@@ -8,6 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EXTRAS := .[pipelines,serving,monitoring,dev]
 
 # On Linux the usual torch carries several GB of CUDA. Where no GPU is found, the CPU build is tried first.
 ifeq ($(shell uname -s),Linux)
@@ -39,7 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 			-c constraints.txt torch 2>/dev/null \
 		|| echo "$(TORCH_INDEX) has no torch for this machine or is out of reach: taking the usual index"; \
 	fi
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[pipelines,serving,monitoring,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e "$(EXTRAS)" \
+		|| { echo "uv could not install (above); pip takes its place"; \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e "$(EXTRAS)"; }
 	@touch $@
 
 run: export PATH := $(CURDIR)/$(BIN):$(PATH)

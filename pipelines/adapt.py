@@ -18,9 +18,9 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.concurrency.sync import concurrency
 
-from data.lines import append_line, read_lines
-from fst.adaptation import Adaptation
 from fst.errors import DataError
+from fst.lines import append_line, read_lines
+from fst.release.adaptation import Adaptation
 from pipelines import artifacts
 from pipelines.flows import (
     call,

@@ -32,9 +32,9 @@ def rounds_table(name: str, rounds: Sequence[Mapping[str, Any]]) -> None:
 
 def curve_image(name: str, run: Path) -> None:
     """The learning curve, as an image inside the artifact itself: it needs no file server."""
-    from fst.report import group
-    from fst.report_figures import draw_figures
-    from fst.run_view import load_run
+    from fst.report.build import group
+    from fst.report.figures import draw_figures
+    from fst.runs.view import load_run
 
     png = base64.b64encode(draw_figures(group([load_run(run)]))[0].png["light"]).decode()
     create_image_artifact(

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from fst.errors import FstError
-from fst.places import Places
+from fst.stages.places import Places
 
 
 class BenchFailed(FstError):

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import document, write_atomic
-from data.lines import read_lines
-from data.scenario import Scenario, load_scenario
 from fst.errors import ConfigError
-from fst.load import free_port
-from fst.simulate import Exchanged, Recorder, Target, replay
-from fst.timeline import as_dict, bins, figures, happenings
-from models.releases import Releases
+from fst.files import document, write_atomic
+from fst.lines import read_lines
+from fst.store.releases import Releases
+from fst.traffic.load import free_port
+from fst.traffic.scenario import Scenario, load_scenario
+from fst.traffic.simulate import Exchanged, Recorder, Target, replay
+from fst.traffic.timeline import as_dict, bins, figures, happenings
 from pipelines.background import beside, until
 from pipelines.project import Project
 
@@ -118,7 +118,8 @@ class Live:
     def _attainable(self, scenario: Scenario) -> float:
         """The reward that prompts alone can bring the newcomer to: the rule in its own words, under the weights that
         are served. A child process measures it; nothing else ever sees the words."""
-        code = f"from fst.attainable import attainable; print(attainable({CHANNEL!r}, {self._newcomer(scenario)[1]!r}))"
+        arguments = f"{CHANNEL!r}, {self._newcomer(scenario)[1]!r}"
+        code = f"from fst.release.attainable import attainable; print(attainable({arguments}))"
         done = subprocess.run((sys.executable, "-c", code), cwd=self.root, capture_output=True, text=True)
         if done.returncode:
             raise ConfigError(f"what is attainable could not be measured: {done.stderr.strip().splitlines()[-1]}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fst.adaptation import Adaptation, production_of
 from fst.config import Params, load_params
-from fst.places import Places
+from fst.release.adaptation import Adaptation, production_of
+from fst.stages.places import Places
 from pipelines.graph import Graph
 
 

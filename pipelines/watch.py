@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fst.commands_monitor import follow
+from fst.cli.commands_monitor import follow
 from pipelines.deployments import raise_alert
 from pipelines.project import Project
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from fst.adaptation import plan
-from fst.gate import Decision
-from fst.learner import Learner
-from fst.outputs import read_document
-from fst.records import read_lines, valid_lines
-from fst.release import Candidate
-from fst.stages import Stages
-from monitoring.collected import collected
+from fst.method.learner import Learner
+from fst.monitoring.collected import collected
+from fst.release.adaptation import plan
+from fst.release.candidate import Candidate
+from fst.release.gate import Decision
+from fst.runs.records import read_lines, valid_lines
+from fst.stages.outputs import read_document
+from fst.stages.stages import Stages
 from pipelines.project import Project
 
 # What the child keeps between calls; lost with it, and found again on the disk and in the store.

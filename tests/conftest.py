@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.policy import Policy, load_policy
+from fst.models.policy import Policy, load_policy
 
 torch.set_num_threads(1)
 
@@ -16,9 +16,9 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that AutoModelForCausalLM and AutoTokenizer load: 2 layers, width 32, random weights."""
-    from data.lab_corpus import vocabulary
-    from models.lab_pretrain import PretrainConfig, build_model
-    from models.lab_tokenizer import build_tokenizer
+    from fst.data.lab.corpus import vocabulary
+    from fst.models.lab.pretrain import PretrainConfig, build_model
+    from fst.models.lab.tokenizer import build_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     config = PretrainConfig(hidden=32, layers=2, heads=2, intermediate=64, context=512)

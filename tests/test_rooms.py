@@ -15,54 +15,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("data", "models", "fst", "monitoring", "pipelines")
+ROOMS = ("fst", "pipelines")
 
 LIBRARY_ROOMS = {
-    "trl": ("fst/slow*.py",),
-    "gepa": ("fst/fast.py",),
-    "transformers": ("models/*",),
-    "peft": ("models/*",),
-    "vllm": ("models/*",),
+    "trl": ("fst/method/slow*.py",),
+    "gepa": ("fst/method/fast.py",),
+    "transformers": ("fst/models/*",),
+    "peft": ("fst/models/*",),
+    "vllm": ("fst/models/engines/*",),
     "httpx": (
-        "models/endpoint.py",
-        "models/engine_vllm.py",
-        "models/vllm_server.py",
-        "fst/simulate.py",
-        "monitoring/alerts.py",
+        "fst/models/endpoint.py",
+        "fst/models/engines/vllm.py",
+        "fst/models/engines/vllm_server.py",
+        "fst/traffic/simulate.py",
+        "fst/monitoring/alerts.py",
     ),
-    "boto3": ("models/store_s3.py",),
-    "botocore": ("models/store_s3.py",),
-    "reasoning_gym": ("data/reasoning_gym_domain.py",),
-    "math_verify": ("data/math_answers.py",),
-    "datasets": ("data/hub_domain.py", "fst/slow*.py"),
-    "great_expectations": ("data/validation*.py",),
+    "boto3": ("fst/store/s3.py",),
+    "botocore": ("fst/store/s3.py",),
+    "reasoning_gym": ("fst/data/families/reasoning_gym.py",),
+    "math_verify": ("fst/data/math_answers.py",),
+    "datasets": ("fst/data/families/hub.py", "fst/method/slow*.py"),
+    "great_expectations": ("fst/data/validation/*",),
     "dvc": ("pipelines/graph.py",),
-    "cryptography": ("models/signing.py",),
-    "matplotlib": ("fst/report_figures.py", "fst/report_live.py", "fst/claims/page.py"),
-    "evidently": ("monitoring/*",),
+    "cryptography": ("fst/store/signing.py",),
+    "matplotlib": ("fst/report/figures.py", "fst/report/live.py", "fst/claims/page.py"),
+    "evidently": ("fst/monitoring/*",),
     "prefect": ("pipelines/*",),
-    "starlette": ("models/gateway/app.py", "monitoring/dashboard*.py"),
-    "uvicorn": ("fst/commands_serve.py",),
-    "prometheus_client": ("models/gateway/metrics.py",),
-    "sklearn": ("models/router.py", "monitoring/*"),
+    "starlette": ("fst/serving/app.py", "fst/monitoring/dashboard*.py"),
+    "uvicorn": ("fst/cli/commands_serve.py",),
+    "prometheus_client": ("fst/serving/metrics.py",),
+    "sklearn": ("fst/serving/router.py", "fst/monitoring/*"),
 }
 
-VOCABULARY = (
-    "fst.errors",
-    "fst.types",
-    "fst.sections",
-    "fst.sections_live",
-    "fst.config",
-)  # anyone may import these; they import only each other
-TRAINERS = ("fst.slow", "fst.fast", "fst.loop")
-MAY_IMPORT = {
-    "data": {"data"},
-    "models": {"data", "models"},
-    "fst": {"data", "models", "fst"},
-    "monitoring": {"data", "models", "fst", "monitoring"},
-    "pipelines": {"data", "models", "fst", "monitoring", "pipelines"},
-}
-COMMANDS = ("fst/cli*.py", "fst/commands_*.py")  # the command line alone may also start the monitoring
+# The rooms of `fst`, lowest first: a room imports from those before it, never from those after it. The vocabulary is
+# the modules that lie in `fst` itself.
+ORDER = (
+    *("vocabulary", "config", "data", "traffic", "models", "store", "runs", "method", "stages", "release", "report"),
+    *("serving", "monitoring", "claims", "bench", "cli"),
+)
+TRAINERS = ("fst.method.slow", "fst.method.fast", "fst.method.loop")
 
 LONGEST_FILE = 300
 MOST_PARAMETERS = 7
@@ -82,7 +73,7 @@ def parse(source: str) -> ast.Module:
 
 
 def imports(path: str, source: str) -> Iterator[str]:
-    """Dotted names of everything imported, anywhere in the file: `from fst import slow` gives fst.slow, relative
+    """Dotted names of everything imported, anywhere in the file: `from fst import slow` gives fst.method.slow, relative
     imports are made absolute, and importlib.import_module("x") counts."""
     package = path.removesuffix(".py").split("/")[:-1]
     for node in ast.walk(parse(source)):
@@ -109,16 +100,22 @@ def libraries_stay_in_their_room(path: str, source: str) -> list[str]:
     ]
 
 
+def room_of(module: str) -> str:
+    """The room of a dotted name: `pipelines`, `tests`, a room of `fst`, or "" for what is not the project's."""
+    top, _, rest = module.partition(".")
+    if top != "fst":
+        return top if top in (*ROOMS, "tests", "support") else ""
+    room = rest.partition(".")[0]
+    return room if room in ORDER else "vocabulary"
+
+
 def imports_go_one_way(path: str, source: str) -> list[str]:
-    module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    room = module.split(".")[0]
-    allowed = set() if within(module, VOCABULARY) else MAY_IMPORT[room]
-    if any(fnmatch(path, pattern) for pattern in COMMANDS):
-        allowed = allowed | {"monitoring"}
+    room = room_of(path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
+    allowed = (*ORDER, "pipelines") if room == "pipelines" else ORDER[: ORDER.index(room) + 1]
     complaints = []
     for name in imports(path, source):
-        target = name.split(".")[0]
-        if target in (*ROOMS, "tests") and not within(name, VOCABULARY) and target not in allowed:
+        target = room_of(name)
+        if target and target not in allowed:
             complaints.append(f"{path}: may not import {name}")
         if room == "monitoring" and within(name, TRAINERS):
             complaints.append(f"{path}: monitoring may not depend on the trainer {name}")
@@ -184,31 +181,34 @@ def test_the_project_keeps(rule: Rule) -> None:
 
 
 PLANTED: list[tuple[Rule, str, str]] = [
-    (libraries_stay_in_their_room, "fst/loop.py", "import trl"),
-    (libraries_stay_in_their_room, "fst/loop.py", "from trl.trainer import GRPOTrainer"),
-    (libraries_stay_in_their_room, "fst/slow.py", "def f():\n    import transformers.utils as u"),
-    (libraries_stay_in_their_room, "fst/doctor.py", "import importlib\nimportlib.import_module('prefect.flows')"),
-    (libraries_stay_in_their_room, "models/store/s3.py", "__import__('great_expectations')"),
-    (libraries_stay_in_their_room, "models/reflector.py", "import httpx"),
-    (libraries_stay_in_their_room, "pipelines/flows/adapt.py", "from evidently import Report"),
-    (imports_go_one_way, "data/domains.py", "from models.policy import Policy"),
-    (imports_go_one_way, "data/domains.py", "import fst.loop"),
-    (imports_go_one_way, "data/domains.py", "from fst import records"),
-    (imports_go_one_way, "models/policy.py", "from fst.slow import train"),
-    (imports_go_one_way, "fst/loop.py", "import pipelines"),
-    (imports_go_one_way, "fst/loop.py", "from monitoring import alerts"),
-    (imports_go_one_way, "fst/loop.py", "from tests.test_rooms import ROOT"),
-    (imports_go_one_way, "fst/types.py", "from data.types import Problem"),
-    (imports_go_one_way, "fst/types.py", "from .loop import run"),
-    (imports_go_one_way, "fst/config.py", "from fst.records import Record"),
-    (imports_go_one_way, "monitoring/alerts.py", "from fst.loop import run"),
-    (imports_go_one_way, "monitoring/alerts.py", "from fst import slow"),
-    (files_are_short, "fst/loop.py", "x = 1\n" * 301),
-    (functions_take_few_parameters, "fst/loop.py", "def f(a, b, c, d, e, f, g, h): ..."),
-    (functions_take_few_parameters, "fst/loop.py", "async def f(a, /, b, c, d, e, f, *, g, h): ..."),
-    (functions_take_few_parameters, "fst/loop.py", "class A:\n    def f(self, a, b, c, d, e, f, g, h): ..."),
-    (asserts_say_why, "fst/loop.py", "x = 1\nassert x"),
-    (asserts_say_why, "fst/loop.py", "def f():\n    assert (\n        1\n    )"),
+    (libraries_stay_in_their_room, "fst/method/loop.py", "import trl"),
+    (libraries_stay_in_their_room, "fst/method/loop.py", "from trl.trainer import GRPOTrainer"),
+    (libraries_stay_in_their_room, "fst/method/slow.py", "def f():\n    import transformers.utils as u"),
+    (libraries_stay_in_their_room, "fst/cli/doctor.py", "import importlib\nimportlib.import_module('prefect.flows')"),
+    (libraries_stay_in_their_room, "fst/store/s3.py", "__import__('great_expectations')"),
+    (libraries_stay_in_their_room, "fst/models/reflector.py", "import httpx"),
+    (libraries_stay_in_their_room, "pipelines/adapt.py", "from evidently import Report"),
+    (imports_go_one_way, "fst/data/domains.py", "from fst.models.policy import Policy"),
+    (imports_go_one_way, "fst/data/families/hub.py", "import fst.method.loop"),
+    (imports_go_one_way, "fst/data/domains.py", "from fst.runs import records"),
+    (imports_go_one_way, "fst/models/policy.py", "from fst.method.slow import train"),
+    (imports_go_one_way, "fst/models/engines/vllm.py", "from ...method import loop"),
+    (imports_go_one_way, "fst/method/loop.py", "import pipelines"),
+    (imports_go_one_way, "fst/method/loop.py", "from fst.monitoring import alerts"),
+    (imports_go_one_way, "fst/method/loop.py", "from tests.test_rooms import ROOT"),
+    (imports_go_one_way, "fst/method/loop.py", "from support.slow_toys import toy"),
+    (imports_go_one_way, "fst/types.py", "from fst.data.types import Problem"),
+    (imports_go_one_way, "fst/types.py", "from .method.loop import run"),
+    (imports_go_one_way, "fst/config/__init__.py", "from fst.runs.records import Record"),
+    (imports_go_one_way, "fst/stages/stages.py", "from fst.cli import main"),
+    (imports_go_one_way, "fst/monitoring/alerts.py", "from fst.method.loop import run"),
+    (imports_go_one_way, "fst/monitoring/alerts.py", "from fst.method import slow"),
+    (files_are_short, "fst/method/loop.py", "x = 1\n" * 301),
+    (functions_take_few_parameters, "fst/method/loop.py", "def f(a, b, c, d, e, f, g, h): ..."),
+    (functions_take_few_parameters, "fst/method/loop.py", "async def f(a, /, b, c, d, e, f, *, g, h): ..."),
+    (functions_take_few_parameters, "fst/method/loop.py", "class A:\n    def f(self, a, b, c, d, e, f, g, h): ..."),
+    (asserts_say_why, "fst/method/loop.py", "x = 1\nassert x"),
+    (asserts_say_why, "fst/method/loop.py", "def f():\n    assert (\n        1\n    )"),
 ]
 
 
@@ -220,20 +220,28 @@ def test_a_planted_violation_is_caught(rule: Rule, path: str, source: str) -> No
 
 
 KEPT: list[tuple[Rule, str, str]] = [
-    (libraries_stay_in_their_room, "fst/slow.py", "from trl import GRPOTrainer\nimport datasets"),
-    (libraries_stay_in_their_room, "pipelines/flows/adapt.py", "import prefect"),
-    (libraries_stay_in_their_room, "models/store_s3.py", "import boto3"),
-    (libraries_stay_in_their_room, "fst/loop.py", "from fst.trl import x\nimport vllm_notes"),
-    (imports_go_one_way, "data/domains.py", "from fst.errors import DataError\nfrom fst import config"),
-    (imports_go_one_way, "fst/config.py", "from fst.errors import ConfigError"),
-    (imports_go_one_way, "fst/cli.py", "from monitoring import alerts"),
-    (imports_go_one_way, "monitoring/alerts.py", "from fst.records import read\nfrom fst import slowness"),
-    (imports_go_one_way, "pipelines/train.py", "from fst.loop import run"),
-    (files_are_short, "fst/loop.py", "x = 1\n" * 300),
-    (functions_take_few_parameters, "fst/loop.py", "class A:\n    def f(self, a, b, c, d, e, f, g): ..."),
-    (functions_take_few_parameters, "fst/config.py", "class A:\n" + "".join(f"    x{i}: int\n" for i in range(9))),
-    (asserts_say_why, "fst/loop.py", "# cannot be empty: made above\nassert x"),
-    (asserts_say_why, "fst/loop.py", "assert x  # cannot be empty: made above"),
+    (libraries_stay_in_their_room, "fst/method/slow.py", "from trl import GRPOTrainer\nimport datasets"),
+    (libraries_stay_in_their_room, "pipelines/adapt.py", "import prefect"),
+    (libraries_stay_in_their_room, "fst/store/s3.py", "import boto3"),
+    (libraries_stay_in_their_room, "fst/method/loop.py", "from fst.trl import x\nimport vllm_notes"),
+    (imports_go_one_way, "fst/data/domains.py", "from fst.errors import DataError\nfrom fst import config"),
+    (imports_go_one_way, "fst/config/__init__.py", "from fst.errors import ConfigError"),
+    (imports_go_one_way, "fst/cli/__init__.py", "from fst.monitoring import alerts"),
+    (
+        imports_go_one_way,
+        "fst/monitoring/alerts.py",
+        "from fst.runs.records import read\nfrom fst.method import slowness",
+    ),
+    (imports_go_one_way, "pipelines/train.py", "from fst.method.loop import run"),
+    (files_are_short, "fst/method/loop.py", "x = 1\n" * 300),
+    (functions_take_few_parameters, "fst/method/loop.py", "class A:\n    def f(self, a, b, c, d, e, f, g): ..."),
+    (
+        functions_take_few_parameters,
+        "fst/config/__init__.py",
+        "class A:\n" + "".join(f"    x{i}: int\n" for i in range(9)),
+    ),
+    (asserts_say_why, "fst/method/loop.py", "# cannot be empty: made above\nassert x"),
+    (asserts_say_why, "fst/method/loop.py", "assert x  # cannot be empty: made above"),
 ]
 
 
@@ -248,6 +256,11 @@ def test_every_library_is_imported_where_its_room_exists() -> None:
     for library, patterns in LIBRARY_ROOMS.items():
         for path in set(patterns) & set(sources):
             assert library in {name.split(".")[0] for name in imports(path, sources[path])}, f"{path}: no {library}"
+
+
+def test_every_folder_is_a_room_with_a_place_in_the_order() -> None:
+    folders = {path.split("/")[1] for path in modules() if path.startswith("fst/") and path.count("/") > 1}
+    assert folders == set(ORDER) - {"vocabulary"}
 
 
 def test_every_error_class_is_raised_somewhere() -> None:

@@ -1,6 +1,6 @@
 """Learning curves compared: pure functions of figures.
 
-Invariants (tests/test_claims.py): K1 a first reach is the earliest point at or above a level; K2 the cost of an
+Invariants (tests/claims/test_claims.py): K1 a first reach is the earliest point at or above a level; K2 the cost of an
 accuracy is read off the running maximum, between points by straight lines, and never outside of what was seen; K3 an
 interval over seeds holds its mean, and one seed has none; K4 a sigmoid that made the points is found again; K5 a curve
 that has not bent yet has no ceiling.

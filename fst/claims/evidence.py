@@ -9,8 +9,8 @@ from typing import Any
 from fst.claims.curves import Point
 from fst.claims.plan import Work
 from fst.claims.work import RESULT, result
-from fst.records import read_lines, valid_lines
-from fst.run_view import RunView, load_run
+from fst.runs.records import read_lines, valid_lines
+from fst.runs.view import RunView, load_run
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
-from data.files import document, write_atomic
 from fst.claims.evidence import Evidence, Run
 from fst.claims.judge import sum_up
 from fst.claims.plan import CLAIMS, COLD
 from fst.claims.rows import Row
-from fst.report_figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figure, draw_one, draw_row
-from fst.run_view import ARM_NAMES
+from fst.files import document, write_atomic
+from fst.report.figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figure, draw_one, draw_row
+from fst.runs.view import ARM_NAMES
 
 ARMS = ("fst", "rl", "gepa")
 

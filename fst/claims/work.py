@@ -9,24 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.domains import load_domain
-from data.files import document, write_atomic
-from data.lab_rules import parse_rule
-from data.types import Domain
 from fst.claims.plan import COLD, VARIANTS, Size, Work
 from fst.config import Params, params_from_dict
-from fst.evaluation import mean_at
-from fst.learner import Learner
-from fst.loop import rounds
-from fst.progress import Progress
-from fst.records import RunFolder, read_lines, valid_lines
-from fst.rollouts import Asker
-from fst.runner import Job, has_ended, prepare, run_job, sizes_of
+from fst.data.domains import load_domain
+from fst.data.lab.rules import parse_rule
+from fst.data.types import Domain
+from fst.files import document, write_atomic
+from fst.method.evaluation import mean_at
+from fst.method.learner import Learner
+from fst.method.loop import rounds
+from fst.method.rollouts import Asker
+from fst.method.runner import Job, has_ended, prepare, run_job, sizes_of
+from fst.models.adapter import attach_adapter
+from fst.models.lab.card import following
+from fst.models.policy import load_policy
+from fst.runs.progress import Progress
+from fst.runs.records import RunFolder, read_lines, valid_lines
+from fst.store.bundle import write_bundle
 from fst.types import Prompt, prompt_from_dict
-from models.adapter import attach_adapter
-from models.bundle import write_bundle
-from models.lab_card import following
-from models.policy import load_policy
 
 RESULT = "result.json"
 

@@ -1,0 +1,103 @@
+"""Problems from a dataset of the Hugging Face hub, or from a local folder in the same form.
+
+`hub:<name>[@revision][:config][?question=col&answer=col&verifier=name&split=train]`. This file alone
+imports the library datasets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fst.data.families.jsonl import split_problems
+from fst.data.types import Domain, Problem, SplitSizes
+from fst.data.verifiers import build_verifier
+from fst.errors import DataError, UnknownDomain
+
+_SPEC = re.compile(r"^hub:(?P<name>[^@:?]+)(?:@(?P<revision>[^:?]+))?(?::(?P<config>[^?]+))?(?:\?(?P<query>.*))?$")
+_DEFAULTS = {"question": "question", "answer": "answer", "verifier": "exact", "split": "train"}
+_MOST_ERRORS = 20
+
+
+def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Domain:
+    """The domain of a hub dataset: one of its splits, dealt into train, validation and test by a hash of the
+    question. A question that repeats is taken once.
+
+    Raises UnknownDomain for a spec that cannot be read, VerifierError for an unknown verifier, DataError for a
+    dataset that cannot be loaded, has no such column, or has rows without a question or an answer.
+    """
+    match, options = _parse(spec)
+    verify = build_verifier(options["verifier"], {})
+    rows = _rows(spec, match, options["split"])
+    _check_columns(spec, rows.column_names, options)
+    problems = _problems(spec, rows[options["question"]], rows[options["answer"]])
+    return split_problems(spec, problems, [None] * len(problems), sizes, seed, verify)
+
+
+def hub_verifier(spec: str) -> str:
+    """The name of the verifier that a hub spec asks for. Raises UnknownDomain for a spec that cannot be read."""
+    return _parse(spec)[1]["verifier"]
+
+
+def _parse(spec: str) -> tuple[re.Match[str], dict[str, str]]:
+    match = _SPEC.match(spec)
+    if match is None:
+        raise UnknownDomain(f"cannot read {spec!r}; write hub:<name>[@revision][:config][?question=col&answer=col]")
+    return match, _options(spec, match["query"] or "")
+
+
+def _options(spec: str, query: str) -> dict[str, str]:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for key, value in given.items():
+        if key not in _DEFAULTS:
+            close = difflib.get_close_matches(key, _DEFAULTS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_DEFAULTS)}"
+            raise UnknownDomain(f"{spec}: unknown option {key!r}; {hint}")
+        if not value:
+            raise UnknownDomain(f"{spec}: the option {key!r} is empty; give it a value or leave it out")
+    return {**_DEFAULTS, **given}
+
+
+def _rows(spec: str, match: re.Match[str], split: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(match["name"], match["config"], split=split, revision=match["revision"])
+    except Exception as exc:
+        # The library raises its own, the hub client's and the file system's errors alike.
+        raise DataError(
+            f"{spec}: the dataset cannot be loaded ({type(exc).__name__}: {exc}). Check its name, config and split; "
+            "without a connection, download it before or give a local folder: hub:/path/to/folder"
+        ) from exc
+
+
+def _check_columns(spec: str, columns: list[str], options: dict[str, str]) -> None:
+    for key in ("question", "answer"):
+        if options[key] not in columns:
+            close = difflib.get_close_matches(options[key], columns, n=1)
+            hint = f"{key}={close[0] if close else '<column>'}"
+            raise DataError(f"{spec}: no column {options[key]!r}; the columns are {', '.join(columns)}: add ?{hint}")
+
+
+def _problems(spec: str, questions: Any, answers: Any) -> list[Problem]:
+    """One problem for each distinct question; its id is a hash of it."""
+    problems: dict[str, Problem] = {}
+    errors: list[str] = []
+    for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        cells = {"question": question, "answer": answer}
+        wrong = [key for key, cell in cells.items() if not isinstance(cell, str | int | float) or not str(cell).strip()]
+        if wrong:
+            errors.append(f"row {row}: the {' and the '.join(wrong)} is empty or neither text nor number")
+            continue
+        text = str(question)
+        if text in problems and problems[text].answer != str(answer):
+            errors.append(f"row {row}: this question has another answer in an earlier row: {text[:60]!r}")
+        problem_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+        problems.setdefault(text, Problem(problem_id, spec, text, str(answer)))
+    if errors:
+        more = f"\n... and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
+        raise DataError(f"{spec}: remove or mend these rows:\n" + "\n".join(errors[:_MOST_ERRORS]) + more)
+    return list(problems.values())

@@ -1,0 +1,76 @@
+"""Problems of the library reasoning_gym, scored by its own scorers. This file alone imports it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fst.data.types import Problem, Score, Verifier
+from fst.data.verifiers import CORRECT, feedback_text
+from fst.errors import DataError, MissingDependency, UnknownDomain
+
+# Datasets are drawn in parts of this many, each with a seed of its own: a few prepare all problems at once.
+_PART = 1_000
+_ANY_SOLUTION = "any correct solution"
+
+
+def open_dataset(name: str) -> tuple[Callable[[str], Iterator[tuple[str, str, dict[str, Any]]]], Verifier]:
+    """The problem source of a dataset and its verifier.
+
+    The source takes a seed text and yields (question, answer, meta); `meta` carries what the scorer needs:
+    the entry's metadata and its own answer, None where a problem has many solutions. The verifier reads the
+    last `<answer>` element of a response, or else all of it.
+    Rewards may be partial, as the library's scorers give them.
+    Raises UnknownDomain for a name the library does not have, MissingDependency without the library.
+    """
+    try:
+        from reasoning_gym.factory import DATASETS, create_dataset
+    except ImportError as exc:
+        raise MissingDependency(
+            "reasoning_gym problems need the package reasoning-gym: pip install reasoning-gym"
+        ) from exc
+    import reasoning_gym  # noqa: F401 - its import registers the datasets
+
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=5) or sorted(DATASETS)[:5]
+        raise UnknownDomain(
+            f"reasoning_gym has no dataset {name!r}; close: {', '.join(close)} ({len(DATASETS)} in all)"
+        )
+
+    def dataset(seed_text: str, size: int) -> Any:
+        seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:4], "big") // 2
+        try:
+            return create_dataset(name, size=size, seed=seed)
+        except (TypeError, ValueError, AssertionError) as exc:
+            raise DataError(f"reasoning_gym cannot make its dataset {name!r} with its defaults: {exc}") from exc
+
+    def draws(seed_text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for part in itertools.count():
+            for entry in dataset(f"{seed_text}|{part}", _PART):
+                answer = entry["answer"]
+                meta = {"answer": answer, "metadata": entry["metadata"]}
+                yield entry["question"], _ANY_SOLUTION if answer is None else str(answer), meta
+
+    return draws, _verifier(dataset("scorer", 1))
+
+
+def _verifier(dataset: Any) -> Verifier:
+    from reasoning_gym.utils import extract_answer
+
+    def verify(problem: Problem, response: str) -> Score:
+        answer = extract_answer(response)
+        answer = response.strip() if answer is None else answer
+        entry = {"question": problem.question, **problem.meta}
+        try:
+            reward = float(dataset.score_answer(answer, entry))
+        except Exception as exc:
+            return Score(0.0, feedback_text(problem, response, f"the output cannot be read: {type(exc).__name__}"))
+        reward = min(max(reward, 0.0), 1.0) if math.isfinite(reward) else 0.0
+        differs = CORRECT if reward == 1.0 else f"the output earns {reward:g} of 1"
+        return Score(reward, feedback_text(problem, response, differs))
+
+    return verify

@@ -1,0 +1,79 @@
+"""Validation of data, by Great Expectations: a user's file as it lies there, prepared data, and a run's rollouts.
+
+A suite's findings say which rows break an expectation, by id and line, all of them and not the first alone. Critical
+findings end the pipeline (`require`); warnings are told and let it go on. `table` is for a terminal, `write_page` for
+a browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fst.config.sections import ValidateParams
+from fst.data.validation.gx import Finding, run_suite
+from fst.data.validation.page import Validation, table, write_page
+from fst.data.validation.rows import prepared_tables, raw_table, rollout_tables
+from fst.data.validation.suites import (
+    balance_suite,
+    channel_suite,
+    prepared_suite,
+    raw_suite,
+    rollout_suite,
+    sizes_suite,
+)
+from fst.errors import ValidationFailed
+
+__all__ = [
+    "Finding",
+    "Validation",
+    "require",
+    "table",
+    "validate_prepared",
+    "validate_raw",
+    "validate_rollouts",
+    "write_page",
+]
+
+
+def validate_raw(path: Path) -> Validation:
+    """A problem file of the user's: one JSON object a line. Raises DataError for one that cannot be opened."""
+    rows = raw_table(path)
+    return Validation("raw", path.name, rows.length, run_suite("raw", [(rows, raw_suite())]))
+
+
+def validate_prepared(folder: Path, params: ValidateParams, room: int | None) -> Validation:
+    """Prepared data. `room` is the number of tokens that a question may have, None without a limit.
+
+    Raises DataError for a folder without a readable domain.json or without the file of a split.
+    """
+    rows, sizes, answers, slices = prepared_tables(folder)
+    parts = [
+        (rows, prepared_suite(room)),
+        (sizes, sizes_suite(params)),
+        (answers, balance_suite("answer", params.max_answer_share)),
+        (slices, balance_suite("slice", params.max_slice_share)),
+    ]
+    return Validation("prepared", folder.name, rows.length, run_suite("prepared", parts))
+
+
+def validate_rollouts(
+    lines: Iterable[tuple[int, Mapping[str, Any]]], subject: str, known_ids: Collection[str] | None = None
+) -> Validation:
+    """The rollouts of a run, as (line number, object): those in force, so without what a resume voided.
+
+    `known_ids` are the ids of the problems that may be asked, None where they are not known.
+    """
+    rows, channels = rollout_tables(lines)
+    parts = [(rows, rollout_suite(known_ids)), (channels, channel_suite())]
+    return Validation("rollouts", subject, rows.length, run_suite("rollouts", parts))
+
+
+def require(validations: Sequence[Validation], page: Path) -> tuple[Finding, ...]:
+    """The warnings. Raises ValidationFailed, with the offending rows and the page, for a critical finding."""
+    failed = [validation for validation in validations if not validation.ok]
+    if failed:
+        tables = "\n\n".join(map(table, failed))
+        raise ValidationFailed(f"{tables}\n\nMend these rows at their source and run this again. The page: {page}")
+    return tuple(finding for validation in validations for finding in validation.warnings)

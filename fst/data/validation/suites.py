@@ -1,0 +1,148 @@
+"""The suites: what is expected of data, each in a sentence. `critical` ends the pipeline, `warning` does not.
+
+The columns that they speak of are made in fst/data/validation/rows.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from fst.config.sections import ValidateParams
+from fst.data.prepared import SPLITS
+from fst.data.validation.gx import library
+
+CRITICAL, WARNING = "critical", "warning"
+CHANNELS = ("train", "fast", "eval")
+# Log-probabilities are rounded sums of floats: a certain token may come out a little above zero.
+TOLERANCE = 1e-3
+
+
+class _Suite:
+    """Expectations of Great Expectations, by their short forms."""
+
+    def __init__(self) -> None:
+        self.gxe = library().expectations
+
+    def rows(self, least: int, sentence: str) -> Any:
+        return self.gxe.ExpectTableRowCountToBeBetween(min_value=least, severity=CRITICAL, description=sentence)
+
+    def nothing_in(self, column: str, sentence: str) -> Any:
+        """The column says what is wrong with a row; None where nothing is."""
+        return self.gxe.ExpectColumnValuesToBeNull(column=column, severity=CRITICAL, description=sentence)
+
+    def among(self, column: str, values: Collection[str], sentence: str) -> Any:
+        return self.gxe.ExpectColumnValuesToBeInSet(
+            column=column, value_set=sorted(values), severity=CRITICAL, description=sentence
+        )
+
+    def unique(self, column: str, sentence: str) -> Any:
+        return self.gxe.ExpectColumnValuesToBeUnique(column=column, severity=CRITICAL, description=sentence)
+
+    def filled(self, column: str, sentence: str) -> Any:
+        return self.gxe.ExpectColumnValueLengthsToBeBetween(
+            column=column, min_value=1, severity=CRITICAL, description=sentence
+        )
+
+    def between(
+        self, column: str, low: float | None, high: float | None, sentence: str, severity: str = CRITICAL
+    ) -> Any:
+        return self.gxe.ExpectColumnValuesToBeBetween(
+            column=column, min_value=low, max_value=high, severity=severity, description=sentence
+        )
+
+    def equal(self, column: str, other: str, sentence: str) -> Any:
+        return self.gxe.ExpectColumnPairValuesToBeEqual(
+            column_A=column,
+            column_B=other,
+            ignore_row_if="either_value_is_missing",
+            severity=CRITICAL,
+            description=sentence,
+        )
+
+    def above(self, column: str, other: str, sentence: str) -> Any:
+        return self.gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            column_A=column, column_B=other, severity=WARNING, description=sentence
+        )
+
+
+def raw_suite() -> list[Any]:
+    """Of a user's problem file, as it lies there."""
+    s = _Suite()
+    return [
+        s.rows(1, "The file holds at least one line."),
+        s.nothing_in("unreadable", "Every line is one JSON object."),
+        s.nothing_in("unknown_keys", "Every key is one that a problem has; all others belong into meta."),
+        *(s.among(f"{key}_kind", ["text"], f"Every problem has its {key}, and it is a text.") for key in _TEXTS),
+        *(s.filled(f"{key}_text", f"No {key} is empty.") for key in _TEXTS),
+        s.unique("id", "Every id is used once."),
+        s.among("meta_kind", ["object"], "Every meta is an object."),
+        s.among("split", SPLITS, "Every split is train, validation or test."),
+        s.nothing_in("no_split", "Every problem names its split, or none does."),
+        s.nothing_in("elsewhere", "No question can end up in two splits."),
+        s.nothing_in("verifier", "Every verifier exists, takes its options and can read the reference answer."),
+        s.between("reward", 1, 1, "Every reference answer earns the full reward."),
+    ]
+
+
+def prepared_suite(room: int | None) -> list[Any]:
+    """Of the lines of prepared data; `room` is the number of tokens that a question may have."""
+    s = _Suite()
+    fits = "Every question fits the model's context"
+    return [
+        s.rows(1, "There is at least one problem."),
+        s.nothing_in("unreadable", "Every line is one JSON object."),
+        s.nothing_in("as_written", "Every line has the fields of a prepared problem."),
+        *(s.filled(f"{key}_text", f"No {key} is empty.") for key in _TEXTS),
+        s.unique("id", "Every id is used once, in all splits together."),
+        s.among("split", SPLITS, "Every split is train, validation or test."),
+        s.equal("split", "of_file", "Every problem lies in the file of its split."),
+        s.nothing_in("elsewhere", "No question is in two splits."),
+        s.nothing_in("verifier", "Every verifier exists, takes its options and can read the reference answer."),
+        s.between("reward", 1, 1, "The domain's own verifier gives every reference answer the full reward."),
+        *([] if room is None else [s.between("tokens", None, room, f"{fits}: at most {room} tokens.")]),
+    ]
+
+
+def sizes_suite(params: ValidateParams) -> list[Any]:
+    """Of the splits of prepared data."""
+    s = _Suite()
+    return [
+        s.between("problems", params.min_problems, None, f"Every split has at least {params.min_problems} problems."),
+        s.equal("problems", "announced", "Every split has as many problems as domain.json says."),
+    ]
+
+
+def balance_suite(noun: str, most: float) -> list[Any]:
+    """Of the commonest answer, or slice, of every split."""
+    s = _Suite()
+    return [s.between("share", 0, most, f"No {noun} makes up more than {100 * most:g}% of a split.", WARNING)]
+
+
+def rollout_suite(known_ids: Collection[str] | None) -> list[Any]:
+    """Of the rollouts of a run; `known_ids` are those of the problems that it may have asked."""
+    s = _Suite()
+    known = "Every rollout answers a problem of the domain."
+    return [
+        s.rows(1, "There is at least one rollout."),
+        s.among("channel", CHANNELS, f"Every channel is one of {', '.join(CHANNELS)}."),
+        s.among("id_kind", ["text"], "Every rollout names its problem."),
+        *([] if known_ids is None else [s.among("id", known_ids, known)]),
+        s.among("reward_kind", ["number"], "Every reward is a finite number."),
+        s.between("reward", 0, 1, "Every reward is between 0 and 1."),
+        s.among("tokens_kind", ["list"], "Every answer is a list of token ids, whole numbers from 0."),
+        s.between("tokens", 1, None, "No answer is without tokens."),
+        s.among("logprobs_kind", ["list"], "Every log-probability is a finite number."),
+        s.equal("logprobs", "tokens", "Every answer has as many log-probabilities as tokens."),
+        s.between("highest", None, TOLERANCE, "No log-probability is above zero."),
+        s.among("feedback_kind", ["text"], "Every feedback is a text."),
+    ]
+
+
+def channel_suite() -> list[Any]:
+    """Of the channels of a run: equal rewards for all that was done teach nothing."""
+    s = _Suite()
+    return [s.above("highest", "lowest", "The rewards of a channel differ.")]
+
+
+_TEXTS = ("id", "question", "answer")

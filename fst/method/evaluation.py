@@ -1,0 +1,66 @@
+"""Measuring a policy under a prompt: accuracy, drift and cost on held-out problems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from fst.config.sections import EvaluateParams
+from fst.data.types import Problem
+from fst.method.kl import drift
+from fst.models.policy import Policy
+from fst.types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """mean@n with its standard error over problems; drift in nats a token with the evaluated prompt in context
+    (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and written for an answer; and the mean reward
+    of each problem by its id."""
+
+    accuracy: float
+    stderr: float
+    kl: float = 0.0
+    kl_seed_prompt: float = 0.0
+    tokens_per_answer: float = 0.0
+    problems: dict[str, float] = field(default_factory=dict)
+
+
+def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
+    """mean@samples: the mean over problems of each problem's mean reward; rollouts come `samples` a problem."""
+    groups = [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
+    means = [sum(r.reward for r in group) / samples for group in groups]
+    accuracy = sum(means) / len(means)
+    variance = sum((m - accuracy) ** 2 for m in means) / max(1, len(means) - 1)
+    problems = {group[0].problem_id: mean for group, mean in zip(groups, means, strict=True)}
+    return Evaluation(accuracy, math.sqrt(variance / len(means)), problems=problems)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Reads an Evaluation off the rollouts that a prompt was answered with. `moved`: whether the policy has an
+    adapter that differs from the base; without one there is no drift to compute."""
+
+    policy: Policy
+    params: EvaluateParams
+    seed_prompt: Prompt
+    moved: bool
+
+    def read(self, prompt: Prompt, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> Evaluation:
+        """Rollouts come `params.samples` a problem, in the problems' order. Drift is taken on the first answer to
+        each of the first `params.drift_problems` problems."""
+        samples, probes = self.params.samples, problems[: self.params.drift_problems]
+        answers = [rollouts[i * samples].tokens for i in range(len(probes))]
+        kl = [
+            drift(self.policy, self._contexts(text, probes), answers) if self.moved else 0.0
+            for text in dict.fromkeys((prompt.text, self.seed_prompt.text))
+        ]
+        written = sum(len(r.tokens) for r in rollouts) / len(rollouts)
+        read = sum(map(len, self._contexts(prompt.text, problems))) / len(problems)
+        return replace(
+            mean_at(rollouts, samples), kl=kl[0], kl_seed_prompt=kl[-1], tokens_per_answer=round(read + written, 3)
+        )
+
+    def _contexts(self, prompt: str, problems: Sequence[Problem]) -> list[list[int]]:
+        return self.policy.encode([self.policy.messages(prompt, p.question) for p in problems])

@@ -1,0 +1,257 @@
+"""The fast round: GEPA evolves the prompts under the current slow weights. The only file that imports gepa.
+
+Invariants, each with a test: P1 no score of older weights survives: every carried prompt is re-scored;
+P2 a round spends at most its budget of rollouts, or one re-scoring of the carried prompts where that is more;
+P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that
+was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights,
+same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gepa
+from gepa.core.adapter import EvaluationBatch
+from gepa.core.state import GEPAState, ValsetEvaluation
+from gepa.strategies.eval_policy import FullEvaluationPolicy
+
+from fst.config.sections import FastParams
+from fst.data.types import Problem
+from fst.data.verifiers import without_answer
+from fst.method.frontier import deal, greedy_cover, mean_score
+from fst.models.reflector import Proposal, Reflector
+from fst.types import Population, Prompt, Rollout
+
+Roll = Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
+COMPONENT = "prompt"
+log = logging.getLogger("fst")
+
+
+@dataclass
+class Screening:
+    """What reflection cost in a round, beside rollouts, and how often the reflector failed."""
+
+    errors: int = 0
+    proposals: int = 0
+    screened: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class FastRound:
+    """The result: the new population, every prompt met with its parents and score, and the cost."""
+
+    population: Population
+    scores: dict[str, dict[str, float]]
+    prompts: dict[str, Prompt]
+    reflections: dict[str, dict[str, Any]]
+    spent: int
+    screening: Screening
+
+
+@dataclass(frozen=True)
+class Evolver:
+    """What evolves prompts: `roll` answers and scores (prompt, problem) pairs in one batch, `reflector` writes
+    prompts, `count_tokens` measures them; `on_proposal(spent, budget, best)` hears of every proposal."""
+
+    roll: Roll
+    reflector: Reflector
+    params: FastParams
+    count_tokens: Callable[[str], int]
+    on_proposal: Callable[[int, int, float], None] = lambda spent, budget, best: None
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One round: its number, its seed, its budget in rollouts, and the number of the slow weights it runs under."""
+
+    number: int
+    seed: int
+    budget: int
+    weights: int
+
+
+@dataclass
+class _Adapter:
+    """GEPA's view of the policy: prompts in, scored rollouts and feedback out."""
+
+    evolver: Evolver
+    plan: RoundPlan
+    screening: Screening = field(default_factory=Screening)
+    known: dict[str, Prompt] = field(default_factory=dict)
+    reflections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    feedback: dict[str, str] = field(default_factory=dict)  # the latest of each anchor
+    spent: int = 0
+    barren: int = 0
+    best: float = 0.0
+    propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
+
+    def told(self, rollout: Rollout) -> str:
+        """What reflection may read of a rollout. Where that is the reward alone, a right answer tells all there is."""
+        full = self.evolver.params.feedback == "full" or rollout.reward >= 1
+        return rollout.feedback if full else without_answer(rollout.feedback, rollout.reward)
+
+    def score(self, pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
+        self.spent += len(pairs)
+        rollouts = self.evolver.roll(pairs) if pairs else []
+        self.feedback.update((rollout.problem_id, self.told(rollout)) for rollout in rollouts)
+        return rollouts
+
+    def batch_evaluate(self, items: list[tuple[dict[str, str], list[Problem]]]) -> list[EvaluationBatch[Any, Any]]:
+        pairs = [(self._prompt(candidate), problem) for candidate, batch in items for problem in batch]
+        rollouts = iter(self.score(pairs))
+        results = []
+        for _, batch in items:
+            mine = [next(rollouts) for _ in batch]
+            results.append(EvaluationBatch([r.text for r in mine], [r.reward for r in mine], trajectories=mine))
+        return results
+
+    def evaluate(
+        self, batch: list[Problem], candidate: dict[str, str], capture_traces: bool = False
+    ) -> EvaluationBatch[Any, Any]:
+        return self.batch_evaluate([(candidate, batch)])[0]
+
+    def make_reflective_dataset(
+        self, candidate: dict[str, str], eval_batch: EvaluationBatch[Any, Any], components_to_update: list[str]
+    ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        return {COMPONENT: [{"Feedback": self.told(rollout)} for rollout in eval_batch.trajectories or []]}
+
+    def propose(
+        self,
+        candidate: dict[str, str],
+        reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
+        components: list[str],
+    ) -> dict[str, str]:
+        """One proposal, or {} (GEPA then spends nothing): empty, too long or already known texts are refused."""
+        self.barren += 1
+        feedback = [str(record["Feedback"]) for record in reflective_dataset[COMPONENT]]
+        parent = self._prompt(candidate)
+        avoid = frozenset(p.text for p in self.known.values())
+        proposal = self._ask(parent.text, feedback, avoid)
+        self.screening.proposals += proposal.drawn
+        self.screening.screened += proposal.screened
+        self.screening.tokens += proposal.tokens
+        self.screening.seconds += proposal.seconds
+        self.evolver.on_proposal(self.spent, self.plan.budget, self.best)
+        text = proposal.text.strip()
+        if not text or text in avoid or self.evolver.count_tokens(text) > self.evolver.params.max_prompt_tokens:
+            return {}
+        prompt = Prompt(text, (parent.id,), "reflection", self.plan.number)
+        self.known[prompt.id] = prompt
+        self.reflections[prompt.id] = {
+            "feedback": "\n\n".join(feedback),
+            "proposals": proposal.drawn,
+            "screened": proposal.screened,
+            "seconds": round(proposal.seconds, 3),
+        }
+        return {COMPONENT: text}
+
+    def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal:
+        seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
+        evidence = [text for text in self.feedback.values() if text not in feedback]
+        try:
+            return self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
+        except Exception as error:  # whatever a reflector raises costs one proposal, not the run
+            self.screening.errors += 1
+            log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
+            return Proposal("", drawn=0)
+
+    def _prompt(self, candidate: dict[str, str]) -> Prompt:
+        prompt = Prompt(candidate[COMPONENT])
+        return self.known.setdefault(prompt.id, prompt)
+
+
+class _CarriedState(FullEvaluationPolicy):
+    """Scores every new prompt on all anchors; the carried prompts come scored in the state already."""
+
+    def get_seed_eval_batch(self, loader: Any) -> list[Any]:
+        return []
+
+
+class _Silent:
+    def log(self, message: str) -> None:
+        """GEPA's own log is dropped: everything it tells is in the records."""
+
+
+@dataclass
+class _Stop:
+    """Ends the round when the next proposal would pass the budget, when `patience` proposals in a row brought
+    nothing better, when some prompt is perfect, or when reflection has nothing new to say."""
+
+    adapter: _Adapter
+    anchors: int
+    iterations: int = 0
+
+    def __call__(self, state: GEPAState[Any, Any]) -> bool:
+        best = max((mean_score(s) for s in state.prog_candidate_val_subscores), default=0.0)
+        if best > self.adapter.best:
+            self.adapter.best, self.adapter.barren = best, 0
+        self.iterations += 1
+        params, budget = self.adapter.evolver.params, self.adapter.plan.budget
+        next_cost = 2 * params.minibatch + self.anchors
+        return (
+            self.adapter.spent + next_cost > budget
+            or self.adapter.barren >= params.patience
+            or best >= 1.0
+            or self.iterations > budget
+        )
+
+
+def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Problem], plan: RoundPlan) -> FastRound:
+    """One GEPA round from the carried population (paper, section 3; GEPA's per-instance frontier).
+
+    Scores are rewards of one sample each at T=1 on the anchors, all under the plan's weights. Deviations from
+    GEPA: several carried prompts start a round, and a proposal is screened before it costs a rollout
+    (fst/models/reflector.py).
+    """
+    params = evolver.params
+    carried = list({prompt.id: prompt for prompt in population.prompts}.values())
+    adapter = _Adapter(evolver, plan)
+    adapter.known = {prompt.id: prompt for prompt in carried}
+    rollouts = iter(adapter.score([(prompt, problem) for prompt in carried for problem in anchors]))
+    rescored = [{i: next(rollouts).reward for i in range(len(anchors))} for _ in carried]
+    state: GEPAState[Any, Any] = GEPAState({COMPONENT: carried[0].text}, ValsetEvaluation({}, rescored[0]))
+    state.num_full_ds_evals, state.total_num_evals = 1, 0
+    for prompt, scores in zip(carried[1:], rescored[1:], strict=True):
+        state.update_state_with_new_program([0], {COMPONENT: prompt.text}, ValsetEvaluation({}, scores), None, 0)
+    with tempfile.TemporaryDirectory(prefix="fst-gepa-") as folder:
+        state.save(folder)
+        gepa.optimize(
+            seed_candidate={COMPONENT: carried[0].text},
+            trainset=list(anchors),
+            valset=list(anchors),
+            adapter=adapter,
+            custom_candidate_proposer=adapter.propose,
+            reflection_minibatch_size=min(params.minibatch, len(anchors)),
+            stop_callbacks=_Stop(adapter, len(anchors)),
+            val_evaluation_policy=_CarriedState(),
+            acceptance_criterion="improvement_or_equal",  # as good in other words: see greedy_cover
+            cache_evaluation=False,
+            track_best_outputs=False,
+            logger=_Silent(),
+            run_dir=folder,
+            seed=plan.seed % 2**31,
+        )
+        final: GEPAState[Any, Any] = GEPAState.load(folder)
+    return _result(adapter, final, anchors)
+
+
+def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Problem]) -> FastRound:
+    scores: dict[str, dict[str, float]] = {}
+    for candidate, by_index in zip(state.program_candidates, state.prog_candidate_val_subscores, strict=True):
+        prompt = Prompt(candidate[COMPONENT])
+        scores.setdefault(prompt.id, {anchors[i].id: float(s) for i, s in by_index.items()})
+    k = adapter.evolver.params.prompts
+    members = greedy_cover(scores, k)
+    population = Population(
+        tuple(adapter.known[name] for name in deal(members, k)),
+        {name: mean_score(scores[name]) for name in members},
+        adapter.plan.weights,
+    )
+    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening)

@@ -1,0 +1,55 @@
+"""Fast-Slow Training (arXiv 2605.12484), the algorithm: alternate two learners of one reward.
+
+Each cycle, a fast round evolves the prompts under the current slow weights; then a slow round takes T RL steps
+with every problem's group of rollouts dealt over the K prompts. The arms `rl` and `gepa` are the same loop with
+one of the two rounds left out. A round is the unit of resumption: what it needs is in the checkpoint before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fst.method import ranks
+from fst.method.checkpoint import save
+from fst.method.fast import fast_round
+from fst.method.learner import Learner
+from fst.types import Arm, Channel
+
+ROUNDS: dict[Arm, tuple[Channel, ...]] = {"fst": ("fast", "train"), "rl": ("train",), "gepa": ("fast",)}
+
+
+def rounds(learner: Learner) -> Iterator[Channel]:
+    """The rounds of the arm, each yielded once it is complete and saved, to the end of its cycles or of its rollout
+    budget, whichever comes first; `rl` has no cycles of its own and goes on until it has spent what `fst` might."""
+    order = ROUNDS[learner.arm]
+    if learner.round == 0:
+        learner.evaluate()
+    while not learner.finished:
+        channel = order[learner.round % len(order)]
+        if channel == "fast":
+            evolve_prompts(learner)
+        else:
+            train_adapter(learner)
+        if learner.round % len(order) == 0:
+            learner.cycle += 1
+        learner.evaluate()
+        save(learner)
+        yield channel
+    learner.conclude()
+
+
+def evolve_prompts(learner: Learner) -> None:
+    """Fast weights: from the carried population, re-scored under the current slow weights."""
+    with learner.in_round("fast") as account:
+        found = fast_round(learner.evolver, learner.carried, learner.anchors(), learner.fast_plan())
+        learner.population = found.population
+        ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
+        account.fast(found)
+
+
+def train_adapter(learner: Learner) -> None:
+    """Slow weights: T steps on fresh problems, the population frozen."""
+    with learner.in_round("train") as account:
+        for problems in learner.next_batches():
+            result, rollouts = learner.slow.train_step(learner.population, problems)
+            account.step(result, rollouts)

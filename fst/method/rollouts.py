@@ -1,0 +1,48 @@
+"""Rollouts: the policy answers problems under prompts, the domain's verifier scores the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fst.data.types import Problem, Verifier
+from fst.models.policy import Policy
+from fst.models.sampler import Answer
+from fst.types import Channel, Prompt, Rollout
+
+Pair = tuple[Prompt, Problem]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who answers and who scores. `weights` names the slow weights that answer (see Rollout)."""
+
+    policy: Policy
+    verify: Verifier
+    channel: Channel
+    weights: int
+
+    def ask(self, pairs: Sequence[Pair], samples: int, seed: int) -> list[Rollout]:
+        """`samples` scored answers to each (prompt, problem) pair, in order, in one batch."""
+        requests = [self.policy.messages(prompt.text, problem.question) for prompt, problem in pairs]
+        groups = self.policy.answer(requests, samples, seed)
+        return [
+            self.score(prompt, problem, answer)
+            for (prompt, problem), answers in zip(pairs, groups, strict=True)
+            for answer in answers
+        ]
+
+    def score(self, prompt: Prompt, problem: Problem, answer: Answer) -> Rollout:
+        """The rollout that an answer is, once scored."""
+        score = self.verify(problem, answer.text)
+        return Rollout(
+            self.channel,
+            problem.id,
+            prompt.id,
+            self.weights,
+            answer.text,
+            answer.tokens,
+            answer.logprobs,
+            score.reward,
+            score.feedback,
+        )

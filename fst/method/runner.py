@@ -1,0 +1,265 @@
+"""From parameters to a finished run: loads what a run needs, checks it before any training, and runs the loop."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fst.config import Params, params_from_dict
+from fst.data.domains import load_domain
+from fst.data.prepared import load_prepared
+from fst.data.types import Domain, SplitSizes
+from fst.errors import DataError, RecordError
+from fst.method import ranks
+from fst.method.checkpoint import restore, take
+from fst.method.learner import Learner
+from fst.method.loop import rounds
+from fst.method.slow import SlowWeights
+from fst.method.slow_trl import trl_config
+from fst.models.adapter import attach_adapter
+from fst.models.endpoint import EndpointConfig, EndpointReflector
+from fst.models.engines.registry import load_with_engine
+from fst.models.policy import Policy, Reader
+from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
+from fst.runs.origin import base_sha256, commit, data_sha256
+from fst.runs.progress import Progress
+from fst.runs.records import ASKED, RunFolder, check_same, read_lines, valid_lines
+from fst.store.bundle import Bundle, read_bundle
+from fst.types import Arm, Population, Prompt, prompt_from_dict
+
+VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to do: an arm on a domain with a seed, recorded in `folder`. `problems` is a folder of prepared
+    problems, without which they are made from the domain's spec; `start` is a bundle whose adapter is trained on and
+    whose prompts for the domain, if it has any, are the first population; `serves` is what that bundle calls it."""
+
+    arm: Arm
+    domain: str
+    seed: int
+    folder: Path
+    params: Params
+    problems: Path | None = None
+    start: Path | None = None
+    serves: str = ""
+
+
+def build_reflector(policy: Policy, params: Params) -> Reflector:
+    """The reflector that params.yaml asks for."""
+    r = params.reflector
+    if r.kind == "policy":
+        return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style, r.weights)
+    config = EndpointConfig(
+        r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
+    )
+    asked = CallableReflector(EndpointReflector(config))
+    return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
+
+
+def room_of(reader: Reader, params: Params) -> int | None:
+    """Tokens that a question may have, beside the longest prompt allowed and an answer; None without a limit."""
+    if reader.context is None:
+        return None
+    return reader.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
+
+
+def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
+    """Refuse problems that do not fit the model's context with the longest prompt allowed and an answer."""
+    room = room_of(policy, params)
+    if room is None:
+        return
+    problems = (*domain.train, *domain.validation, *domain.test)
+    encoded = policy.encode([policy.messages("", problem.question) for problem in problems])
+    for problem, length in zip(problems, map(len, encoded), strict=True):
+        if length > room:
+            raise DataError(
+                f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {policy.context}, which "
+                f"leaves {room} after fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower "
+                "those, or pick a model with a longer context"
+            )
+
+
+def sizes_of(params: Params) -> SplitSizes:
+    """Problems a split."""
+    return SplitSizes(params.prepare.train, params.prepare.validation, params.prepare.test)
+
+
+def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[str, Any]]:
+    """The prompts that a bundle serves a domain with, found by its problems or by its name; empty when it does not."""
+    for name, domain in start.manifest["domains"].items() if start else ():
+        if start and (domain["spec"] == spec or name == serves):
+            return list(start.prompts()[name]["prompts"])
+    return []
+
+
+def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
+    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
+    carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
+    return Population(carried or (Prompt(params.loop.seed_prompt),))
+
+
+def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:
+    """Content hash of what a run takes over from its start: the adapter, and the prompts for its domain."""
+    if start is None:
+        return None
+    prompts = carried_prompts(start, spec, serves)
+    adapter = [v["sha256"] for path, v in start.manifest["files"].items() if path.startswith("adapter/")]
+    return hashlib.sha256(json.dumps([adapter, [prompts] if prompts else []]).encode()).hexdigest()
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the run in a folder reached its end."""
+    return any(event["kind"] == "end" for event in valid_lines(read_lines(folder / "events.jsonl")))
+
+
+def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
+    """Load model, domain and records; nothing is written before everything has been checked.
+
+    Raises FstError for whatever a user can mend: a domain, a model, a folder that is taken.
+    """
+    params = job.params
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(params.model.threads)
+    torch.manual_seed(job.seed)
+    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
+    start = read_bundle(job.start) if job.start else None
+    policy = load_with_engine(params.model, params.vllm, params.slow.lora_rank)
+    check_lengths(policy, domain, params)
+    reflector = build_reflector(policy, params)
+    trl_config(params.slow, params.model, job.folder, job.seed)
+    config = {
+        "run": job.folder.name,
+        "arm": job.arm,
+        "domain": job.domain,
+        "seed": job.seed,
+        "params": params.of_run(),
+        "base_sha256": base_sha256(params.model.base),
+        "data_sha256": data_sha256(domain),
+        "start": start_key(start, job.domain, job.serves),
+        "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
+        "commit": commit(),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    going_on = resume and (job.folder / "config.json").exists()
+    ranks.wait()  # all have looked before one of them creates it
+    if ranks.rank() == 0:
+        folder = (RunFolder.resume if going_on else RunFolder.create)(job.folder, config)
+    else:
+        folder = RunFolder.create(ranks.own_folder(job.folder), config)
+    slow = None
+    adapter = start.adapter if start else None
+    if job.arm != "gepa":
+        slow = SlowWeights(policy, params.slow, params.model, domain.verify, job.folder, job.seed)
+        if adapter:
+            slow.start_from(adapter)
+    elif adapter:
+        policy.model = attach_adapter(policy.model, adapter)
+    learner = Learner(
+        arm=job.arm,
+        domain=domain,
+        params=params,
+        policy=policy,
+        reflector=reflector,
+        folder=folder,
+        progress=progress,
+        seed=job.seed,
+        slow_weights=slow,
+        population=first_population(start, job.domain, params, job.serves),
+        started=adapter is not None,
+    )
+    if going_on:
+        restore(learner, job.folder)
+    return learner
+
+
+def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
+    """Run a job to its end and return its folder."""
+    for _ in run_rounds(job, resume, quiet):
+        pass
+    return job.folder
+
+
+def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[Learner]:
+    """Run a job to its end, round by round; yields its state after each, when it is saved. With `resume`, a run that
+    was cut off goes on from its last completed round, one that ended is left as it is, and one that never started
+    starts."""
+    params = job.params
+    if resume and has_ended(job.folder):
+        asked = (job.arm, job.domain, job.seed, params.of_run())
+        check_same(job.folder, dict(zip(ASKED, asked, strict=True)))
+        return
+    steps = (
+        params.rollout_budget // params.rollouts_per_step
+        if job.arm == "rl"
+        else params.loop.cycles * params.loop.steps_per_cycle
+    )
+    with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
+        learner = prepare(job, progress, resume)
+        try:
+            for _ in rounds(learner):
+                yield learner
+        finally:
+            learner.folder.close()
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The `end` event of a finished run."""
+    ends = [e for e in valid_lines(read_lines(folder / "events.jsonl")) if e["kind"] == "end"]
+    return ends[-1] if ends else {}
+
+
+def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[str, Any]:
+    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is.
+
+    Raises RecordError when the folder has no run or no checkpoint.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as exc:
+        raise RecordError(f"{folder} is not a run folder (no readable config.json)") from exc
+    last = RunFolder(folder).last_checkpoint()
+    if last is None:
+        raise RecordError(f"{folder} has no completed round yet; let it run, or resume it")
+    places = config.get("places", {})
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Job(
+            config["arm"],
+            config["domain"],
+            config["seed"],
+            Path(scratch) / folder.name,
+            params_from_dict(config["params"]),
+            problems=_path(places.get("problems")),
+            start=_path(places.get("start")),
+        )
+        learner = prepare(job, Progress(1, 1, job.arm, job.domain, quiet=True))
+        take(learner, last[1])
+        chosen = Prompt(prompt) if prompt is not None else learner.population.best
+        problems = getattr(learner.domain, split)
+        result = learner.measure(chosen, problems)
+        learner.folder.close()
+    return {
+        "run": folder.name,
+        "split": split,
+        "prompt": chosen.text,
+        "accuracy": result.accuracy,
+        "stderr": result.stderr,
+        "kl": result.kl,
+        "rollouts": len(problems) * learner.params.evaluate.samples,
+    }

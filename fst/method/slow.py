@@ -1,0 +1,251 @@
+"""Slow weights: a LoRA adapter by GRPO advantages and the CISPO loss. Only fst/slow*.py import trl.
+
+TRL's own generate-score-loss step is driven from here, one optimizer step a call, so that a round is a unit of
+its own while optimizer, schedule and problem order run on across rounds. Deviations from plain TRL: answers come
+from our sampler (groups share their prefill), K prompts are dealt within each group, zero-variance groups leave
+the batch, and the loss is averaged within a prompt first (Eq. 4). With one prompt and equal lengths what is left
+is plain TRL, and a test holds us to it.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from fst.config.sections import ModelParams, SlowParams
+from fst.data.types import Problem, Verifier
+from fst.errors import ConfigError
+from fst.method import ranks
+from fst.method.dealing import cell_weights, kept_rows, slot
+from fst.method.rollouts import Asker
+from fst.method.slow_trl import trl_config
+from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
+from fst.models.policy import Policy
+from fst.models.sampler import Answer
+from fst.types import Population, Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step: `reward` is the mean over all rollouts, `kept_groups` those that carried signal."""
+
+    reward: float
+    groups: int
+    kept_groups: int
+    loss: float
+    grad_norm: float
+    seconds: float
+
+
+@dataclass
+class _Batch:
+    """The step under way: rows in order, and what our hooks learn about them."""
+
+    problems: list[Problem]
+    prompts: list[Prompt]
+    answers: list[Answer]
+    rollouts: list[Rollout]
+    kept_groups: int = 0
+
+
+class _Trainer(GRPOTrainer):
+    """TRL's trainer with our dealing, sampler and averaging at the three places where they differ."""
+
+    slow: SlowWeights
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **_: Any
+    ) -> Any:
+        answers = self.slow.sample(prompt_ids)
+        return [list(a.tokens) for a in answers], None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        return self.slow.weigh(self.slow.with_behaviour(output))
+
+
+class SlowWeights:
+    """The trainable adapter on a policy, its optimizer and schedule. Makes `policy.model` the PEFT model."""
+
+    def __init__(
+        self, policy: Policy, params: SlowParams, model: ModelParams, verify: Verifier, workdir: Path, seed: int
+    ) -> None:
+        self.policy, self.params, self.verify, self.seed = policy, params, verify, seed
+        self.step = 0
+        self._batch = _Batch([], [], [], [])
+        config = trl_config(params, model, workdir, seed)
+        placeholder = Dataset.from_list([{"prompt": policy.messages("", "placeholder")}])
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TRL's and PEFT's start-up notices are about options we own
+            self.trainer = _Trainer(
+                model=policy.model,
+                reward_funcs=self._reward,
+                args=config,
+                train_dataset=placeholder,
+                processing_class=policy.tokenizer,
+                peft_config=lora_config(params.lora_rank, params.lora_alpha),
+            )
+        self.trainer.slow = self
+        self.trainer.current_gradient_accumulation_steps = 1
+        self.trainer.create_optimizer_and_scheduler(num_training_steps=10**9)
+        self.model = self.trainer.accelerator.prepare(self.trainer.model)
+        self.trainer.model_wrapped = self.model
+        policy.model = self.trainer.model
+        policy.model.eval()
+
+    def train_step(self, population: Population, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
+        """One RL step on `problems`: G rollouts each, dealt over the population's K prompts."""
+        started = time.monotonic()
+        group, prompts = self.params.group_size, population.prompts
+        rank, world = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
+        rows = [problem for problem in problems for _ in range(group)]
+        if len(problems) % world:
+            raise ConfigError(
+                f"slow.problems_per_step: {len(problems)} problems cannot be dealt to {world} processes in whole "
+                "groups; make it a multiple of their number"
+            )
+        share = len(rows) // world
+        places = range(rank * share, (rank + 1) * share)
+        self._batch = _Batch([rows[p] for p in places], [prompts[slot(p, group, len(prompts))] for p in places], [], [])
+        inputs = [
+            {"prompt": self.policy.messages(prompt.text, problem.question)}
+            for problem, prompt in zip(self._batch.problems, self._batch.prompts, strict=True)
+        ]
+        loss = self._optimize(inputs)
+        rollouts = ranks.everyones(self._batch.rollouts)
+        rewards = [r.reward for r in rollouts]
+        result = StepResult(
+            reward=sum(rewards) / len(rewards),
+            groups=len(rows) // group,
+            kept_groups=sum(ranks.everyones([self._batch.kept_groups])),
+            loss=sum(ranks.everyones([loss])) / world,
+            grad_norm=self._grad_norm,
+            seconds=time.monotonic() - started,
+        )
+        return result, rollouts
+
+    def _optimize(self, inputs: list[dict[str, Any]]) -> float:
+        trainer = self.trainer
+        torch.manual_seed(hash((self.seed, 2, self.step)) % 2**63)  # TRL shuffles the rows: alike after a resume
+        trainer.model.train()
+        loss = trainer.training_step(self.model, inputs, None)
+        norm = trainer.accelerator.clip_grad_norm_(
+            trainer.model.parameters(), self.params.max_grad_norm or float("inf")
+        )
+        self._grad_norm = float(norm)
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+        trainer.model.zero_grad()
+        trainer.model.eval()
+        self.step += 1
+        trainer.state.global_step = self.step
+        for kept in (trainer._metrics["train"], trainer._logs["rewards"]):
+            kept.clear()  # TRL keeps every figure of every step for its own logger; ours are in the records
+        return float(loss)
+
+    def sample(self, prompt_ids: Sequence[list[int]]) -> list[Answer]:
+        """Answers to the batch's rows; equal neighbouring requests share one prefill."""
+        counts: list[tuple[list[int], int]] = []
+        for ids in prompt_ids:
+            if counts and counts[-1][0] == ids:
+                counts[-1] = (ids, counts[-1][1] + 1)
+            else:
+                counts.append((ids, 1))
+        rank = self.trainer.accelerator.process_index
+        seed = hash((self.seed, 1, self.step, rank)) % 2**63
+        sizes = {n for _, n in counts}
+        n = sizes.pop() if len(sizes) == 1 else 1
+        requests = [ids for ids, _ in counts] if n > 1 else list(prompt_ids)
+        groups = self.policy.answer_ids(requests, n, seed)
+        self._batch.answers = [answer for answers in groups for answer in answers]
+        return self._batch.answers
+
+    def _reward(self, prompts: Any, completions: Any, **_: Any) -> list[float]:
+        batch, asker = self._batch, Asker(self.policy, self.verify, "train", self.step)
+        for problem, prompt, answer in zip(batch.problems, batch.prompts, batch.answers, strict=True):
+            batch.rollouts.append(asker.score(prompt, problem, answer))
+        return [rollout.reward for rollout in batch.rollouts]
+
+    def with_behaviour(self, output: dict[str, Any]) -> dict[str, Any]:
+        """With the log-probabilities that the answers were sampled with, where the engine is not the trained model
+        itself: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
+        ratio)."""
+        if self.policy.engine.exact:
+            return output
+        behaviour = torch.zeros_like(output["completion_ids"], dtype=torch.float32)
+        for row, answer in enumerate(self._batch.answers):
+            behaviour[row, : len(answer.logprobs)] = torch.tensor(answer.logprobs)
+        return {**output, "old_per_token_logps": behaviour}
+
+    def weigh(self, output: dict[str, Any]) -> dict[str, Any]:
+        """Drop the rows of zero-variance groups and weigh the rest prompt by prompt.
+
+        When no group carries signal one row stays, with advantage zero, so that the step (and every other
+        process) goes on; then only the KL penalty, and the optimizer's momentum, move the weights.
+        """
+        batch, total = self._batch, output["advantages"].shape[0]
+        rows = kept_rows(output["advantages"], self.params.group_size).to(output["advantages"].device)
+        batch.kept_groups = len(rows) // self.params.group_size
+        if not len(rows):
+            rows = torch.zeros(1, dtype=torch.long, device=output["advantages"].device)
+        kept = {
+            key: value[rows] if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == total else value
+            for key, value in output.items()
+        }
+        first, anyone = self.trainer.accelerator.process_index == 0, sum(ranks.everyones([batch.kept_groups]))
+        if not batch.kept_groups and (
+            anyone or not first
+        ):  # a place-holder beside other ranks' rows counts for nothing
+            kept["completion_mask"] = torch.zeros_like(kept["completion_mask"])
+        lengths = kept["completion_mask"].sum(1)
+        cells = [(batch.problems[i].id, batch.prompts[i].id) for i in rows.tolist()]
+        share = self._share(int(lengths.sum()), len({c for c, n in zip(cells, lengths.tolist(), strict=True) if n}))
+        kept["advantages"] = kept["advantages"] * (share * cell_weights(lengths, cells)).to(lengths.device)
+        kept["num_items_in_batch"] = self.trainer.accelerator.gather(lengths.sum()).sum()
+        return kept
+
+    def _share(self, tokens: int, cells: int) -> float:
+        """What turns Eq. 4's weights of this rank's rows into those of all ranks' rows: groups are never split over
+        ranks, so each cell is whole on one of them, and only the totals differ."""
+        everyones = ranks.everyones([(tokens, cells)])
+        all_tokens, all_cells = (sum(column) for column in zip(*everyones, strict=True))
+        return (all_tokens / tokens) * (cells / all_cells) if tokens else 0.0
+
+    def save(self, folder: Path) -> None:
+        """Adapter, optimizer, schedule and step into `folder`."""
+        save_adapter(self.trainer.model, folder)
+        state = {
+            "optimizer": self.trainer.optimizer.state_dict(),
+            "scheduler": self.trainer.lr_scheduler.state_dict(),
+            "step": self.step,
+        }
+        packed = io.BytesIO()
+        torch.save(state, packed)
+        (folder / "trainer.pt").write_bytes(packed.getvalue())  # torch's own writer hides what the disk said
+
+    def start_from(self, folder: Path) -> None:
+        """Take up an adapter that was trained before; optimizer and schedule start anew."""
+        load_adapter(self.trainer.model, folder)
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        load_adapter(self.trainer.model, folder)
+        state = torch.load(folder / "trainer.pt", weights_only=True)
+        self.trainer.optimizer.load_state_dict(state["optimizer"])
+        self.trainer.lr_scheduler.load_state_dict(state["scheduler"])
+        self.step = state["step"]
+        self.trainer.state.global_step = self.step
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapter's tensors by name."""
+        return adapter_state(self.trainer.model)

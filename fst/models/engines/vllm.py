@@ -1,0 +1,189 @@
+"""The vLLM engine: a vLLM server over its OpenAI-compatible API, token ids in and out.
+
+Adapters go to the server under content-hashed names that are never reused (a reload under an old name may serve an old
+KV cache); before sampling, the policy's adapter as it is now is there, and old ones beyond `max_loras` are unloaded.
+What the server has is asked of the server, since a restart forgets it.
+
+The server's numbers are not those of the trained model to the last digit. Rollouts carry the log-probabilities that the
+server sampled them with, and training takes them as the behaviour policy's (see fst/method/slow.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from peft import PeftModel
+
+from fst.config.sections_live import VllmParams
+from fst.errors import EngineError, ModelError
+from fst.models.adapter import adapter_sha256, adapter_state, save_adapter
+from fst.models.engines.engine import Ask, OnToken
+from fst.models.engines.in_process import adapter_name
+from fst.models.engines.vllm_server import VllmServer
+from fst.models.sampler import Answer, Sampling
+
+if TYPE_CHECKING:
+    from fst.models.policy import Policy
+
+BASE = "base"
+
+
+class VllmEngine:
+    """`policy` is read at every call: training may wrap its model meanwhile."""
+
+    exact = False
+
+    def __init__(self, policy: Policy, server: VllmServer, params: VllmParams) -> None:
+        self._policy, self._server, self._params = policy, server, params
+        self._folder = Path(tempfile.mkdtemp(prefix="fst-adapters-"))
+        key = os.environ.get(params.api_key_env, "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(timeout=params.timeout_seconds, headers=headers, trust_env=False)
+        self._name = BASE
+        self._used: list[str] = []  # of training, the latest last
+        self._kept: dict[str, Path] = {}  # of serving
+
+    def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
+        body = {
+            "model": self._current(),
+            "prompt": [list(request) for request in requests],
+            "n": plan.n,
+            "max_tokens": plan.max_new_tokens,
+            "temperature": plan.temperature,
+            "seed": plan.seed % 2**31,
+            "stop_token_ids": list(plan.end_ids),
+            **_TOKENS,
+        }
+        choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"])
+        if len(choices) != len(requests) * plan.n:
+            raise EngineError(f"vLLM gave {len(choices)} answers to {len(requests)} requests of {plan.n}")
+        answers = [_answer(choice) for choice in choices]
+        return [answers[i * plan.n : (i + 1) * plan.n] for i in range(len(requests))]
+
+    def load(self, folder: Path) -> str:
+        name = adapter_name(folder)
+        if name not in self._known():
+            self._add(name, folder)
+        self._kept[name] = folder
+        return name
+
+    def unload(self, name: str) -> None:
+        self._kept.pop(name, None)
+        if name in self._known():
+            self._post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    def serve(self, asks: Sequence[Ask], on_token: OnToken | None = None) -> list[Answer]:
+        answers = [self._serve(ask, i, on_token) for i, ask in enumerate(asks)]
+        texts = self._policy.tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
+        return [Answer(a.tokens, a.logprobs, text.strip()) for a, text in zip(answers, texts, strict=True)]
+
+    def close(self) -> None:
+        self._http.close()
+        self._server.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    def _serve(self, ask: Ask, place: int, on_token: OnToken | None) -> Answer:
+        if ask.adapter in self._kept and ask.adapter not in self._known():  # the server was started again
+            self._add(ask.adapter, self._kept[ask.adapter])
+        body = {
+            "model": ask.adapter or BASE,
+            "prompt": list(ask.tokens),
+            "max_tokens": ask.max_new_tokens,
+            "temperature": ask.temperature,
+            "seed": ask.seed % 2**31,
+            "stop_token_ids": list(self._policy.end_ids),
+            **_TOKENS,
+        }
+        if on_token is None:
+            return _answer(self._post("/v1/completions", body)["choices"][0])
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        ends = self._policy.end_ids
+        for choice in self._stream("/v1/completions", {**body, "stream": True}):
+            piece = choice.get("token_ids") or []
+            tokens += piece
+            logprobs += (choice.get("logprobs") or {}).get("token_logprobs") or [0.0] * len(piece)
+            for token in piece:
+                if token not in ends:
+                    on_token(place, token)
+        return Answer(tuple(tokens), tuple(logprobs))
+
+    def _current(self) -> str:
+        """The name of the policy's weights as they are now, which the server has."""
+        model = self._policy.model
+        if not isinstance(model, PeftModel) or _is_switched_off(model):
+            return BASE
+        self._name = f"fst-{adapter_sha256(adapter_state(model))[:16]}"
+        known = self._known()
+        if self._name not in known:
+            folder = self._folder / self._name
+            if not folder.exists():
+                save_adapter(model, folder)
+            self._add(self._name, folder)
+        self._used = [name for name in self._used if name != self._name] + [self._name]
+        while len(self._used) > max(1, self._params.max_loras - len(self._kept)):
+            old = self._used.pop(0)
+            if old in known:
+                self._post("/v1/unload_lora_adapter", {"lora_name": old})
+            shutil.rmtree(self._folder / old, ignore_errors=True)
+        return self._name
+
+    def _known(self) -> set[str]:
+        """Adapters that the server has."""
+        return {model["id"] for model in self._ask("GET", "/v1/models", None)["data"]}
+
+    def _add(self, name: str, folder: Path) -> None:
+        try:
+            self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.absolute())})
+        except EngineError as exc:
+            raise ModelError(f"{folder}: vLLM does not take this adapter ({exc}); check the base it is for") from exc
+
+    def _post(self, path: str, body: Any) -> Any:
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        url = self._server.url()
+        try:
+            answer = self._http.request(method, url + path, json=body)
+        except httpx.HTTPError as exc:
+            raise EngineError(f"vLLM at {url} does not answer ({type(exc).__name__}); is it running?") from exc
+        if answer.status_code != 200:
+            raise EngineError(f"vLLM at {url} refused {path} ({answer.status_code}): {answer.text[:300]}")
+        return answer.json() if answer.headers.get("content-type", "").startswith("application/json") else answer.text
+
+    def _stream(self, path: str, body: Any) -> Iterator[Any]:
+        url = self._server.url()
+        try:
+            with self._http.stream("POST", url + path, json=body) as answer:
+                if answer.status_code != 200:
+                    raise EngineError(f"vLLM at {url} refused {path} ({answer.status_code})")
+                for line in answer.iter_lines():
+                    if line.startswith("data: ") and line != "data: [DONE]":
+                        yield from json.loads(line[6:]).get("choices", [])
+        except httpx.HTTPError as exc:
+            raise EngineError(f"vLLM at {url} broke off ({type(exc).__name__})") from exc
+
+
+_TOKENS = {"logprobs": 0, "return_token_ids": True, "skip_special_tokens": False, "include_stop_str_in_output": True}
+
+
+def _answer(choice: Any) -> Answer:
+    tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    if len(tokens) != len(logprobs):
+        raise EngineError(
+            f"vLLM gave {len(tokens)} tokens with {len(logprobs)} log-probabilities; which version is it?"
+        )
+    return Answer(tuple(tokens), tuple(logprobs))
+
+
+def _is_switched_off(model: PeftModel) -> bool:
+    return any(getattr(module, "disable_adapters", False) is True for module in model.modules())

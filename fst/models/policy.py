@@ -1,0 +1,169 @@
+"""The policy: a causal LM with its chat template, and the one place where answers are sampled.
+
+Any Hugging Face causal LM works, by directory or hub id, with or without a system role. Groups share
+their prefill: each distinct request is encoded once and its cache is repeated for its n answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from fst.checkout import CHECKOUT
+from fst.errors import ModelError
+from fst.models.engines.engine import Engine
+from fst.models.engines.in_process import TransformersEngine
+from fst.models.sampler import Answer, Sampling
+
+_PACKAGED = Path(__file__).parent / "lab" / "base"  # where a wheel has it
+LAB_BASE = CHECKOUT / "models" / "lab_base" if CHECKOUT else _PACKAGED
+Message = dict[str, str]
+
+
+@dataclass
+class Reader:
+    """A model's tokenizer with its chat template: how problems and prompts look to it. `context` is the most tokens
+    it reads, None where the model names no limit."""
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    has_system_role: bool
+    context: int | None
+
+    def messages(self, prompt: str, question: str) -> list[Message]:
+        """One problem under one prompt. Without a system role the prompt stands before the question; an
+        empty prompt adds nothing."""
+        if not prompt:
+            return [{"role": "user", "content": question}]
+        if self.has_system_role:
+            return [{"role": "system", "content": prompt}, {"role": "user", "content": question}]
+        return [{"role": "user", "content": f"{prompt}\n\n{question}"}]
+
+    def encode(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
+        """Token ids of each conversation, ready for the assistant's turn."""
+        encoded = self.tokenizer.apply_chat_template(list(conversations), add_generation_prompt=True, tokenize=True)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text)["input_ids"])
+
+
+@dataclass
+class Policy(Reader):
+    """Model and tokenizer; `model` is the plain base or, once slow weights train, the PEFT model around it."""
+
+    model: PreTrainedModel | PeftModel
+    max_new_tokens: int
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = TransformersEngine(self)
+
+    def answer(
+        self,
+        requests: Sequence[list[Message]],
+        n: int,
+        seed: int,
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+    ) -> list[list[Answer]]:
+        """n sampled answers to each request, in order. Same seed and weights: same answers."""
+        return self.answer_ids(self.encode(requests), n, seed, temperature, max_new_tokens)
+
+    def answer_ids(
+        self,
+        requests: Sequence[list[int]],
+        n: int,
+        seed: int,
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+    ) -> list[list[Answer]]:
+        """As `answer`, for encoded requests."""
+        plan = Sampling(n, max_new_tokens or self.max_new_tokens, temperature, self.end_ids, self.pad_id, seed)
+        answers = self.engine.sample(requests, plan)
+        texts = self.tokenizer.batch_decode(
+            [list(a.tokens) for group in answers for a in group], skip_special_tokens=True
+        )
+        decoded = iter(texts)
+        return [[Answer(a.tokens, a.logprobs, next(decoded).strip()) for a in group] for group in answers]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer: the tokenizer's and the generation config's."""
+        ids = {self.tokenizer.eos_token_id}
+        configured = getattr(self.model, "generation_config", None)
+        extra = getattr(configured, "eos_token_id", None)
+        ids |= set(extra if isinstance(extra, list) else [extra])
+        return tuple(sorted(i for i in ids if i is not None))
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @contextlib.contextmanager
+    def frozen_base(self) -> Iterator[None]:
+        """The same policy with its adapter switched off: the frozen base."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                yield
+        else:
+            yield
+
+
+def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template renders a system turn (some raise, some drop it)."""
+    probe = [{"role": "system", "content": "fst-probe"}, {"role": "user", "content": "hello"}]
+    try:
+        return "fst-probe" in str(tokenizer.apply_chat_template(probe, tokenize=False))
+    except Exception:  # jinja templates raise errors of their own making
+        return False
+
+
+def load_reader(base: str) -> Reader:
+    """The tokenizer of a model (directory, hub id or `lab`), without its weights. Raises ModelError."""
+    path = model_place(base)
+    with _explained(base):
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        context = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"model {base!r} has no chat template; pick an instruction-tuned model, or add chat_template.jinja"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Reader(tokenizer, base, _supports_system_role(tokenizer), context)
+
+
+def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Policy:
+    """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
+    disable_progress_bar()
+    with _explained(base):
+        model = AutoModelForCausalLM.from_pretrained(model_place(base), dtype=getattr(torch, dtype))
+    return Policy(**vars(load_reader(base)), model=model.eval(), max_new_tokens=max_new_tokens)
+
+
+def model_place(base: str) -> str:
+    """Where a model is: a directory, or a hub id. Raises ModelError for a lab base that is not there."""
+    if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
+        raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
+    return str(LAB_BASE) if base == "lab" else base
+
+
+@contextlib.contextmanager
+def _explained(base: str) -> Iterator[None]:
+    """What a library says about a model that cannot be loaded, with what to do."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as exc:
+        raise ModelError(
+            f"cannot load model {base!r}: {exc}\nGive a directory with config.json, model.safetensors and a tokenizer, "
+            "or a hub id with network access (HF_HUB_OFFLINE must not be set)"
+        ) from exc

@@ -1,0 +1,168 @@
+"""Reflectors: who reads feedback and writes the next prompt.
+
+`PolicyReflector` is the frozen base itself (as the paper's frozen LLM is): it draws many proposals, which
+cost no rollout, and screens them by the likelihood the policy gives to the expected answers under each,
+in one batched forward pass. `CallableReflector` wraps any `str -> str`, such as an OpenAI-compatible endpoint.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+from fst.data.verifiers import parse_feedback
+from fst.models.likelihood import answer_logprobs
+from fst.models.policy import Message, Policy
+
+INDUCTION_SYSTEM = "write the instruction"
+FEEDBACK_TEMPLATE = """You improve the instruction that a language model is given for a task.
+
+Current instruction:
+```
+{current}
+```
+
+Problems it was given, its answers, and feedback:
+
+{feedback}
+
+Work out from them what the task really is and write a better instruction. Put only the new instruction, \
+between lines of three backticks."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One proposed prompt and what finding it cost: proposals drawn, distinct ones screened, tokens read by
+    the screening, seconds."""
+
+    text: str
+    drawn: int = 1
+    screened: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Reflector(Protocol):
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
+        """A prompt that should do better than `current` on what `feedback` tells, and is none of `avoid`.
+
+        `evidence` is more feedback that was paid for already, to check proposals on. An empty text means:
+        nothing to propose."""
+        ...
+
+
+def feedback_request(current: str, feedback: Sequence[str]) -> str:
+    """The full reflection request for a general LLM."""
+    return FEEDBACK_TEMPLATE.format(current=current, feedback="\n\n".join(feedback))
+
+
+def extract_prompt(reply: str) -> str:
+    """The text between the last pair of triple backticks (a language tag is dropped), or the whole reply."""
+    fenced = re.findall(r"```[a-z]*\n?(.*?)```", reply, re.DOTALL)
+    return (fenced[-1] if fenced else reply).strip()
+
+
+@dataclass
+class CallableReflector:
+    """Any callable from request to reply, for instance models.endpoint.EndpointReflector. What it raises is the
+    caller's to handle: the fast round counts it and goes on."""
+
+    call: Callable[[str], str]
+
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
+        started = time.monotonic()
+        text = extract_prompt(str(self.call(feedback_request(current, feedback)) or ""))
+        return Proposal("" if text in avoid else text, seconds=time.monotonic() - started)
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Calls, tokens and cost so far, where the callable counts them."""
+        counted = getattr(self.call, "usage", None)
+        return dict(counted.as_dict()) if counted else {}
+
+
+@dataclass
+class PolicyReflector:
+    """The frozen base as its own reflection LM; see the module's docstring. With `weights` "current", the policy as
+    it is now reflects.
+
+    `style` "pairs" asks for a rule from (input, expected) pairs, each proposal from its own random subset of
+    at most `max_pairs`; "feedback" asks with the full text, as one asks a general LLM. All distinct proposals are
+    screened on the feedback, the best `finalists` again on all evidence there is.
+    """
+
+    policy: Policy
+    proposals: int = 128
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    style: str = "pairs"
+    weights: str = "base"
+    max_pairs: int = 6
+    max_request_tokens: int = 160
+    finalists: int = 12
+
+    def propose(
+        self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
+    ) -> Proposal:
+        started = time.monotonic()
+        pairs = [pair for pair in map(parse_feedback, feedback) if pair is not None]
+        requests = self._requests(current, feedback, pairs, random.Random(seed))
+        if not requests:
+            return Proposal("", drawn=0)
+        per_request = max(1, self.proposals // len(requests))
+        with self.policy.frozen_base() if self.weights == "base" else nullcontext():
+            groups = self.policy.answer(requests, per_request, seed, self.temperature, self.max_new_tokens)
+        drawn = [answer.text for group in groups for answer in group]
+        texts = [extract_prompt(text) for text in drawn]
+        distinct = [t for t in dict.fromkeys(texts) if t and t not in avoid]
+        first, tokens = self._screen(distinct, pairs)
+        ahead = sorted(distinct, key=lambda t: -first[t])[: self.finalists]
+        proven = pairs + [pair for pair in map(parse_feedback, evidence) if pair is not None]
+        likelihood, more = self._screen(ahead, proven)
+        best = max(ahead, key=likelihood.__getitem__, default="")
+        return Proposal(best, len(drawn), len(distinct), tokens + more, time.monotonic() - started)
+
+    def _requests(
+        self, current: str, feedback: Sequence[str], pairs: Sequence[tuple[str, str]], rng: random.Random
+    ) -> list[list[Message]]:
+        if self.style == "feedback":
+            return [[{"role": "user", "content": feedback_request(current, feedback)}]]
+        if not pairs:
+            return []
+        requests = []
+        for _ in range(max(1, self.proposals // 8)):
+            chosen = rng.sample(list(pairs), min(len(pairs), rng.randint(3, self.max_pairs)))
+            while len(chosen) > 1 and self.policy.count_tokens(_pairs_text(chosen)) > self.max_request_tokens:
+                chosen.pop()
+            requests.append(self.policy.messages(INDUCTION_SYSTEM, _pairs_text(chosen)))
+        return requests
+
+    def _screen(self, texts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, float], int]:
+        """Mean log-likelihood of the expected answers under each text, and the tokens read for it."""
+        if not texts or not pairs:
+            return dict.fromkeys(texts, 0.0), 0
+        asked = [(text, q, a) for text in texts for q, a in pairs]
+        contexts = self.policy.encode([self.policy.messages(text, q) for text, q, _ in asked])
+        tokenizer = self.policy.tokenizer
+        answers = [
+            [*ids, tokenizer.eos_token_id]
+            for ids in tokenizer([a for _, _, a in asked], add_special_tokens=False)["input_ids"]
+        ]
+        logprobs = answer_logprobs(self.policy.model, contexts, answers, self.policy.pad_id)
+        n = len(pairs)
+        means = {text: sum(logprobs[i * n : (i + 1) * n]) / n for i, text in enumerate(texts)}
+        return means, sum(map(len, contexts)) + sum(map(len, answers))
+
+
+def _pairs_text(pairs: Sequence[tuple[str, str]]) -> str:
+    """The lab base's induction form: `digits: 3 1 -> 1 3; digits: ...`."""
+    return "; ".join(f"{question} -> {expected}" for question, expected in pairs)

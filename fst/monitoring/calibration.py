@@ -1,0 +1,83 @@
+"""Thresholds: how far a window may be from the reference by chance alone.
+
+Double bootstrap: the reference is drawn anew (it is a sample too), a window is drawn from it, their distance is taken,
+many times. The threshold is the quantile that all signals of a window together exceed at the stated rate (Bonferroni).
+Windows hold different numbers of a domain's requests, so thresholds are kept for several sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fst.config.sections_live import DriftParams
+from fst.files import document, write_atomic
+from fst.monitoring.signals import Reference, distance
+
+SIZES = (10, 20, 30, 50, 75, 100, 200)
+_MOST = 400  # of a column that a threshold is drawn from: more change nothing but the time
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """By signal, `domain/signal`, then by size of the window: the largest distance that is still chance."""
+
+    values: Mapping[str, Mapping[int, float]]
+
+    def of(self, domain: str, signal: str, size: int) -> float | None:
+        """For a column of that size: the next smaller one that was calibrated, which is the more careful; None for
+        columns that are too small or unknown."""
+        found = self.values.get(f"{domain}/{signal}", {})
+        fitting = [known for known in found if known <= size]
+        return found[max(fitting)] if fitting else None
+
+
+def calibrate(reference: Reference, params: DriftParams) -> Thresholds:
+    """Deterministic for params.seed."""
+    columns = {key: column for key, column in reference.columns.items() if len(column) > 1}
+    share = params.false_alarm_rate / max(1, len(columns))
+    sizes = [size for size in SIZES if size <= 2 * params.window]
+    found: dict[str, dict[int, float]] = {}
+    for number, ((domain, signal), column) in enumerate(sorted(columns.items())):
+        generator = np.random.default_rng([params.seed, number])
+        kept = column if len(column) <= _MOST else generator.choice(column, _MOST, replace=False)
+        found[f"{domain}/{signal}"] = {
+            size: _quantile([_draw(generator, kept, size) for _ in range(params.resamples)], share) for size in sizes
+        }
+    return Thresholds(found)
+
+
+def thresholds_of(reference: Reference, params: DriftParams, folder: Path) -> Thresholds:
+    """As `calibrate`, kept in a file for the same reference and parameters."""
+    digest = hashlib.sha256(json.dumps(asdict(params), sort_keys=True).encode())
+    for key, column in sorted(reference.columns.items()):
+        digest.update(repr(key).encode() + column.tobytes())
+    file = folder / f"thresholds-{digest.hexdigest()[:16]}.json"
+    if file.exists():
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return Thresholds({key: {int(size): limit for size, limit in of.items()} for key, of in values.items()})
+    thresholds = calibrate(reference, params)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, document({key: {str(s): v for s, v in of.items()} for key, of in thresholds.values.items()}))
+    return thresholds
+
+
+def _draw(generator: np.random.Generator, column: np.ndarray, size: int) -> float:
+    again = generator.choice(column, len(column))
+    return distance(generator.choice(column, size), again)
+
+
+def _quantile(scores: list[float], share: float) -> float:
+    """The value that a share of scores exceeds; beyond the scores at hand, extended as a normal tail would go on."""
+    ordered = np.sort(scores)
+    if share * len(ordered) >= 2:
+        return float(np.quantile(ordered, 1 - share))
+    from scipy.stats import norm
+
+    inner = 2 / len(ordered)
+    spread = (np.quantile(ordered, 1 - inner) - np.median(ordered)) / norm.ppf(1 - inner)
+    return float(np.median(ordered) + spread * norm.ppf(1 - share))

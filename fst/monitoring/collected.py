@@ -1,0 +1,28 @@
+"""The problems of a domain in the traffic: what was asked, with the answers that were said to be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fst.monitoring.watch import newcomers_of
+from fst.traffic.log import exchanges, read
+
+
+def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> list[tuple[str, str]]:
+    """(question, answer) of the requests since a time that were served as the domain, or, for a new one, that are like
+    the requests it was found by; in their order."""
+    records, _ = read(log)
+    told = [
+        (exchange.request, exchange.feedback.answer)
+        for exchange in exchanges(records)
+        if exchange.request.at >= since
+        and exchange.request.variant != "shadow"
+        and exchange.feedback
+        and exchange.feedback.answer is not None
+    ]
+    pairs = [(request.question, answer) for request, answer in told if request.domain == domain]
+    if newcomer := newcomers_of(monitoring).get(domain):
+        unknown = [(request.question, answer) for request, answer in told if not request.domain]
+        belongs = newcomer.belongs([question for question, _ in unknown])
+        pairs += [pair for pair, mine in zip(unknown, belongs, strict=True) if mine]
+    return pairs

@@ -1,0 +1,166 @@
+"""What the page shows, read from the store, the traffic log and the records. What is damaged or missing is left out."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fst.config import Params
+from fst.errors import FstError
+from fst.lines import read_lines
+from fst.release.history import load_releases
+from fst.release.references import References
+from fst.release.views import compare
+from fst.stages.places import Places
+from fst.store.bundle import Bundle
+from fst.traffic.log import Feedback, Position, Request, read
+
+BIN_SECONDS = 2.0
+SHOWN_SECONDS = 1800.0  # of traffic
+REMEMBERED = 50_000  # requests that feedback is waited for
+MOST = 200  # lines of a record
+
+
+class DashboardData:
+    """Reads what changed since the last time; safe to be asked from several threads."""
+
+    def __init__(self, params: Params, places: Places) -> None:
+        self._params, self._places = params, places
+        self._references = References.of(params, places)
+        self._lock = threading.Lock()
+        self._position = Position()
+        self._asked: OrderedDict[str, Request] = OrderedDict()
+        self._bins: dict[tuple[int, str], list[float]] = {}
+        self._counts: dict[tuple[int, str], int] = {}
+        self._bundles: dict[str, Bundle] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Everything but the gateway's own state."""
+        with self._lock:
+            self._follow()
+            return {
+                "now": time.time(),
+                "bin_seconds": BIN_SECONDS,
+                "channels": self._channels(),
+                "traffic": self._traffic(),
+                "drift": self._drift(),
+                "alerts": self._alerts(),
+                "prompts": self._prompts(),
+                "curves": self._curves(),
+                "links": self._links(),
+            }
+
+    def diff(self, first: str, second: str) -> dict[str, Any]:
+        """Two bundles of the store side by side. Raises ConfigError for what is no bundle."""
+        with self._lock:
+            found = compare(self._bundle(self._references.id(first)), self._bundle(self._references.id(second)))
+        return asdict(found)
+
+    # -- parts ------------------------------------------------------------------------------------------
+
+    def _bundle(self, bundle_id: str) -> Bundle:
+        if bundle_id not in self._bundles:
+            self._bundles[bundle_id] = self._references.bundle(bundle_id)
+        return self._bundles[bundle_id]
+
+    def _channels(self) -> list[dict[str, Any]]:
+        found = []
+        with contextlib.suppress(FstError, OSError):
+            for channel in self._references.releases.channels():
+                views = []
+                with contextlib.suppress(FstError, OSError, KeyError, TypeError):
+                    views = load_releases(channel.history, self._bundle)
+                moves = [
+                    {
+                        "bundle": view.entry.bundle,
+                        "action": view.entry.action,
+                        "at": view.entry.at,
+                        "reason": view.entry.reason,
+                        "trained_on": view.trained_on,
+                        "rewards": {domain: cell.reward for domain, cell in view.cells.items()},
+                        "difference": view.difference if view.decision else None,
+                    }
+                    for view in views
+                ]
+                found.append({"name": channel.name, "bundle": channel.bundle, "before": channel.before, "moves": moves})
+        return found
+
+    def _follow(self) -> None:
+        with contextlib.suppress(FstError, OSError):
+            records, self._position = read(self._places.root / self._params.traffic.folder, self._position)
+            for record in records:
+                if isinstance(record, Request) and record.variant != "shadow":
+                    self._asked[record.id] = record
+                    key = (int(record.at // BIN_SECONDS), record.domain or "unknown")
+                    self._counts[key] = self._counts.get(key, 0) + 1
+                elif isinstance(record, Feedback) and record.reward is not None and record.id in self._asked:
+                    asked = self._asked[record.id]
+                    key = (int(asked.at // BIN_SECONDS), asked.domain or "unknown")
+                    self._bins.setdefault(key, []).append(record.reward)
+            while len(self._asked) > REMEMBERED:
+                self._asked.popitem(last=False)
+            oldest = max((number for number, _ in self._counts), default=0) - SHOWN_SECONDS / BIN_SECONDS
+            self._counts = {key: value for key, value in self._counts.items() if key[0] >= oldest}
+            self._bins = {key: value for key, value in self._bins.items() if key[0] >= oldest}
+
+    def _traffic(self) -> dict[str, Any]:
+        series: dict[str, list[Any]] = {}
+        for (number, domain), count in sorted(self._counts.items()):
+            rewards = self._bins.get((number, domain), [])
+            mean = round(sum(rewards) / len(rewards), 4) if rewards else None
+            series.setdefault(domain, []).append([number * BIN_SECONDS, count, mean, len(rewards)])
+        return series
+
+    def _drift(self) -> list[dict[str, Any]]:
+        return list(read_lines(self._places.monitoring / "windows.jsonl"))[-MOST:]
+
+    def _alerts(self) -> list[dict[str, Any]]:
+        """Alerts, the latest first, each with the steps of what it started and its report."""
+        alerts = list(read_lines(self._places.monitoring / "alerts.jsonl"))[-MOST:]
+        steps = list(read_lines(self._places.monitoring / "adaptations.jsonl"))
+        reports = sorted((self._places.root / "reports" / "evidently").glob("*.html"))
+        for alert in alerts:
+            key = (alert.get("domain"), alert.get("channel"), alert.get("at"))
+            alert["steps"] = [s for s in steps if (s.get("domain"), s.get("channel"), s.get("alert")) == key]
+            after = [page for page in reports if page.name.startswith(f"{alert.get('channel')}-")]
+            after = [page for page in after if page.stat().st_mtime >= float(alert.get("at", 0))]
+            alert["report"] = f"/reports/evidently/{after[0].name}" if after else ""
+        return alerts[::-1]
+
+    def _prompts(self) -> dict[str, Any]:
+        """Of each channel: the prompts in force, with their ancestors."""
+        found: dict[str, Any] = {}
+        with contextlib.suppress(FstError, OSError):
+            for channel in self._references.releases.channels():
+                if channel.bundle:
+                    found[channel.name] = {
+                        domain: {kind: [_prompt(p) for p in served[kind]] for kind in ("prompts", "ancestry")}
+                        for domain, served in self._bundle(channel.bundle).prompts().items()
+                    }
+        return found
+
+    def _curves(self) -> dict[str, list[list[float]]]:
+        curves = {}
+        for file in sorted(self._places.curve("any").parent.glob("*.csv")):
+            with contextlib.suppress(OSError, ValueError, KeyError), file.open(encoding="utf-8") as lines:
+                rows = [[float(r[key]) for key in ("rollouts", "accuracy", "kl")] for r in csv.DictReader(lines)]
+                curves[file.stem] = rows
+        return curves
+
+    def _links(self) -> dict[str, str]:
+        links = {"figures for Prometheus": "/metrics", "health": "/healthz"}
+        api = os.environ.get("PREFECT_API_URL", "")
+        if ui := os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api"):
+            links = {"Prefect": ui, **links}
+        return links
+
+
+def _prompt(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values.get(key) for key in ("id", "text", "parents", "origin", "born", "score")}

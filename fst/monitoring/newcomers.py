@@ -1,0 +1,58 @@
+"""New domains: requests that are unlike everything that is served, and like each other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from sklearn.cluster import AgglomerativeClustering
+
+from fst.serving.router import Router, embed
+
+ALIKE = 0.6  # mean cosine distance up to which requests are of one kind
+EXAMPLES = 50  # questions that a new domain is remembered by
+_WORD = re.compile(r"[a-z][a-z0-9_]{2,}")
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A domain that nobody serves yet: its name, questions that it is known by, and when the first came."""
+
+    name: str
+    questions: tuple[str, ...]
+    since: float
+
+    def belongs(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are of this domain."""
+        return [route.known for route in Router({self.name: self.questions}).routes(list(texts))] if texts else []
+
+
+def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
+    """Indices of texts that are like each other, the largest group first; groups of at least `least`."""
+    if len(texts) < max(2, least):
+        return []
+    grouping = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=ALIKE)
+    groups: dict[int, list[int]] = {}
+    for index, label in enumerate(grouping.fit_predict(embed(texts))):
+        groups.setdefault(int(label), []).append(index)
+    return sorted((group for group in groups.values() if len(group) >= least), key=len, reverse=True)
+
+
+def name_for(texts: Sequence[str], known: Mapping[str, Sequence[str]], taken: Collection[str]) -> str:
+    """A name from the words that these texts have and the known domains' texts lack."""
+    own = _shares(texts)
+    others = _shares([text for texts in known.values() for text in texts])
+    ranked = sorted(own, key=lambda word: (others.get(word, 0.0) - own[word], word))
+    best = ranked[0] if ranked and own[ranked[0]] > others.get(ranked[0], 0.0) else "domain"
+    number = 1
+    while (name := best if number == 1 else f"{best}-{number}") in taken:
+        number += 1
+    return name
+
+
+def _shares(texts: Sequence[str]) -> dict[str, float]:
+    """Share of the texts that each word is in."""
+    counts = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
+    return {word: count / len(texts) for word, count in counts.items()}

@@ -1,0 +1,179 @@
+"""Releases: a candidate is judged against production, becomes a bundle with the decision in it, and a channel moves.
+
+The bundle is the candidate's files, the gate's decision, and where they come from (commit, hash of dvc.lock, the
+project's parameters). Releasing what the channel already had is no release, so a release that was cut off at any
+point is finished by asking again, and going through all domains again changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fst.errors import DataError, GateRefused
+from fst.files import document, write_atomic
+from fst.release.gate import Case, Decision, Entry, decide
+from fst.release.history import ReleaseView, load_releases
+from fst.runs.origin import commit
+from fst.stages.measure import Served
+from fst.stages.stages import Stages
+from fst.store.bundle import Bundle, write_bundle
+from fst.store.releases import Channel, Releases
+from fst.types import Prompt, prompt_from_dict
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stage's bundle that asks to replace what a channel points at."""
+
+    stages: Stages
+    releases: Releases
+    name: str
+    channel: Channel
+
+    @classmethod
+    def of(cls, stages: Stages, name: str, channel: str | None = None) -> Candidate:
+        """The candidate of a domain's last `bundle` stage, against the channel as it is now."""
+        releases = Releases.open(stages.params.store)
+        return cls(stages, releases, name, releases.channel(channel or stages.params.store.channel))
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        return self.stages.candidate(self.name)
+
+    @cached_property
+    def production(self) -> Bundle | None:
+        """What the channel points at, fetched and verified."""
+        if self.channel.bundle is None:
+            return None
+        return self.releases.fetch(self.channel.bundle, self.stages.places.fetched(self.channel.bundle))
+
+    @property
+    def decision_file(self) -> Path:
+        return self.stages.places.decision(self.name)
+
+    @cached_property
+    def released_as(self) -> str | None:
+        """The bundle that this very candidate became in an earlier release on the channel, whatever came after it: it
+        is served, something that builds on it is served, or somebody rolled it back, which stands."""
+        for bundle_id in dict.fromkeys(entry.bundle for entry in reversed(self.channel.history)):
+            if self.releases.manifest(bundle_id)["candidate"] == self.bundle.id:
+                return bundle_id
+        return None
+
+    def judge(self) -> Decision:
+        """The gate's decision, also written to `decision_file`."""
+        production = self.production
+        limits = self.stages.params.gate
+        decision = decide(self.bundle.id, production.id if production else None, list(self._cases()), limits)
+        self.decision_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.decision_file, document(decision.as_dict()))
+        return decision
+
+    def release(self, decision: Decision) -> str:
+        """Publish the candidate and move the channel to it; returns the bundle's id.
+
+        Raises GateRefused for a decision that says no, ChannelMoved when the channel moved since it was read.
+        """
+        if decision.verdict == "refuse":
+            raise GateRefused(
+                f"{self.name} was not released; production stays as it is:\n"
+                + "\n".join(f"  - {reason}" for reason in decision.reasons)
+                + f"\nthe decision with all figures: {self.decision_file}"
+            )
+        staging = self.stages.places.bundled(self.name).parent
+        with tempfile.TemporaryDirectory(prefix=".release-", dir=staging) as scratch:
+            bundle = self._with_decision(decision, Path(scratch) / "bundle")
+            released = self.releases.publish(bundle.folder)
+        self.releases.move(self.channel, released, "release", f"{self.name}: {_headline(decision)}")
+        return released
+
+    def _with_decision(self, decision: Decision, folder: Path) -> Bundle:
+        lock = self.stages.places.root / "dvc.lock"
+        manifest = {
+            **self.bundle.manifest,
+            "candidate": self.bundle.id,
+            "gate": {"verdict": decision.verdict, "production": decision.production},
+            "provenance": {
+                "commit": commit(),
+                "dvc_lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
+                "params": dataclasses.asdict(self.stages.params),
+            },
+        }
+        documents = {
+            "prompts.json": self.bundle.prompts(),
+            "evaluation.json": self.bundle.evaluation(),
+            "reference.json": self.bundle.reference(),
+            "gate.json": decision.as_dict(),
+        }
+        return write_bundle(folder, manifest, documents, self.bundle.adapter)
+
+    # -- what is compared -------------------------------------------------------------------------------
+
+    def _cases(self) -> Iterator[Case]:
+        """Every live domain. What production's bundle measured on the same problems is taken from there; the rest is
+        measured now."""
+        ours = self.bundle.evaluation()
+        live = {**self._domains(self.production), **self._domains(self.bundle)}
+        for domain, facts in live.items():
+            served = self.production is not None and domain in self._domains(self.production)
+            yield Case(domain, ours.get(domain), self._production_entry(domain, facts, ours.get(domain)), served)
+
+    def _production_entry(self, domain: str, facts: dict[str, Any], ours: Entry | None) -> Entry | None:
+        theirs = self.production.evaluation().get(domain) if self.production else None
+        if ours is None or (theirs is not None and _comparable(ours, theirs)):
+            return theirs
+        try:
+            problems = self.stages.problems(facts.get("stage", domain), facts["data_sha256"])
+        except DataError:
+            if theirs is None:
+                raise
+            return None  # an earlier domain whose problems are gone: the gate refuses, for want of coverage
+        prompt = self._production_prompt(domain)
+        return self._served.entry(prompt, self._served.measure(problems, prompt), facts["data_sha256"])
+
+    def _production_prompt(self, domain: str) -> Prompt:
+        if self.production and domain in self._domains(self.production):
+            return prompt_from_dict(self.production.prompts()[domain]["prompts"][0])
+        return Prompt(self.stages.params.loop.seed_prompt)
+
+    @cached_property
+    def _served(self) -> Served:
+        """Production's weights; without production, the base's."""
+        return Served.load(self.stages.params, self.production.adapter if self.production else None)
+
+    @staticmethod
+    def _domains(bundle: Bundle | None) -> dict[str, Any]:
+        return dict(bundle.manifest["domains"]) if bundle else {}
+
+
+def release(stages: Stages, name: str, channel: str | None = None) -> tuple[str, Decision | None]:
+    """Judge and release a domain's candidate; (bundle id, decision), the decision None when it was released before."""
+    candidate = Candidate.of(stages, name, channel)
+    if candidate.released_as:
+        return candidate.released_as, None
+    decision = candidate.judge()
+    return candidate.release(decision), decision
+
+
+def _comparable(ours: Entry, theirs: Entry) -> bool:
+    return all(ours[key] == theirs[key] for key in ("split", "samples", "data_sha256"))
+
+
+def _headline(decision: Decision) -> str:
+    difference = decision.intervals[""]
+    against = "production" if decision.production else "the untrained base"
+    return f"reward {difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] against {against}"
+
+
+def releases_of(stages: Stages) -> list[ReleaseView]:
+    """What the project's channel pointed at, move by move."""
+    releases = Releases.open(stages.params.store)
+    history = releases.channel(stages.params.store.channel).history
+    return load_releases(history, lambda bundle: releases.fetch(bundle, stages.places.fetched(bundle)))

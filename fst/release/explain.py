@@ -1,0 +1,149 @@
+"""Where a bundle comes from, as data: the chain of bundles it builds on, the ancestry of its prompts, and the commands
+that make it again. How it is shown is the business of fst/release/explain_tables.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+from fst.release.recipe import BASE, CHANGED
+from fst.release.references import Known
+from fst.release.views import trained
+from fst.store.bundle import Bundle
+
+_BASES = "the base: it serves no domain"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A bundle that another one builds on. `release` is the release that was made of it, if there is one in the store;
+    `says` is what it is, as far as that is known here."""
+
+    candidate: str
+    release: str | None
+    says: str
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A prompt with those it was made from. `born` is the round that first proposed it; `repeated`: its own
+    parents stand where it was met first. `text` is None for one that the bundle does not hold."""
+
+    id: str
+    text: str | None
+    origin: str
+    born: int | None
+    parents: tuple[Ancestor, ...] = ()
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that leads back from a bundle. `facts` are (name, value); `ancestry` holds, by domain, the shipped
+    prompts, best first; `gate` is the decision, None for a candidate."""
+
+    id: str
+    facts: tuple[tuple[str, str], ...]
+    data: tuple[tuple[str, str, str], ...]  # (domain, spec, sha256)
+    chain: tuple[Link, ...]
+    ancestry: Mapping[str, tuple[Ancestor, ...]]
+    gate: Mapping[str, Any] | None
+    params: Mapping[str, Any]
+    commands: tuple[str, ...]
+
+
+def explain(bundle: Bundle, known: Iterable[Known]) -> Explanation:
+    """`known` are the bundles that can be looked up; the chain ends where one is missing."""
+    manifest = bundle.manifest
+    return Explanation(
+        id=bundle.id,
+        facts=tuple(_facts(bundle)),
+        data=tuple((d, facts["spec"], facts["data_sha256"]) for d, facts in manifest["domains"].items()),
+        chain=tuple(chain(manifest, known)),
+        ancestry={domain: ancestors(entry) for domain, entry in bundle.prompts().items()},
+        gate=bundle.gate(),
+        params=(manifest["provenance"] or {}).get("params") or manifest["params"],
+        commands=tuple(commands(bundle)),
+    )
+
+
+def chain(manifest: Mapping[str, Any], known: Iterable[Known]) -> list[Link]:
+    """What a bundle builds on, the nearest first, down to the base."""
+    candidates: dict[str, Known] = {}
+    for one in known:
+        candidates.setdefault(one.manifest["candidate"] or one.id, one)
+    links: list[Link] = []
+    while (start := manifest["start"]) is not None:
+        found = candidates.get(start)
+        if found is None:
+            alone = manifest["run"] and set(manifest["domains"]) == {manifest["run"]["domain"]}
+            return [*links, Link(start, None, _BASES if alone else "neither in the store nor in models/bundles")]
+        release = found.id if found.released and found.manifest["candidate"] else None
+        links.append(Link(start, release, trained(found.manifest["run"]) if found.manifest["run"] else _BASES))
+        manifest = found.manifest
+    return links
+
+
+def ancestors(entry: Mapping[str, Any]) -> tuple[Ancestor, ...]:
+    """The trees of a domain's shipped prompts, from each back to what it began as."""
+    met = {prompt["id"]: prompt for prompt in (*entry["ancestry"], *entry["prompts"])}
+    return tuple(_ancestor(prompt["id"], met, set()) for prompt in entry["prompts"])
+
+
+def commands(bundle: Bundle) -> Sequence[str]:
+    """What to type to make the bundle again."""
+    manifest, short = bundle.manifest, bundle.id[:12]
+    name = manifest["run"]["domain"] if manifest["run"] else BASE
+    target = BASE if name == BASE else quote(f"bundle@{name}")
+    check = f"sha256sum {quote(f'models/bundles/{name}/manifest.json')}   # {manifest['candidate'] or bundle.id}"
+    if manifest["provenance"] is None:
+        return [
+            f"fst reproduce {quote(str(bundle.folder))}",
+            "",
+            "# or step by step, here:",
+            f"dvc repro --force {target}",
+            check,
+        ]
+    commit = manifest["provenance"]["commit"]
+    if commit == "unknown":
+        return ["# none: it was made outside of git, so nobody knows from which code"]
+    changed = commit.endswith(CHANGED)
+    return [
+        f"fst reproduce {short}{' --allow-changes   # the changes are in no commit' if changed else ''}",
+        "",
+        "# or step by step:",
+        f"git clone --shared . ../fst-{short} && git -C ../fst-{short} checkout {quote(commit.removesuffix(CHANGED))}",
+        f"fst explain {short} --print-params > ../fst-{short}/params.yaml",
+        f"cd ../fst-{short} && make install && . .venv/bin/activate",
+        f"dvc repro --force --no-run-cache {target}",
+        check,
+    ]
+
+
+def _facts(bundle: Bundle) -> Iterable[tuple[str, str]]:
+    manifest = bundle.manifest
+    provenance, run = manifest["provenance"] or {}, manifest["run"]
+    yield "bundle", bundle.id
+    yield "candidate", manifest["candidate"] or "it is one itself: not released"
+    yield "commit", provenance.get("commit") or "not said before the release"
+    yield "dvc.lock", f"sha256 {provenance['dvc_lock_sha256']}" if provenance.get("dvc_lock_sha256") else "-"
+    yield "base", f"{manifest['base']['name']}, sha256 {manifest['base']['sha256']}"
+    yield "trained", trained(run)
+    if run:
+        yield "for", f"{run['cycles']} cycles, {run['steps']} RL steps"
+        spent = run["rollouts"]
+        yield "rollouts", f"{spent['train']} training, {spent['fast']} fast, {spent['eval']} evaluation"
+    yield "versions", ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
+
+
+def _ancestor(prompt_id: str, met: Mapping[str, Any], above: set[str]) -> Ancestor:
+    """`above` are the prompts whose parents were given already, in this tree."""
+    if prompt_id not in met:
+        return Ancestor(prompt_id, None, "unknown", None)
+    prompt = met[prompt_id]
+    repeated = prompt_id in above and bool(prompt["parents"])
+    above.add(prompt_id)
+    parents = () if repeated else tuple(_ancestor(parent, met, above) for parent in prompt["parents"])
+    return Ancestor(prompt_id, prompt["text"], prompt["origin"], prompt["born"], parents, repeated)

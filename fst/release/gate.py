@@ -1,0 +1,155 @@
+"""The gate: may a candidate replace production? Pure figures in, a decision with its reasons out.
+
+Both are compared problem by problem on the held-out problems of every live domain: those that production serves
+and those that the candidate adds. What production says to a domain it does not serve is what it would say to that
+traffic: its weights under the seed prompt. Without a production release the untrained base stands in for it.
+
+Rules, each with the number it judged (all are evaluated, so that a refusal is complete):
+ reward      the paired bootstrap interval of the mean difference, every domain weighing the same. Above zero: better.
+             Below: refused. Containing zero: a tie, which keeps production unless `gate.tie` says otherwise
+ forgetting  a domain that production serves loses at most `max_forgetting` of its reward
+ coverage    every domain that production serves has held-out problems and is served by the candidate
+ drift       KL from the base, at most `max_kl` on each domain
+ prompt      tokens of each domain's best prompt, at most `max_prompt_tokens`
+ cost        tokens an answer, at most `max_cost_ratio` of production's, on each domain that production serves
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fst.config.sections import GateParams
+
+Entry = Mapping[str, Any]  # a domain's entry of evaluation.json
+Verdict = Literal["release", "refuse"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A live domain. `candidate` and `production` are their measured entries, None where there is nothing to measure;
+    `served`: whether production serves the domain."""
+
+    domain: str
+    candidate: Entry | None
+    production: Entry | None
+    served: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule found. `value` is judged against `limit`; `domain` is empty for a rule about all of them."""
+
+    rule: str
+    domain: str
+    passed: bool
+    value: float
+    limit: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference, candidate minus production, with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict with all that led to it. `intervals` holds each domain's difference, and "" for all of them."""
+
+    verdict: Verdict
+    candidate: str
+    production: str | None
+    findings: tuple[Finding, ...]
+    intervals: Mapping[str, Interval]
+    limits: GateParams
+
+    @property
+    def reasons(self) -> list[str]:
+        """What speaks against a release, a sentence each."""
+        return [finding.sentence for finding in self.findings if not finding.passed]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def decide(candidate: str, production: str | None, cases: Sequence[Case], limits: GateParams) -> Decision:
+    """Judge a candidate (by its id) against production. Deterministic for `limits.seed`."""
+    intervals = bootstrap(cases, limits)
+    findings = [*_reward(intervals[""], limits), *(f for case in cases for f in _domain(case, intervals, limits))]
+    verdict: Verdict = "release" if all(f.passed for f in findings) else "refuse"
+    return Decision(verdict, candidate, production, tuple(findings), intervals, limits)
+
+
+def bootstrap(cases: Sequence[Case], limits: GateParams) -> dict[str, Interval]:
+    """Paired percentile bootstrap over problems, stratified by domain. A problem that only one side was asked is
+    left out; a domain that only one side was measured on has no interval."""
+    generator = np.random.default_rng(limits.seed)
+    tails = [100 * (1 - limits.confidence) / 2, 100 * (1 + limits.confidence) / 2]
+    means, draws = {}, {}
+    for case in cases:
+        if case.candidate and case.production:
+            ours, theirs = case.candidate["problems"], case.production["problems"]
+            differences = np.array([ours[key] - theirs[key] for key in sorted(ours.keys() & theirs.keys())])
+            if len(differences):
+                picks = generator.integers(len(differences), size=(limits.resamples, len(differences)))
+                means[case.domain], draws[case.domain] = differences.mean(), differences[picks].mean(1)
+    if draws:
+        means[""], draws[""] = np.mean(list(means.values())), np.mean(list(draws.values()), axis=0)
+    intervals = {key: Interval(_figure(means[key]), *map(_figure, np.percentile(draws[key], tails))) for key in draws}
+    return {"": Interval(0.0, 0.0, 0.0), **intervals}
+
+
+def _figure(value: float) -> float:
+    return round(float(value), 6)
+
+
+def _reward(difference: Interval, limits: GateParams) -> Iterator[Finding]:
+    stated = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] at {limits.confidence:.0%}"
+    if difference.low > 0:
+        passed, says = True, f"reward is higher than production's by {stated}"
+    elif difference.high < 0:
+        passed, says = False, f"reward is lower than production's: {stated}"
+    else:
+        passed = limits.tie == "replace"
+        says = f"reward ties with production's: {stated}; gate.tie is {limits.tie!r}"
+    yield Finding("reward", "", passed, difference.mean, 0.0, says)
+
+
+def _domain(case: Case, intervals: Mapping[str, Interval], limits: GateParams) -> Iterator[Finding]:
+    name, ours, theirs = case.domain, case.candidate, case.production
+    if case.served:
+        covered = ours is not None and theirs is not None and name in intervals
+        if covered:
+            says = f"{name}: compared on {len(ours['problems'])} held-out problems" if ours else ""
+        elif ours is None:
+            says = f"{name}: production serves it and the candidate does not, or it has no held-out problems here"
+        else:
+            says = f"{name}: production serves it and no held-out problem could be compared"
+        yield Finding("coverage", name, covered, float(covered), 1.0, says)
+    if ours is None:
+        return
+    yield _at_most("drift", name, ours["kl"], limits.max_kl, "KL from the base of {0:.3f} nats a token")
+    yield _at_most("prompt", name, ours["prompt_tokens"], limits.max_prompt_tokens, "a prompt of {0:.0f} tokens")
+    if case.served and theirs is not None and name in intervals:
+        change = intervals[name]
+        says = f"lost {{0:.3f}} of reward ({change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}])"
+        yield _at_most("forgetting", name, max(0.0, -change.mean), limits.max_forgetting, says)
+        ratio = ours["tokens_per_answer"] / max(1e-9, theirs["tokens_per_answer"])
+        yield _at_most("cost", name, _figure(ratio), limits.max_cost_ratio, "{0:.2f} of production's tokens an answer")
+
+
+def _at_most(rule: str, domain: str, value: float, limit: float, says: str) -> Finding:
+    passed = value <= limit
+    verdict = "within" if passed else f"over by {value - limit:.3g},"
+    return Finding(
+        rule, domain, passed, value, limit, f"{domain}: {says.format(value)}, {verdict} the limit of {limit:g}"
+    )

@@ -1,0 +1,88 @@
+"""What a user calls a bundle: a channel, an id or the beginning of one, or the path of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fst.config import Params
+from fst.errors import ConfigError, FstError
+from fst.stages.places import Places
+from fst.store.bundle import MANIFEST, Bundle, read_bundle
+from fst.store.channel import is_bundle_reference
+from fst.store.releases import Releases
+
+
+class Known(NamedTuple):
+    """A bundle's id and manifest; `released` says whether it is one of the store's."""
+
+    id: str
+    manifest: dict[str, Any]
+    released: bool
+
+
+@dataclass(frozen=True)
+class References:
+    """The store's bundles and the project's own."""
+
+    releases: Releases
+    places: Places
+
+    @classmethod
+    def of(cls, params: Params, places: Places | None = None) -> References:
+        return cls(Releases.open(params.store), places or Places())
+
+    def bundle(self, reference: str) -> Bundle:
+        """The bundle, verified; one of the store is fetched. Raises ConfigError for a reference to nothing, or to
+        more than one, IntegrityError for a bundle that is damaged."""
+        if _is_path(reference):
+            return _in_folder(Path(reference))
+        bundle_id = self.id(reference)
+        return self.releases.fetch(bundle_id, self.places.fetched(bundle_id))
+
+    def id(self, reference: str) -> str:
+        """The bundle's id, without fetching it. Raises as `bundle` does."""
+        if _is_path(reference):
+            return _in_folder(Path(reference)).id
+        try:
+            return self.releases.resolve(reference)
+        except ConfigError as exc:
+            raise ConfigError(f"{exc}; `fst bundles list` shows what there is, and a folder is written ./NAME") from exc
+
+    def past(self, reference: str | None) -> str | None:
+        """A release in a channel's history, by what `Releases.rollback` takes: an id, or the beginning of one, which
+        needs to be unique in that history only."""
+        return reference if reference is None or is_bundle_reference(reference) else self.id(reference)
+
+    def channels(self) -> dict[str, list[str]]:
+        """Names of the channels that point at a bundle, by its id."""
+        pointing: dict[str, list[str]] = {}
+        for channel in self.releases.channels():
+            if channel.bundle is not None:
+                pointing.setdefault(channel.bundle, []).append(channel.name)
+        return pointing
+
+    def known(self) -> Iterator[Known]:
+        """Every bundle that can be looked up here: those of the store, then the project's candidates. A candidate that
+        is damaged, or that a stage is about to replace, is left out."""
+        for published in self.releases.bundles():
+            yield Known(published.id, self.releases.manifest(published.id), True)
+        for manifest in sorted(self.places.bundled("any").parent.glob(f"[!.]*/{MANIFEST}")):
+            try:
+                bundle = read_bundle(manifest.parent)
+            except (FstError, OSError):
+                continue
+            yield Known(bundle.id, bundle.manifest, False)
+
+
+def _is_path(reference: str) -> bool:
+    """Neither an id nor the name of a channel has a slash or a dot in it."""
+    return "/" in reference or "." in reference
+
+
+def _in_folder(folder: Path) -> Bundle:
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; make it with `dvc repro bundle@NAME`, or name another")
+    return read_bundle(folder)

@@ -1,0 +1,53 @@
+"""What something was made of, by content: the commit, the base model, the problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+from fst.checkout import CHECKOUT
+from fst.data.types import Domain
+from fst.models.policy import LAB_BASE
+
+
+def commit() -> str:
+    """The project's git commit, with `+changes` when the working tree differs; `unknown` outside git or a
+    checkout. params.yaml and dvc.lock may differ: what they say is recorded on its own."""
+    if CHECKOUT is None:
+        return "unknown"
+    try:
+        head = subprocess.run(
+            ["git", "-C", CHECKOUT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", CHECKOUT, "status", "--porcelain", "-uno", "--", ".", ":!dvc.lock", ":!params.yaml"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if dirty.strip() else "")
+
+
+def base_sha256(base: str) -> str:
+    """Content hash of a local base model's weights; a hub id stands for itself."""
+    folder = LAB_BASE if base == "lab" else Path(base)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    digest = hashlib.sha256(b"" if files else base.encode())
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def data_sha256(domain: Domain) -> str:
+    """Content hash of all problems of all splits."""
+    digest = hashlib.sha256()
+    for split in (domain.train, domain.validation, domain.test):
+        for p in split:
+            digest.update(json.dumps([p.id, p.question, p.answer], ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""The run folder: an append-only, crash-safe account of everything a run did.
+
+    config.json            who, what, with which parameters, commit and versions
+    events.jsonl           rounds, steps, prompts, evaluations; one JSON object a line
+    rollouts.jsonl         every rollout of every channel
+    checkpoints/round-NNNN everything needed to go on after that round
+
+Lines are flushed as they are written and synced at every round's end. A line torn by a crash is closed off and
+skipped. A resumed run writes a `resume` event: earlier lines of that round or later are void, still there to read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from fst.errors import RecordError
+from fst.files import sync_folder, write_atomic
+from fst.types import Rollout
+
+KEEP_CHECKPOINTS = 2
+ASKED = ("arm", "domain", "seed", "params")  # what a run is asked to be, known before anything is loaded
+
+
+def _open_for_append(path: Path) -> IO[str]:
+    """Open a line file; if a crash left half a line at its end, close that line off first."""
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    file = path.open("a", encoding="utf-8")
+    if torn:
+        file.write("\n")
+    return file
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a line file; torn lines are skipped."""
+    return (line for _, line in read_numbered_lines(path))
+
+
+def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_lines`, each with its line number from 1."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            with contextlib.suppress(json.JSONDecodeError):
+                yield number, json.loads(line)
+
+
+def check_same(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise RecordError unless the run in a folder was made with these values."""
+    try:
+        before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as exc:
+        raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
+    for key, value in config.items():
+        if before.get(key) != json.loads(json.dumps(value)):
+            raise RecordError(
+                f"{path} was made with another {key!r}; go on with the same, or choose another folder (--run, --runs)"
+            )
+
+
+@dataclass
+class RunFolder:
+    """An open run. `create` for a new one, `resume` for one that was cut off; both hold a lock on it."""
+
+    path: Path
+    _files: dict[str, IO[str]] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """A new run. Raises RecordError if the folder has a run already."""
+        if (path / "config.json").exists():
+            raise RecordError(f"{path} holds a run already; go on with it by --resume, or name another with --run")
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        run._lock()
+        write_atomic(path / "config.json", json.dumps(config, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """Take up a run made with the same parameters. Raises RecordError when they differ."""
+        check_same(path, {key: config.get(key) for key in (*ASKED, "base_sha256", "data_sha256", "start")})
+        run = cls(path)
+        run._lock()
+        return run
+
+    def _lock(self) -> None:
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            lock.close()
+            raise RecordError(
+                f"{self.path} is in use by another process; wait for it, or name another with --run"
+            ) from exc
+        self._files["lock"] = lock
+
+    def _append(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
+        if name not in self._files:
+            self._files[name] = _open_for_append(self.path / name)
+        file = self._files[name]
+        file.write("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects))
+        file.flush()
+
+    def event(self, kind: str, **values: Any) -> None:
+        self._append("events.jsonl", [{"kind": kind, **values}])
+
+    def rollouts(self, round_number: int, rollouts: Iterable[Rollout]) -> None:
+        self._append("rollouts.jsonl", ({"round": round_number, **_rollout_line(r)} for r in rollouts))
+
+    def void_from(self, round_number: int) -> None:
+        """Declare all lines of that round and later void, in both accounts."""
+        for name in ("events.jsonl", "rollouts.jsonl"):
+            self._append(name, [{"kind": "resume", "round": round_number}])
+
+    def sync(self) -> None:
+        """Bring the account to the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def checkpoint(self, round_number: int) -> Iterator[Path]:
+        """A folder to fill; it becomes `checkpoints/round-NNNN` in one rename, after a sync of the account."""
+        parent = self.path / "checkpoints"
+        partial = parent / f".round-{round_number:04d}.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        self.sync()
+        sync_folder(partial)
+        final = parent / f"round-{round_number:04d}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        sync_folder(parent)
+        for old in sorted(parent.glob("round-*"))[:-KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def last_checkpoint(self) -> tuple[int, Path] | None:
+        """(round, folder) of the last completed round."""
+        found = sorted((self.path / "checkpoints").glob("round-*"))
+        return (int(found[-1].name.removeprefix("round-")), found[-1]) if found else None
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def _rollout_line(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "channel": rollout.channel,
+        "problem_id": rollout.problem_id,
+        "prompt_id": rollout.prompt_id,
+        "weights": rollout.weights,
+        "text": rollout.text,
+        "tokens": rollout.tokens,
+        "logprobs": [round(p, 5) for p in rollout.logprobs],
+        "reward": rollout.reward,
+        "feedback": rollout.feedback,
+    }
+
+
+def valid_lines(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Events in force: what a later `resume` event voids is left out."""
+    return [line for _, line in numbered_valid_lines(enumerate(lines))]
+
+
+def numbered_valid_lines(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    """As `valid_lines`, for lines with their numbers."""
+    kept: list[tuple[int, dict[str, Any]]] = []
+    for number, line in lines:
+        if line.get("kind") == "resume":
+            kept = [(n, old) for n, old in kept if old.get("round", -1) < line["round"]]
+        kept.append((number, dict(line)))
+    return kept
+
+
+def rollouts_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rollouts in force of a run, with their line numbers."""
+    lines = numbered_valid_lines(read_numbered_lines(folder / "rollouts.jsonl"))
+    return [(number, line) for number, line in lines if line.get("kind") != "resume"]

@@ -1,0 +1,216 @@
+"""From a request to its answer: the release and the domain it belongs to, the prompt in front, the engine, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fst.errors import EngineError
+from fst.models.sampler import Answer, Ask
+from fst.serving.encode import Encoder
+from fst.serving.feedback import Responses
+from fst.serving.live import Live, Release, Variant
+from fst.serving.metrics import Metrics
+from fst.serving.openai import Asked, BadRequest, answer_id, finished
+from fst.serving.threads import Threads
+from fst.serving.worker import Worker
+from fst.traffic.log import Request, TrafficLog
+
+MODEL = "fst"
+log = logging.getLogger("fst.gateway")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request is answered: by which release, as which domain's, under which prompt, from which tokens."""
+
+    id: str
+    release: Release
+    variant: Variant
+    domain: str
+    routed: Literal["header", "model", "router", "unknown"]
+    novelty: float
+    prompt: str
+    ids: tuple[int, ...]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-FST-Response-Id": self.id, "X-FST-Release": self.release.id, "X-FST-Domain": self.domain}
+
+
+@dataclass
+class Answering:
+    """What answering works with."""
+
+    live: Live
+    worker: Worker | Threads
+    encoder: Encoder
+    log: TrafficLog
+    responses: Responses
+    metrics: Metrics
+
+    def __post_init__(self) -> None:
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    def plan(self, asked: Asked, named: str) -> Plan:
+        """`named` is the domain that a header says. Raises BadRequest."""
+        request = answer_id(asked.chat)
+        chosen = self.live.choose(request)
+        if chosen is None:
+            raise BadRequest(f"channel {self.live.channel!r} has no release yet", 503, "no_release")
+        return self._planned(request, asked, named, *chosen)
+
+    def _planned(self, request: str, asked: Asked, named: str, release: Release, variant: Variant) -> Plan:
+        domain, routed, novelty = self._domain(asked, named, release)
+        prompt, text = release.prompt(domain, self.live.params.prompts == "dealt")
+        try:
+            ids = tuple(self.encoder.chat(text, asked.messages))
+        except ValueError as exc:
+            raise BadRequest(str(exc)) from exc
+        context = self.encoder.context
+        if context is not None and len(ids) + asked.max_tokens > context:
+            raise BadRequest(
+                f"the request has {len(ids)} tokens and asks for {asked.max_tokens}; the model reads {context}",
+                400,
+                "context_length_exceeded",
+            )
+        return Plan(request, release, variant, domain, routed, novelty, prompt, ids)
+
+    def _domain(self, asked: Asked, named: str, release: Release) -> tuple[str, Any, float]:
+        """The domain of a request, how it was found, and how new its text is to the release."""
+        route = release.route(asked.question)
+        if named:
+            if named not in release.prompts:
+                raise BadRequest(
+                    f"X-FST-Domain: no domain of that name; known: {_known(release)}", 404, "unknown_domain"
+                )
+            return named, "header", route.novelty
+        if asked.model != MODEL:
+            domain = asked.model.removeprefix(f"{MODEL}/")
+            if domain not in release.prompts or domain == asked.model:
+                models = ", ".join([MODEL, *(f"{MODEL}/{name}" for name in release.domains)])
+                raise BadRequest(f"model: no model of that name; known: {models}", 404, "model_not_found")
+            return domain, "model", route.novelty
+        return (route.domain, "router", route.novelty) if route.known else ("", "unknown", route.novelty)
+
+    async def answer(self, plan: Plan, asked: Asked, tenant: str) -> list[tuple[Answer, str, str]]:
+        """(answer, text, finish reason), n times, written to the log. Raises EngineError."""
+        started = time.monotonic()
+        with plan.release.held():
+            answers = await self._ask(plan, asked)
+        found = [(answer, *finished(answer, asked, self.encoder.is_control)) for answer in answers]
+        self.record(plan, asked, tenant, found, time.monotonic() - started)
+        return found
+
+    async def stream(self, plan: Plan, asked: Asked, tenant: str) -> AsyncIterator[tuple[int, str, str | None]]:
+        """(index, new text, finish reason once it is over). What was told is never taken back. Raises EngineError."""
+        started = time.monotonic()
+        pieces: asyncio.Queue[tuple[int, int | None]] = asyncio.Queue()
+        with plan.release.held():
+            whole = asyncio.gather(
+                *(self._one(plan, asked, i, lambda t, i=i: pieces.put_nowait((i, t))) for i in range(asked.n))
+            )
+            whole.add_done_callback(lambda _: pieces.put_nowait((-1, None)))
+            try:
+                heard: dict[int, list[int]] = {i: [] for i in range(asked.n)}
+                told = dict.fromkeys(range(asked.n), "")
+                while (piece := await pieces.get())[1] is not None:
+                    index, token = piece
+                    heard[index].append(token)  # type: ignore[arg-type]
+                    text = self._safe(heard[index], asked)
+                    if text.startswith(told[index]) and len(text) > len(told[index]):
+                        new, told[index] = text[len(told[index]) :], text
+                        yield index, new, None
+                found = [(answer, *finished(answer, asked, self.encoder.is_control)) for answer in await whole]
+            finally:
+                whole.cancel()
+        self.record(plan, asked, tenant, found, time.monotonic() - started)
+        for index, (_, text, finish) in enumerate(found):
+            yield index, text[len(told[index]) :] if text.startswith(told[index]) else "", finish
+
+    def _safe(self, tokens: list[int], asked: Asked) -> str:
+        """The text of tokens so far that no later token can change: no half character, no beginning of a stop text."""
+        text = self.encoder.text(tokens)
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        for stop in asked.stop:
+            text = text.partition(stop)[0]
+            held = next((n for n in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+            text = text[: len(text) - held]
+        return text
+
+    def record(
+        self, plan: Plan, asked: Asked, tenant: str, found: list[tuple[Answer, str, str]], seconds: float
+    ) -> None:
+        """Write an answered request to the log, remember it for feedback, and have the shadow answer it too."""
+        _, text, finish = found[0]
+        written = sum(len(a.tokens) for a, _, _ in found)
+        self._write(plan, asked, tenant, text, (len(plan.ids), written), seconds, finish)
+        if self.live.shadow and plan.variant != "shadow":
+            task = asyncio.get_running_loop().create_task(self._shadow(plan, asked, tenant))
+            self._shadows.add(task)
+            task.add_done_callback(self._shadows.discard)
+
+    def _write(
+        self, plan: Plan, asked: Asked, tenant: str, text: str, tokens: Any, seconds: float, finish: Any
+    ) -> None:
+        request = Request(
+            plan.id,
+            time.time(),
+            tenant,
+            plan.domain,
+            plan.routed,
+            round(plan.novelty, 4),
+            plan.release.id,
+            plan.variant,
+            plan.prompt,
+            asked.question,
+            text,
+            tokens,
+            round(seconds, 4),
+            finish,
+            200,
+        )
+        self.log.append(request)
+        if plan.variant != "shadow":
+            self.responses.add(request)
+        self.metrics.novelty.observe(plan.novelty)
+        self.metrics.tokens.labels("read").inc(tokens[0])
+        self.metrics.tokens.labels("written").inc(tokens[1])
+
+    async def _shadow(self, plan: Plan, asked: Asked, tenant: str) -> None:
+        release = self.live.shadow
+        if release is None:
+            return
+        started = time.monotonic()
+        try:
+            named = plan.domain if plan.domain in release.prompts else ""
+            copy = self._planned(f"{plan.id}-shadow", asked, named, release, "shadow")
+            with release.held():
+                answer = await self.worker.generate(self._asking(copy, asked, 0))
+        except (EngineError, BadRequest) as exc:
+            log.warning("the shadow release does not answer: %s", exc)
+            return
+        text, finish = finished(answer, asked, self.encoder.is_control)
+        tokens = (len(copy.ids), len(answer.tokens))
+        self._write(copy, asked, tenant, text, tokens, time.monotonic() - started, finish)
+
+    async def _ask(self, plan: Plan, asked: Asked) -> list[Answer]:
+        if asked.n == 1:
+            return [await self.worker.generate(self._asking(plan, asked, 0))]
+        return list(await asyncio.gather(*(self._one(plan, asked, i, None) for i in range(asked.n))))
+
+    def _one(self, plan: Plan, asked: Asked, index: int, heard: Any) -> Awaitable[Answer]:
+        return self.worker.generate(self._asking(plan, asked, index), heard)
+
+    @staticmethod
+    def _asking(plan: Plan, asked: Asked, index: int) -> Ask:
+        return Ask(plan.ids, plan.release.adapter, asked.max_tokens, asked.temperature, asked.seed + index)
+
+
+def _known(release: Release) -> str:
+    return ", ".join(release.domains) or "none"

@@ -1,0 +1,300 @@
+"""The gateway's HTTP side: who may ask, how much, and what each route answers. Errors have OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from fst.config.sections_live import ServeParams
+from fst.errors import EngineError, FstError, VerifierError
+from fst.serving import openai
+from fst.serving.answering import MODEL, Answering
+from fst.serving.feedback import reward_of
+from fst.serving.keys import Allowance, Caller, Keys
+from fst.serving.openai import Asked, BadRequest
+from fst.traffic.log import Feedback
+
+log = logging.getLogger("fst.gateway")
+SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+Handler = Callable[[Request, Caller], Awaitable[Response]]
+
+
+class Gateway:
+    """Routes over an Answering. `pages` are further routes, for people."""
+
+    def __init__(self, answering: Answering, params: ServeParams, keys: Keys, max_new_tokens: int) -> None:
+        self.answering, self.params, self.keys, self.most_tokens = answering, params, keys, max_new_tokens
+        self.live, self.metrics = answering.live, answering.metrics
+        self.allowance = Allowance(params.requests_per_minute)
+        self.in_hand = 0
+        self.draining = False
+        self.began = time.time()
+
+    def app(self, pages: Sequence[BaseRoute] = ()) -> Starlette:
+        """The application; it starts the engine, and ends it in order."""
+        routes: list[BaseRoute] = [
+            Route("/v1/chat/completions", self._guarded(self._completions), methods=["POST"]),
+            Route("/v1/completions", self._guarded(self._completions), methods=["POST"]),
+            Route("/v1/models", self._guarded(self._models), methods=["GET"]),
+            Route("/v1/feedback", self._guarded(self._feedback), methods=["POST"]),
+            Route("/admin/rollback", self._guarded(self._rollback, admin=True), methods=["POST"]),
+            Route("/admin/state", self._guarded(self._state), methods=["GET"]),
+            Route("/healthz", self._health, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+            *pages,
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await self.answering.worker.start()
+        await self.live.look()
+        following = asyncio.create_task(self.live.follow())
+        try:
+            yield
+        finally:
+            self.draining = True
+            following.cancel()
+            self.answering.worker.close()
+            self.answering.log.close()
+
+    # -- what every route goes through ------------------------------------------------------------------
+
+    def _guarded(self, handler: Handler, admin: bool = False) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            started, caller = time.monotonic(), None
+            try:
+                caller = self._admitted(request, admin)
+                response = await handler(request, caller)
+            except BadRequest as exc:
+                response = failure(str(exc), exc.status, exc.code, getattr(exc, "seconds", None))
+            except EngineError as exc:
+                response = failure(str(exc), 503, "engine_unavailable", 2)
+            except FstError as exc:
+                response = failure(str(exc), 409, "refused")
+            except TimeoutError:
+                response = failure(f"no answer within {self.params.timeout_seconds:g} s", 504, "timeout")
+            except Exception:
+                log.exception("a request failed")
+                response = failure("the gateway failed; its log says more", 500, "internal_error")
+            if not isinstance(response, StreamingResponse):
+                self._account(request, response.status_code, response.headers, caller, time.monotonic() - started)
+            return response
+
+        return guarded
+
+    def _admitted(self, request: Request, admin: bool) -> Caller:
+        """Whoever asks, if they may. Raises BadRequest."""
+        for name in ("x-fst-domain", "authorization"):
+            if any(ord(c) < 32 or ord(c) == 127 for c in request.headers.get(name, "")):
+                raise BadRequest(f"{name}: control characters", 400, "invalid_header")
+        caller = self.keys.caller(request.headers.get("authorization", ""))
+        if caller is None:
+            raise BadRequest("no such key; send one as `Authorization: Bearer KEY`", 401, "invalid_api_key")
+        if admin and caller.role != "admin":
+            raise BadRequest("this needs the key of an admin (`fst keys add NAME --admin`)", 403, "forbidden")
+        if self.draining:
+            raise Busy("the gateway is being stopped", 503, 5)
+        if wait := self.allowance.wait_seconds(caller.tenant):
+            raise Busy(f"more than {self.params.requests_per_minute} requests a minute", 429, wait)
+        return caller
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, if it is not too long. Raises BadRequest."""
+        most = self.params.max_body_bytes
+        said = request.headers.get("content-length", "0")
+        if not said.isdecimal() or int(said) > most:
+            raise BadRequest(f"the body is longer than {most} bytes", 413, "too_large")
+        parts, size = [], 0
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise BadRequest(f"the body is longer than {most} bytes", 413, "too_large")
+        return b"".join(parts)
+
+    def _account(self, request: Request, status: int, headers: Any, caller: Caller | None, seconds: float) -> None:
+        """A line in the gateway's own log, without what was asked or answered, and the figures for Prometheus."""
+        domain, release = headers.get("X-FST-Domain", ""), headers.get("X-FST-Release", "")
+        variant = "canary" if self.live.trial and self.live.trial.release.id == release else "production"
+        if request.url.path.startswith("/v1/c"):
+            self.metrics.requests.labels(domain, str(status), variant).inc()
+            self.metrics.seconds.observe(seconds)
+        line = {
+            "at": round(time.time(), 3),
+            "path": request.url.path,
+            "status": status,
+            "tenant": caller.tenant if caller else None,
+            "id": headers.get("X-FST-Response-Id"),
+            "domain": domain,
+            "release": release[:12],
+            "ms": round(1000 * seconds, 1),
+        }
+        sys.stderr.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    # -- routes -----------------------------------------------------------------------------------------
+
+    async def _completions(self, request: Request, caller: Caller) -> Response:
+        if self.in_hand >= self.params.max_waiting:
+            raise Busy(f"{self.in_hand} requests are in hand already", 429, 1)
+        self.in_hand += 1
+        counted = True
+        try:
+            values = openai.parse_json(await self._body(request))
+            asked = openai.parse_request(values, self.most_tokens, request.url.path.endswith("/chat/completions"))
+            plan = self.answering.plan(asked, request.headers.get("x-fst-domain", ""))
+            if asked.stream:
+                counted = False  # the stream counts itself out
+                return StreamingResponse(
+                    self._events(request, plan, asked, caller),
+                    headers={**SAFE, **plan.headers},
+                    media_type="text/event-stream",
+                )
+            found = await asyncio.wait_for(
+                self.answering.answer(plan, asked, caller.tenant), self.params.timeout_seconds
+            )
+            usage = (len(plan.ids), sum(len(answer.tokens) for answer, _, _ in found))
+            body = openai.whole(plan.id, asked, asked.model, [(text, finish) for _, text, finish in found], usage)
+            return reply(body, 200, plan.headers)
+        finally:
+            if counted:
+                self.in_hand -= 1
+
+    async def _events(self, request: Request, plan: Any, asked: Asked, caller: Caller) -> AsyncIterator[bytes]:
+        """A streamed answer, as server-sent events; a failure in the middle is an event too."""
+        started, status, written = time.monotonic(), 200, 0
+        try:
+            async with asyncio.timeout(self.params.timeout_seconds):
+                if asked.chat:
+                    for index in range(asked.n):
+                        yield _event(openai.chunk(plan.id, asked, asked.model, index, None, None))
+                async for index, text, finish in self.answering.stream(plan, asked, caller.tenant):
+                    written += 1
+                    if text:
+                        yield _event(openai.chunk(plan.id, asked, asked.model, index, text, None))
+                    if finish:
+                        yield _event(openai.chunk(plan.id, asked, asked.model, index, "", finish))
+                if asked.usage:
+                    yield _event(openai.last_chunk(plan.id, asked, asked.model, (len(plan.ids), written)))
+                yield b"data: [DONE]\n\n"
+        except (EngineError, TimeoutError) as exc:
+            status = 503 if isinstance(exc, EngineError) else 504
+            yield _event(openai.error(str(exc) or "no answer in time", "engine_unavailable"))
+        finally:
+            self.in_hand -= 1
+            self._account(request, status, plan.headers, caller, time.monotonic() - started)
+
+    async def _models(self, request: Request, caller: Caller) -> Response:
+        release = self.live.production
+        names = [MODEL, *(f"{MODEL}/{domain}" for domain in release.domains)] if release else [MODEL]
+        data = [{"id": n, "object": "model", "created": int(self.live.since), "owned_by": "fst"} for n in names]
+        return reply({"object": "list", "data": data})
+
+    async def _feedback(self, request: Request, caller: Caller) -> Response:
+        values = openai.parse_json(await self._body(request))
+        response, answer, reward, comment = (values.get(key) for key in ("id", "answer", "reward", "comment"))
+        if not isinstance(response, str) or not isinstance(answer, (str, type(None))):
+            raise BadRequest("id and answer: expected texts")
+        if not isinstance(comment, (str, type(None))):
+            raise BadRequest("comment: expected a text")
+        if reward is not None and (isinstance(reward, bool) or not isinstance(reward, (int, float))):
+            raise BadRequest("reward: expected a number from 0 to 1")
+        if reward is not None and not (math.isfinite(reward) and 0 <= reward <= 1):
+            raise BadRequest("reward: expected a number from 0 to 1")
+        if answer is None and reward is None and not comment:
+            raise BadRequest("say something: an answer, a reward or a comment")
+        found = self.answering.responses.get(response, caller.tenant)
+        if found is None:
+            raise BadRequest("no response of yours has that id", 404, "unknown_response")
+        scored_by, production = "client", self.live.production
+        if answer is not None and production:
+            try:
+                reward, scored_by = reward_of(found, answer, production.manifest), "verifier"
+            except VerifierError as exc:
+                raise BadRequest(f"answer: {exc}") from exc
+        said = Feedback(response, time.time(), caller.tenant, reward, answer, comment or "", scored_by)  # type: ignore[arg-type]
+        self.answering.log.append(said)
+        if reward is not None:
+            self.metrics.rewards.labels(found.domain).observe(reward)
+            self.live.scored(found.release, reward)
+        return reply({"id": response, "reward": reward, "scored_by": scored_by})
+
+    async def _rollback(self, request: Request, caller: Caller) -> Response:
+        values = openai.parse_json(await self._body(request))
+        to, channel = values.get("to"), values.get("channel", self.live.channel)
+        if not isinstance(to, (str, type(None))) or not isinstance(channel, str):
+            raise BadRequest("to and channel: expected texts")
+        reason = f"by {caller.tenant}, over HTTP"
+        moved = await asyncio.to_thread(self.live.releases.rollback, channel, to, reason)
+        await self.live.look()
+        return reply({"channel": channel, "bundle": moved.bundle})
+
+    async def _state(self, request: Request, caller: Caller) -> Response:
+        return reply(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """What is in force and how it goes."""
+        live, worker = self.live, self.answering.worker
+        trial = live.trial
+        return {
+            "channel": live.channel,
+            "production": live.production.id if live.production else None,
+            "since": live.since,
+            "domains": live.production.domains if live.production else [],
+            "canary": {"release": trial.release.id, "scored": len(trial.own), "of": self.params.canary_scored}
+            if trial
+            else None,
+            "shadow": live.shadow.id if live.shadow else None,
+            "swaps": live.swaps,
+            "problem": live.problem,
+            "engine": {"pid": worker.pid, "restarts": worker.restarts},
+            "in_hand": self.in_hand,
+            "draining": self.draining,
+            "began": self.began,
+        }
+
+    async def _health(self, request: Request) -> Response:
+        live = self.live
+        says = "draining" if self.draining else "degraded" if live.problem or not live.production else "ok"
+        ready = live.production is not None and not self.draining
+        return reply({"status": says, "problem": live.problem}, 200 if ready else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        self.metrics.in_hand.set(self.in_hand)
+        self.metrics.restarts.set(self.answering.worker.restarts)
+        self.metrics.swaps.set(self.live.swaps)
+        return Response(self.metrics.page(), media_type="text/plain; version=0.0.4", headers=SAFE)
+
+
+class Busy(BadRequest):
+    """Come back later."""
+
+    def __init__(self, message: str, status: int, seconds: float) -> None:
+        super().__init__(message, status, "busy")
+        self.seconds = seconds
+
+
+def reply(values: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    body = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Response(body, status, {**SAFE, **(headers or {})}, "application/json")
+
+
+def failure(message: str, status: int, code: str, wait_seconds: float | None = None) -> Response:
+    headers = {"Retry-After": str(max(1, math.ceil(wait_seconds)))} if wait_seconds else {}
+    return reply(openai.error(message, code), status, headers)
+
+
+def _event(values: Any) -> bytes:
+    return b"data: " + json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,63 @@
+"""Conversations as token ids that no text can break out of: what a user writes never becomes a control token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fst.models.policy import Message, Reader
+
+
+class Encoder:
+    """`reader` is the base model's tokenizer with its chat template."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        tokenizer = reader.tokenizer
+        self._control = frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder)
+        spelled = {tokenizer.convert_ids_to_tokens(i) for i in self._control}
+        self._spelled = sorted((text for text in spelled if len(text) > 1), key=len, reverse=True)
+        self._shapes: dict[tuple[str, ...], int] = {}
+
+    @property
+    def context(self) -> int | None:
+        return self._reader.context
+
+    def chat(self, prompt: str, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation with a domain's prompt in front, ready for the assistant's turn. A system message
+        of the caller follows the prompt. Raises ValueError when control tokens got into it all the same."""
+        texts = [{"role": m["role"], "content": self._plain(m["content"])} for m in messages]
+        system = [m["content"] for m in texts if m["role"] == "system"]
+        turns = [m for m in texts if m["role"] != "system"]
+        front = "\n\n".join(filter(None, [prompt, *system]))
+        if front and self._reader.has_system_role:
+            turns = [{"role": "system", "content": front}, *turns]
+        elif front and turns:
+            turns = [{**turns[0], "content": f"{front}\n\n{turns[0]['content']}"}, *turns[1:]]
+        ids = self._reader.encode([turns])[0]
+        if self._count(ids) != self._expected(tuple(m["role"] for m in turns)):
+            raise ValueError("the text holds control tokens of the model")
+        return ids
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token is none of a text: the end of an answer, for one."""
+        return token in self._control
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens."""
+        return str(self._reader.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _plain(self, text: str) -> str:
+        """The text with the spelling of every control token broken up."""
+        for spelled in self._spelled:
+            if spelled in text:
+                text = text.replace(spelled, f"{spelled[0]} {spelled[1:]}")
+        return text
+
+    def _expected(self, roles: tuple[str, ...]) -> int:
+        """Control tokens of a conversation of these turns, whatever is said in them."""
+        if roles not in self._shapes:
+            self._shapes[roles] = self._count(self._reader.encode([[{"role": r, "content": "x"} for r in roles]])[0])
+        return self._shapes[roles]
+
+    def _count(self, ids: Sequence[int]) -> int:
+        return sum(i in self._control for i in ids)

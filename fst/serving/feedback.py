@@ -1,0 +1,70 @@
+"""Responses remembered, so that a reward can be tied to them, and scored where the domain has a verifier."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fst.data.domains import EACH, GYM, verifier_of
+from fst.data.types import Problem, Verifier
+from fst.data.verifiers import build_verifier
+from fst.traffic.log import Position, Request, read, segments
+
+REMEMBERED = 100_000  # responses
+SEGMENTS = 3  # that are read again at a start
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a later feedback needs to know of a response."""
+
+    tenant: str
+    domain: str
+    question: str
+    response: str
+    release: str
+
+
+class Responses:
+    """The latest responses by their ids."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, Remembered] = OrderedDict()
+
+    @classmethod
+    def of_log(cls, folder: Path) -> Responses:
+        """Those of the log's last segments, for a gateway that starts again."""
+        found, numbers = cls(), list(segments(folder))
+        for record in read(folder, Position(numbers[-SEGMENTS]))[0] if len(numbers) >= SEGMENTS else read(folder)[0]:
+            if isinstance(record, Request) and record.variant != "shadow":
+                found.add(record)
+        return found
+
+    def add(self, request: Request) -> None:
+        self._found[request.id] = Remembered(
+            request.tenant, request.domain, request.question, request.response, request.release
+        )
+        if len(self._found) > REMEMBERED:
+            self._found.popitem(last=False)
+
+    def get(self, response: str, tenant: str) -> Remembered | None:
+        """A tenant's own response; None for those of others, just as for ids that never were."""
+        found = self._found.get(response)
+        return found if found and found.tenant == tenant else None
+
+
+def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float:
+    """What the domain's verifier says of a response, given the right answer. A domain without a verifier that needs
+    nothing but the answer is scored by equality."""
+    problem = Problem("", remembered.domain, remembered.question, answer)
+    return _verifier(remembered.domain, manifest)(problem, remembered.response).reward
+
+
+def _verifier(domain: str, manifest: Mapping[str, Any]) -> Verifier:
+    facts = manifest["domains"].get(domain)
+    named = verifier_of(facts["spec"]) if facts else {"name": "exact"}
+    name = named.pop("name")
+    return build_verifier("exact", {}) if name in (EACH, GYM) else build_verifier(name, named)

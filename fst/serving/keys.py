@@ -1,0 +1,120 @@
+"""Who may ask, and how much. Keys are kept as sha256 digests, with the tenant and the role that each stands for:
+
+{"keys": [{"sha256": "...", "tenant": "alice", "role": "user" | "admin"}]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fst.errors import ConfigError
+from fst.files import write_atomic
+
+Role = Literal["user", "admin"]
+PREFIX = "fst-"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a key stands for."""
+
+    tenant: str
+    role: Role
+
+
+class Keys:
+    """A key file, read again when it changes. Without a file everybody is the tenant `local`, who is no admin."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file, self._known, self._seen = file, dict[str, Caller](), (0, 0)
+        self._read()
+
+    @property
+    def open(self) -> bool:
+        """Whether no key is asked for."""
+        return self._file is None
+
+    def caller(self, authorization: str) -> Caller | None:
+        """Whom the header `Authorization` stands for, None when nobody. Every key is compared, in constant time."""
+        self._read()
+        if self._file is None:
+            return Caller("local", "user")
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        digest, found = _digest(key.strip()), None
+        for known, caller in self._known.items():
+            if hmac.compare_digest(known, digest):
+                found = caller
+        return found
+
+    def _read(self) -> None:
+        """Raises ConfigError for a file that is none, at the start; a file that breaks later is not taken."""
+        if self._file is None:
+            return
+        try:
+            stat = self._file.stat()
+            seen = (stat.st_mtime_ns, stat.st_size)
+            if seen != self._seen:
+                self._known, self._seen = _parse(self._file), seen
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            if not self._seen[0]:
+                raise ConfigError(
+                    f"serve.keys: {self._file} is no key file ({exc}); make one with `fst keys add NAME`"
+                ) from exc
+
+
+class Allowance:
+    """A rate limit a tenant: a bucket that a minute fills."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute, self._buckets = per_minute, dict[str, tuple[float, float]]()
+
+    def wait_seconds(self, tenant: str) -> float:
+        """0 when the tenant may ask now, which is counted; else the seconds until it may."""
+        if not self._per_minute:
+            return 0.0
+        now, rate = time.monotonic(), self._per_minute / 60
+        left, at = self._buckets.get(tenant, (float(self._per_minute), now))
+        left = min(self._per_minute, left + (now - at) * rate)
+        if left < 1:
+            self._buckets[tenant] = (left, now)
+            return (1 - left) / rate
+        self._buckets[tenant] = (left - 1, now)
+        return 0.0
+
+
+def add_key(file: Path, tenant: str, role: Role) -> str:
+    """Add a key to a file, and return it: it is shown once and kept nowhere. Raises ConfigError."""
+    if not tenant or not tenant.isprintable() or len(tenant) > 64:
+        raise ConfigError(f"{tenant!r}: a tenant's name is 1 to 64 printable characters")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))["keys"] if file.exists() else []
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ConfigError(f"{file} is no key file ({exc}); name another") from exc
+    key = PREFIX + secrets.token_urlsafe(32)
+    entries.append({"sha256": _digest(key), "tenant": tenant, "role": role})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps({"keys": entries}, indent=1) + "\n")
+    file.chmod(0o600)
+    return key
+
+
+def _parse(file: Path) -> dict[str, Caller]:
+    entries = json.loads(file.read_text(encoding="utf-8"))["keys"]
+    found = {str(entry["sha256"]): Caller(str(entry["tenant"]), entry["role"]) for entry in entries}
+    for caller in found.values():
+        if caller.role not in ("user", "admin"):
+            raise ValueError(f"role {caller.role!r} is neither user nor admin")
+    return found
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,212 @@
+"""The shapes of OpenAI's API: what a request may say, what an answer looks like. Unknown fields are left alone, as its
+servers do."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fst.models.sampler import Answer
+
+MOST_ANSWERS = 8
+ROLES = ("system", "developer", "user", "assistant")
+
+
+class BadRequest(Exception):
+    """A request that cannot be answered as it is: `status` of HTTP, `code` for programs."""
+
+    def __init__(self, message: str, status: int = 400, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, checked. `messages` have the roles system, user and assistant; a plain completion is one message."""
+
+    model: str
+    messages: tuple[dict[str, str], ...]
+    temperature: float
+    max_tokens: int
+    n: int
+    seed: int
+    stop: tuple[str, ...]
+    stream: bool
+    usage: bool
+    chat: bool
+
+    @property
+    def question(self) -> str:
+        """The last thing that the user said."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises BadRequest."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        values = json.loads(body.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest(f"the body is no JSON: {exc}") from exc
+    if not isinstance(values, dict):
+        raise BadRequest("the body is no JSON object")
+    return values
+
+
+def parse_request(values: dict[str, Any], most_tokens: int, chat: bool) -> Asked:
+    """Check a request. Raises BadRequest naming the field."""
+    messages = _messages(values.get("messages")) if chat else _completion(values.get("prompt"))
+    asked = _integer(values, "max_completion_tokens", None, 1) or _integer(values, "max_tokens", most_tokens, 1)
+    stop = values.get("stop") or ()
+    stop = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stop, (list, tuple)) or len(stop) > 4 or not all(isinstance(s, str) and s for s in stop):
+        raise BadRequest("stop: expected a text, or up to 4 of them")
+    seed = _integer(values, "seed", None, None)
+    options = values.get("stream_options") or {}
+    return Asked(
+        model=_text(values, "model", "fst"),
+        messages=messages,
+        temperature=_temperature(values.get("temperature")),
+        max_tokens=min(asked or most_tokens, most_tokens),
+        n=_integer(values, "n", 1, 1, MOST_ANSWERS) or 1,
+        seed=random.getrandbits(62) if seed is None else seed % 2**62,
+        stop=tuple(stop),
+        stream=_boolean(values, "stream"),
+        usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        chat=chat,
+    )
+
+
+def answer_id(chat: bool) -> str:
+    return f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+
+
+def whole(
+    answer: str, asked: Asked, model: str, texts: Sequence[tuple[str, str]], usage: tuple[int, int]
+) -> dict[str, Any]:
+    """A whole answer; `texts` are (text, finish reason), `usage` tokens read and written."""
+    choices = [
+        {"index": i, "finish_reason": finish, "logprobs": None}
+        | ({"message": {"role": "assistant", "content": text, "refusal": None}} if asked.chat else {"text": text})
+        for i, (text, finish) in enumerate(texts)
+    ]
+    kind = "chat.completion" if asked.chat else "text_completion"
+    return {**_head(answer, kind, model), "choices": choices, "usage": used(usage)}
+
+
+def chunk(answer: str, asked: Asked, model: str, index: int, text: str | None, finish: str | None) -> dict[str, Any]:
+    """A piece of a streamed answer; text None: its beginning."""
+    delta = {"role": "assistant", "content": ""} if text is None else {"content": text} if text else {}
+    body = {"delta": delta} if asked.chat else {"text": text or ""}
+    kind = "chat.completion.chunk" if asked.chat else "text_completion"
+    choice = {"index": index, "finish_reason": finish, "logprobs": None, **body}
+    return {**_head(answer, kind, model), "choices": [choice]}
+
+
+def last_chunk(answer: str, asked: Asked, model: str, usage: tuple[int, int]) -> dict[str, Any]:
+    """The usage of a streamed answer."""
+    kind = "chat.completion.chunk" if asked.chat else "text_completion"
+    return {**_head(answer, kind, model), "choices": [], "usage": used(usage)}
+
+
+def used(usage: tuple[int, int]) -> dict[str, int]:
+    return {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+
+
+def error(message: str, code: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": code, "param": None, "code": code}}
+
+
+def finished(answer: Answer, asked: Asked, is_control: Callable[[int], bool]) -> tuple[str, str]:
+    """(text, finish reason) of an answer, cut before the first of the stop texts."""
+    text, cut = answer.text, False
+    for stop in asked.stop:
+        before, found, _ = text.partition(stop)
+        text, cut = (before, True) if found else (text, cut)
+    ended = cut or len(answer.tokens) < asked.max_tokens or is_control(answer.tokens[-1])
+    return text, "stop" if ended else "length"
+
+
+def _head(answer: str, kind: str, model: str) -> dict[str, Any]:
+    return {"id": answer, "object": kind, "created": int(time.time()), "model": model}
+
+
+def _messages(values: Any) -> tuple[dict[str, str], ...]:
+    if not isinstance(values, list) or not values:
+        raise BadRequest("messages: expected a list with at least one message")
+    found = []
+    for number, message in enumerate(values):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise BadRequest(f"{where}.role: expected one of {', '.join(ROLES)}")
+        content = message.get("content")
+        if isinstance(content, list):  # parts; only texts are read here
+            parts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else None for p in content]
+            content = None if any(not isinstance(p, str) for p in parts) else "".join(parts)  # type: ignore[arg-type]
+        if not isinstance(content, str):
+            raise BadRequest(f"{where}.content: expected a text")
+        role = "system" if message["role"] == "developer" else message["role"]
+        found.append({"role": role, "content": _encodable(content, where)})
+    if not any(m["role"] == "user" for m in found):
+        raise BadRequest("messages: nothing is asked; send a message of the role user")
+    return tuple(found)
+
+
+def _completion(prompt: Any) -> tuple[dict[str, str], ...]:
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str) or not prompt:
+        raise BadRequest("prompt: expected a text")
+    return ({"role": "user", "content": _encodable(prompt, "prompt")},)
+
+
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise BadRequest(f"{where}: half a surrogate pair; send the character itself") from exc
+    return text
+
+
+def _text(values: dict[str, Any], key: str, default: str) -> str:
+    value = values.get(key, default)
+    if not isinstance(value, str) or len(value) > 200:
+        raise BadRequest(f"{key}: expected a short text")
+    return value
+
+
+def _boolean(values: dict[str, Any], key: str) -> bool:
+    value = values.get(key)
+    if not isinstance(value, (bool, type(None))):
+        raise BadRequest(f"{key}: expected true or false")
+    return bool(value)
+
+
+def _integer(
+    values: dict[str, Any], key: str, default: int | None, low: int | None, high: int | None = None
+) -> int | None:
+    value = values.get(key)
+    if value is None:
+        return default
+    wrong = isinstance(value, bool) or not isinstance(value, int)
+    if wrong or (low is not None and value < low) or (high is not None and value > high):
+        bounds = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
+        raise BadRequest(f"{key}: expected a whole number{bounds}")
+    return int(value)
+
+
+def _temperature(value: Any) -> float:
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2 or math.isnan(value):
+        raise BadRequest("temperature: expected a number from 0 to 2")
+    return float(value)

@@ -1,0 +1,62 @@
+"""The same as fst/serving/worker.py for an engine that is a server already (vLLM): threads that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fst.models.sampler import Answer, Ask
+from fst.serving.worker import Factory, Heard
+
+THREADS = 64
+
+
+@dataclass
+class Threads:
+    """All methods belong to one event loop; `factory` makes the engine at the start."""
+
+    factory: Factory
+    restarts: int = 0
+    _engine: Any = None
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS))
+
+    @property
+    def pid(self) -> int | None:
+        """None: the server has processes of its own."""
+        return None
+
+    async def start(self) -> None:
+        """Make the engine. Raises EngineError."""
+        self._engine = await self._do(self.factory)
+
+    async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
+        """The answer; `heard` is told of every token as it comes. Raises EngineError."""
+        loop = asyncio.get_running_loop()
+
+        def on_token(_: int, token: int) -> None:
+            if heard:
+                loop.call_soon_threadsafe(heard, token)
+
+        answers: list[Answer] = await self._do(self._engine.serve, [ask], on_token if heard else None)
+        return answers[0]
+
+    async def load(self, folder: Path) -> str:
+        """An adapter, servable. Raises ModelError, EngineError."""
+        name: str = await self._do(self._engine.load, folder)
+        return name
+
+    async def unload(self, name: str) -> None:
+        """Forget an adapter."""
+        await self._do(self._engine.unload, name)
+
+    def close(self) -> None:
+        """Stop a server that was started for this."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._engine:
+            self._engine.close()
+
+    async def _do(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

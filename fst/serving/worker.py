@@ -1,0 +1,263 @@
+"""The engine in a process of its own, so that HTTP and the model do not share an interpreter, and a dead engine is a
+pause and not the end. What waits is answered in one batch as soon as the engine is free.
+
+A request that was in hand when the engine died is tried once more; then it fails with EngineError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from fst.errors import EngineError, FstError
+from fst.models.sampler import Answer, Ask
+
+MOST_ROWS = 64  # in a batch: more make each other wait
+ATTEMPTS = 2
+RESTARTS_IN_A_ROW = 3  # without an answer in between, then it is given up until the next request
+Factory = Callable[[], Any]  # makes the engine, in the child
+Heard = Callable[[int], None]
+
+
+@dataclass
+class _Job:
+    """Something that the child is asked: `kind` is ask, load or unload."""
+
+    kind: str
+    what: Any
+    done: asyncio.Future[Any]
+    heard: Heard | None = None
+    attempts: int = 1
+    told: int = 0  # tokens passed on; another attempt does not tell them again
+    skip: int = 0
+
+
+@dataclass
+class Worker:
+    """All methods belong to one event loop. `factory` must be picklable."""
+
+    factory: Factory
+    restarts: int = 0
+    _jobs: dict[int, _Job] = field(default_factory=dict)
+    _folders: dict[str, Path] = field(default_factory=dict)  # adapters, loaded again after a restart
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _process: Any = None
+    _outbox: queue.SimpleQueue[Any] | None = None
+    _closed: bool = False
+    _barren: int = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it lives."""
+        return self._process.pid if self._process and self._process.is_alive() else None
+
+    async def start(self) -> None:
+        """Start the child and wait until its model is loaded. Raises EngineError."""
+        self._spawn()
+        await self._do("ping", None)
+
+    async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
+        """The answer; `heard` is told of every token as it is drawn. Raises EngineError."""
+        answer: Answer = await self._do("ask", ask, heard)
+        return answer
+
+    async def load(self, folder: Path) -> str:
+        """An adapter, servable. Raises ModelError for one that does not fit, EngineError."""
+        name: str = await self._do("load", folder)
+        self._folders[name] = folder
+        return name
+
+    async def unload(self, name: str) -> None:
+        """Forget an adapter."""
+        self._folders.pop(name, None)
+        await self._do("unload", name)
+
+    def close(self) -> None:
+        """End the child; what is in hand fails."""
+        self._closed = True
+        if self._process:
+            self._process.terminate()
+            self._process.join(5)
+            if self._process.is_alive():
+                self._process.kill()
+        self._fail("the gateway is being stopped")
+
+    # -- the parent's side ------------------------------------------------------------------------------
+
+    async def _do(self, kind: str, what: Any, heard: Heard | None = None) -> Any:
+        if self._closed:
+            raise EngineError("the gateway is being stopped; ask again in a while")
+        if self._process is None:
+            self._barren = 0
+            self._spawn()
+        job = _Job(kind, what, asyncio.get_running_loop().create_future(), heard)
+        number = next(self._numbers)
+        self._jobs[number] = job
+        self._send((number, kind, what, heard is not None))
+        try:
+            return await job.done
+        finally:
+            self._jobs.pop(number, None)
+
+    def _send(self, message: Any) -> None:
+        if self._outbox is not None:
+            self._outbox.put(message)
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=_child, args=(theirs, self.factory), daemon=True, name="fst-engine")
+        self._process.start()
+        theirs.close()
+        self._outbox = queue.SimpleQueue()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=_write, args=(ours, self._outbox), daemon=True).start()
+        threading.Thread(target=self._read, args=(ours, self._process, loop), daemon=True).start()
+
+    def _read(self, connection: Connection, process: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: what the child says, until it is gone."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                messages = connection.recv()
+                loop.call_soon_threadsafe(self._hear, messages)
+        process.join(5)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._died, process)
+
+    def _hear(self, messages: list[tuple[int, str, Any]]) -> None:
+        self._barren = 0
+        for number, kind, what in messages:
+            job = self._jobs.get(number)
+            if job is None or job.done.done():
+                continue  # nobody waits for it any more
+            if kind == "token":
+                if job.skip:
+                    job.skip -= 1
+                elif job.heard:
+                    job.told += 1
+                    job.heard(what)
+            elif kind == "done":
+                job.done.set_result(what)
+            else:
+                job.done.set_exception(what)
+
+    def _died(self, process: Any) -> None:
+        """Start anew, with the adapters that were loaded, and give out again what was in hand."""
+        if process is not self._process or self._closed:
+            return
+        self.restarts += 1
+        self._barren += 1
+        self._process = self._outbox = None
+        if self._barren > RESTARTS_IN_A_ROW:
+            self._fail("the engine dies at every start; its own message is in the gateway's log")
+            return
+        self._spawn()
+        for folder in self._folders.values():
+            self._send((-1, "load", folder, False))
+        for number, job in list(self._jobs.items()):
+            if job.attempts >= ATTEMPTS and job.kind == "ask":
+                if not job.done.done():
+                    job.done.set_exception(EngineError("the engine died twice with this request in hand; ask again"))
+                continue
+            job.attempts, job.skip = job.attempts + 1, job.told
+            self._send((number, job.kind, job.what, job.heard is not None))
+
+    def _fail(self, why: str) -> None:
+        for job in self._jobs.values():
+            if not job.done.done():
+                job.done.set_exception(EngineError(why))
+
+
+def _write(connection: Connection, outbox: queue.SimpleQueue[Any]) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while True:
+            connection.send(outbox.get())
+
+
+# -- the child's side ---------------------------------------------------------------------------------------
+
+
+def _child(connection: Connection, factory: Factory) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    engine = factory()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            messages = [connection.recv()]
+            while len(messages) < MOST_ROWS and connection.poll():
+                messages.append(connection.recv())
+            connection.send(_answers(engine, messages, connection))
+
+
+def _end_with(sentinel: Any) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _answers(engine: Any, messages: list[Any], connection: Connection) -> list[tuple[int, str, Any]]:
+    """What is said to a batch: adapters first come, first served; then all asks together."""
+    said: list[tuple[int, str, Any]] = []
+    asks = [(number, what, streamed) for number, kind, what, streamed in messages if kind == "ask"]
+    for number, kind, what, _ in messages:
+        if kind != "ask":
+            said.append(_tried(number, lambda kind=kind, what=what: _control(engine, kind, what)))  # type: ignore[misc]
+    if asks:
+        streamed = {place: number for place, (number, _, wanted) in enumerate(asks) if wanted}
+
+        def heard(place: int, token: int) -> None:
+            if place in streamed:
+                connection.send([(streamed[place], "token", token)])
+
+        try:
+            found = engine.serve([ask for _, ask, _ in asks], heard if streamed else None)
+            said += [(number, "done", answer) for (number, _, _), answer in zip(asks, found, strict=True)]
+        except Exception:  # one ask must not take the others with it
+            said += [_tried(number, lambda ask=ask: engine.serve([ask], None)[0]) for number, ask, _ in asks]  # type: ignore[misc]
+    return said
+
+
+def _control(engine: Any, kind: str, what: Any) -> Any:
+    if kind == "load":
+        return engine.load(what)
+    if kind == "unload":
+        engine.unload(what)
+    return None
+
+
+def _tried(number: int, do: Callable[[], Any]) -> tuple[int, str, Any]:
+    try:
+        return number, "done", do()
+    except FstError as exc:
+        return number, "failed", exc
+    except Exception as exc:
+        return number, "failed", EngineError(f"the engine failed: {type(exc).__name__}: {exc}")
+
+
+class TransformersFactory:
+    """Makes the transformers engine of a base model in the child."""
+
+    def __init__(self, base: str, max_new_tokens: int, dtype: str, threads: int) -> None:
+        self._arguments, self._threads = (base, max_new_tokens, dtype), threads
+
+    def __call__(self) -> Any:
+        import torch
+
+        from fst.models.policy import load_policy
+
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        torch.set_num_threads(self._threads)
+        return load_policy(*self._arguments).engine

@@ -1,0 +1,49 @@
+"""Problems from traffic: what users asked, with the answers that they said were right, as a problem file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from fst.errors import DataError
+from fst.files import write_atomic
+
+Pair = tuple[str, str]  # question, right answer
+
+
+def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
+    """The last `most` distinct questions with their answers. A question that was answered in two ways is left out:
+    nobody knows which is right."""
+    answers: dict[str, set[str]] = {}
+    for question, answer in pairs:
+        seen = answers.pop(question, set())  # to the end: it is as new as its last answer
+        answers[question] = seen | {answer.strip()}
+    clear = [(question, min(seen)) for question, seen in answers.items() if len(seen) == 1 and all(seen)]
+    return clear[-most:]
+
+
+def problem_lines(pairs: Iterable[Pair], verifier: str = "exact") -> str:
+    """A problem file (fst/data/families/jsonl.py). Equal problems in any order give equal bytes."""
+    lines = [
+        json.dumps({"id": _id(question), "question": question, "answer": answer, "verifier": verifier})
+        for question, answer in pairs
+    ]
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def write_problems(pairs: Iterable[Pair], folder: Path, domain: str) -> Path:
+    """Write a problem file named by the domain and its content, so that no dataset ever changes. Raises DataError when
+    there is nothing to write."""
+    content = problem_lines(pairs)
+    if not content:
+        raise DataError(f"no traffic of {domain!r} has a right answer yet; send feedback with an answer")
+    file = folder / f"{domain}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, content)
+    return file
+
+
+def _id(question: str) -> str:
+    return f"traffic-{hashlib.sha256(question.encode()).hexdigest()[:12]}"

@@ -1,0 +1,117 @@
+"""What happened to live traffic while a new domain came in: a time line of events, and the reward by domain over it.
+
+reports/live/timeline.json: {"scenario", "channel", "began" (s since the epoch), "newcomer", "attainable", "events":
+[{"at" (s since `began`), "what", "says"}], "bins": [{"at", "domain", "reward", "requests"}], "figures": {...}}. The
+figures are in seconds from the newcomer's first request: see `figures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fst.traffic.simulate import Exchanged
+
+BIN_SECONDS = 2.0
+RECOVERED = 0.8  # of the attainable reward
+STEADY = 30  # requests that the recovered reward is taken over, at least
+
+
+@dataclass(frozen=True)
+class Happening:
+    """`at` in seconds since the traffic began."""
+
+    at: float
+    what: str
+    says: str
+
+
+def happenings(
+    began: float,
+    exchanges: Sequence[Exchanged],
+    alerts: Iterable[Mapping[str, Any]],
+    steps: Iterable[Mapping[str, Any]],
+) -> list[Happening]:
+    """Events in order: domains that appear, alerts, what they started, releases as they first answer."""
+    found = []
+    seen: set[str] = set()
+    releases: list[str] = []
+    for one in sorted(exchanges, key=lambda e: e.at):
+        if one.domain not in seen:
+            seen.add(one.domain)
+            found.append(Happening(one.at - began, "appears", f"first request of {one.domain}"))
+        if one.release and one.release not in releases:
+            releases.append(one.release)
+            if len(releases) > 1:
+                found.append(Happening(one.at - began, "swapped", f"release {one.release[:12]} answers"))
+    for alert in alerts:
+        found.append(Happening(alert["at"] - began, "alert", f"{alert['kind'].replace('_', ' ')}: {alert['domain']}"))
+    for step in steps:
+        found.append(Happening(step["at"] - began, step["event"], _says(step)))
+    return sorted(found, key=lambda h: h.at)
+
+
+def _says(step: Mapping[str, Any]) -> str:
+    event = step["event"]
+    if event == "collected":
+        return f"{step['problems']} problems from traffic"
+    if event == "judged":
+        return f"gate: {step['verdict']}, held-out reward {step['reward']:.3f}"
+    if event == "released":
+        return f"bundle {step['bundle'][:12]}"
+    return {"started": "adaptation starts", "fast": "prompts evolved", "slow": "RL steps done"}.get(event, event)
+
+
+def bins(began: float, exchanges: Iterable[Exchanged]) -> list[dict[str, Any]]:
+    """Mean reward by domain in stretches of BIN_SECONDS."""
+    groups: dict[tuple[int, str], list[float]] = {}
+    for one in exchanges:
+        groups.setdefault((int((one.at - began) // BIN_SECONDS), one.domain), []).append(one.reward)
+    return [
+        {"at": (number + 0.5) * BIN_SECONDS, "domain": domain, "reward": sum(r) / len(r), "requests": len(r)}
+        for (number, domain), r in sorted(groups.items())
+    ]
+
+
+def figures(
+    exchanges: Sequence[Exchanged], newcomer: str, events: Sequence[Happening], began: float, attainable: float
+) -> dict[str, Any]:
+    """From the newcomer's first request: `detected_s`, `released_s`, `swapped_s` (None: never); `scored` requests of it
+    until it was swapped in; its mean reward `before` and `after` that, `attainable`, and whether it `recovered`;
+    `requests` and `failed` of all traffic."""
+    mine = sorted((one for one in exchanges if one.domain == newcomer), key=lambda one: one.at)
+    if not mine:
+        return {"requests": len(exchanges), "failed": sum(one.status != 200 for one in exchanges)}
+    first = mine[0].at - began
+
+    def since(what: str) -> float | None:
+        times = [event.at for event in events if event.what == what and event.at >= first]
+        return round(times[0] - first, 2) if times else None
+
+    swapped = since("swapped")
+    edge = None if swapped is None else began + first + swapped
+    before = [one for one in mine if edge is None or one.at < edge]
+    after = [one for one in mine if edge is not None and one.at >= edge]
+    reward = _mean(after)
+    return {
+        "detected_s": since("alert"),
+        "released_s": since("released"),
+        "swapped_s": swapped,
+        "scored": sum(one.told for one in before),
+        "before": _mean(before),
+        "after": reward,
+        "attainable": round(attainable, 4),
+        "recovered": len(after) >= STEADY and reward is not None and reward >= RECOVERED * attainable,
+        "requests": len(exchanges),
+        "failed": sum(one.status != 200 for one in exchanges),
+    }
+
+
+def as_dict(events: Sequence[Happening]) -> list[dict[str, Any]]:
+    """As timeline.json holds them."""
+    return [{**asdict(event), "at": round(event.at, 2)} for event in events]
+
+
+def _mean(exchanges: Sequence[Exchanged]) -> float | None:
+    return round(sum(one.reward for one in exchanges) / len(exchanges), 4) if exchanges else None

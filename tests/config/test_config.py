@@ -1,0 +1,201 @@
+"""params.yaml: it ships the defaults, mistakes are refused by the key's path, and every field has a reader."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fst.config import Params, load_params, params_from_dict
+from fst.config.sections import DomainParams
+from fst.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "params.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_file_is_the_defaults() -> None:
+    assert dataclasses.replace(load_params(SHIPPED), domains={}) == Params() == load_params(None)
+
+
+def test_the_shipped_file_names_every_section() -> None:
+    shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    assert list(shipped) == [field.name for field in dataclasses.fields(Params)]
+
+
+def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
+    params = load_params(write(tmp_path, "loop:\n  cycles: 3\nslow:\nprepare: {}\n"))
+    assert params == dataclasses.replace(Params(), loop=dataclasses.replace(Params().loop, cycles=3))
+    assert load_params(write(tmp_path, "")) == Params()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"slo": {}}, "slo: unknown key; did you mean 'slow'?"),
+        ({"slow": {"learning_rat": 1.0}}, "slow.learning_rat: unknown key; did you mean 'learning_rate'?"),
+        ({"prepare": {"zebra": 1}}, "prepare.zebra: unknown key; known keys: seed, train, validation, test"),
+        ({"prepare": 3}, "prepare: expected a section with keys, found 3"),
+        ({"prepare": [1]}, "prepare: expected a section with keys, found [1]"),
+        ({"prepare": {"train": "many"}}, "prepare.train: expected int, found 'many'"),
+        ({"prepare": {"train": 1.5}}, "prepare.train: expected int, found 1.5"),
+        ({"prepare": {"train": True}}, "prepare.train: expected int, found True"),
+        ({"slow": {"learning_rate": False}}, "slow.learning_rate: expected float, found False"),
+        ({"model": {"base": 7}}, "model.base: expected str, found 7"),
+        ({"slow": {"trl": [1]}}, "slow.trl: expected a mapping, found list"),
+        ({"model": {"dtype": "float16"}}, "model.dtype: 'float16' is none of 'float32', 'bfloat16'"),
+        ({"prepare": {"train": 0}}, "prepare.train: 0 is out of range, it must be at least 1"),
+        ({"slow": {"group_size": 1}}, "slow.group_size: 1 is out of range, it must be at least 2"),
+        ({"slow": {"ratio_cap": 0.9}}, "slow.ratio_cap: 0.9 is out of range, it must be at least 1"),
+        ({"slow": {"kl_penalty": float("nan")}}, "slow.kl_penalty: nan is out of range, it must be at least 0"),
+        ({"fast": {"prompts": 3}}, "fast.prompts: K=3 does not divide slow.group_size G=8"),
+        ({"fast": {"prompts": 16}}, "fast.prompts: K=16 does not divide slow.group_size G=8"),
+        ({"fast": {"minibatch": 33}}, "fast.minibatch: 33 is more than fast.anchors (32)"),
+    ],
+)
+def test_a_mistake_is_refused_by_its_path(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        params_from_dict(values)
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted() -> None:
+    params = params_from_dict({"slow": {"learning_rate": 1, "trl": {"top_k": 5}}})
+    assert repr(params.slow.learning_rate) == "1.0"
+    assert params.slow.trl == {"top_k": 5}
+
+
+def test_overrides_are_yaml_and_the_last_one_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, "loop:\n  cycles: 3\n  steps_per_cycle: 2\n")
+    params = load_params(
+        path, ["loop.cycles=4", "slow.trl={top_k: 5}", "loop.seed_prompt=a = b", "loop.cycles=5", "model.base='7'"]
+    )
+    assert (params.loop.cycles, params.loop.steps_per_cycle) == (5, 2)
+    assert params.slow.trl == {"top_k": 5}
+    assert (params.loop.seed_prompt, params.model.base) == ("a = b", "7")
+
+
+def test_an_override_may_be_in_scientific_notation() -> None:
+    assert load_params(None, ["slow.learning_rate=1e-4"]).slow.learning_rate == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.cycles", "--set loop.cycles: write section.key=value"),
+        ("cycles=3", "--set cycles=3: write section.key=value"),
+        ("loop.cycle=3", "loop.cycle: unknown key; did you mean 'cycles'?"),
+        ("loop.cycles=three", "loop.cycles: expected int, found 'three'"),
+        ("loop.cycles=", "loop.cycles: expected int, found None"),
+        ("loop.seed_prompt=a: b: c", "--set loop.seed_prompt=a: b: c: not readable as YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        load_params(None, [override])
+
+
+def test_an_override_inside_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^prepare: expected a section with keys, found 5"):
+        load_params(write(tmp_path, "prepare: 5\n"), ["prepare.train=3"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "not readable as YAML"),
+        (b"loop:\n\tcycles: 3\n", "not readable as YAML"),
+        (b"\xff\xfe\xff", "not readable as YAML"),
+        (b"- 1\n- 2\n", "expected sections with keys at the top"),
+        (b"just words\n", "expected sections with keys at the top"),
+    ],
+)
+def test_a_file_that_is_no_params_file_is_refused_by_its_path(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {message}"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_files_of_hub_models_hold_the_papers_settings(path: Path) -> None:
+    params = load_params(path)
+    slow, fast, loop = params.slow, params.fast, params.loop
+    assert (loop.steps_per_cycle, fast.prompts, slow.group_size, slow.warmup_steps) == (6, 4, 8, 10)
+    assert (slow.ratio_cap, slow.kl_penalty, fast.budget) == (4.0, 0.001, 5 * fast.anchors)
+    assert fast.anchors == loop.steps_per_cycle * slow.problems_per_step, "the problems of the next T batches"
+    assert (params.model.engine, params.reflector.kind, params.reflector.api_key_env) == (
+        "vllm", "endpoint", "OPENAI_API_KEY",
+    )  # fmt: skip
+    assert "--max-model-len" in params.vllm.arguments
+
+
+def test_a_missing_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; name a params file with --params"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_the_rollout_budget_of_all_arms_is_what_fst_may_spend() -> None:
+    params = params_from_dict({"loop": {"cycles": 2, "steps_per_cycle": 3}, "fast": {"budget": 100}})
+    assert params.rollouts_per_step == 16 * 8
+    assert params.rollout_budget == 2 * (100 + 3 * 16 * 8)
+    assert params_from_dict({"loop": {"rollout_budget": 77}}).rollout_budget == 77
+
+
+def test_every_field_of_every_section_has_a_reader() -> None:
+    read: set[str] = set()
+    for room in ("data", "models", "fst", "monitoring", "pipelines"):
+        for path in (ROOT / room).rglob("*.py"):
+            if path.name not in ("config.py", "sections.py", "sections_live.py"):
+                tree = ast.parse(path.read_text(encoding="utf-8"))
+                read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    sections = {field.name: type(getattr(Params(), field.name)) for field in dataclasses.fields(Params)}
+    sections["domains"] = DomainParams
+    unread = {
+        f"{section}.{field.name}"
+        for section, kind in sections.items()
+        for field in dataclasses.fields(kind)
+        if field.name not in read
+    }
+    assert unread == set()
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"Bad": {}}, "domains.Bad: a name is a-z, 0-9, - and _"),
+        ({"base": {}}, "domains.base: a name is"),
+        ({"a": {"start": "b"}, "b": {}}, "domains.a.start: 'b' is none of those before it: base"),
+        ({"a": {}, "b": {"start": "c"}}, "domains.b.start: 'c' is none of those before it: base, a"),
+        ({"a": {"sepc": "lab/reverse"}}, "domains.a.sepc: unknown key; did you mean 'spec'?"),
+        ({"a": 3}, "domains.a: expected a section with keys, found 3"),
+    ],
+)
+def test_a_domain_builds_on_what_is_listed_before_it(domains: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        params_from_dict({"domains": domains})
+
+
+def test_an_unknown_domain_is_named_with_those_there_are() -> None:
+    params = params_from_dict({"domains": {"a": {"spec": "lab/reverse"}, "b": {"start": "a"}}})
+    assert params.domain("a").spec == "lab/reverse"
+    assert params.domain("b").start == "a"
+    with pytest.raises(ConfigError, match=r"^domains\.c: params.yaml has no such domain; it has: a, b$"):
+        params.domain("c")
+
+
+def test_a_run_is_decided_by_its_own_sections() -> None:
+    """Domains, gate and store may change around a run that goes on."""
+    before = Params().of_run()
+    assert params_from_dict({"gate": {"max_kl": 9}, "domains": {"a": {}}, "store": {"channel": "x"}}).of_run() == before
+    assert params_from_dict({"slow": {"lora_rank": 2}}).of_run() != before

@@ -1,0 +1,215 @@
+"""Problems of the user's own: files and hub datasets. The invariants:
+
+f1  a file is read whole or not at all: every mistake with its line and its remedy
+f2  a file without splits is dealt the same way for each seed, in proportion to the sizes asked
+f3  a hub dataset or a local folder is read by its columns
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fst.data.domains import load_domain
+from fst.data.types import Domain, Problem, SplitSizes
+from fst.errors import DataError, VerifierError
+
+SIZES = SplitSizes(train=12, validation=6, test=6)
+
+
+def questions(problems: tuple[Problem, ...]) -> list[str]:
+    return [problem.question for problem in problems]
+
+
+def all_problems(domain: Domain) -> tuple[Problem, ...]:
+    return (*domain.train, *domain.validation, *domain.test)
+
+
+def assert_disjoint(domain: Domain, sizes: SplitSizes) -> None:
+    problems = all_problems(domain)
+    assert (len(domain.train), len(domain.validation), len(domain.test)) == (sizes.train, sizes.validation, sizes.test)
+    assert len(set(questions(problems))) == len({problem.id for problem in problems}) == len(problems)
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"jsonl:{path}"
+
+
+def row(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": f"p{number}", "question": f"what is {number}?", "answer": str(number), **more}
+
+
+ONE = SplitSizes(1, 1, 1)
+SPLIT_ROWS = [row(1, split="train"), row(2, split="validation"), row(3, split="test")]
+
+
+def test_f1_each_problem_has_its_verifier_and_its_split(tmp_path: Path) -> None:
+    near = {"name": "numeric", "tolerance": 0.5}
+    rows = [
+        row(1, split="train", verifier=near, meta={"k": 1}),
+        row(2, split="validation", verifier="regex"),
+        SPLIT_ROWS[2],
+    ]
+    spec = write(tmp_path / "a.jsonl", [rows[0], "", *rows[1:]])
+    domain = load_domain(spec, ONE, seed=0)
+    assert [problem.id for problem in all_problems(domain)] == ["p1", "p2", "p3"]
+    assert domain.train[0] == Problem("p1", spec, "what is 1?", "1", {"k": 1})
+    answers = ("1.4", "about 2", "about 3")
+    assert [domain.verify(p, a).reward for p, a in zip(all_problems(domain), answers, strict=True)] == [1.0, 1.0, 0.0]
+    assert questions(load_domain(spec.removeprefix("jsonl:"), ONE, 0).test) == ["what is 3?"]
+
+
+def test_f1_a_byte_order_mark_and_line_separators_in_texts_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    odd = {**SPLIT_ROWS[0], "question": "one\u2028two\x85three"}
+    text = "\r\n".join(json.dumps(r, ensure_ascii=False) for r in (odd, *SPLIT_ROWS[1:]))
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_domain(str(path), ONE, 0).train[0].question == "one\u2028two\x85three"
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ('{"id": "x", ', ":2: no valid JSON"),
+        ("[" * 100_000, ":2: no valid JSON"),
+        ("[1]", ":2: a JSON list, not an object"),
+        (row(1), ":2: the id 'p1' is taken by line 1"),
+        ({"id": "x", "answer": "1"}, ":2: 'question' is missing"),
+        (row(9, answer=" "), ":2: 'answer' is empty"),
+        (row(9, answer=3), ":2: 'answer' is a int; write it as a text"),
+        (row(9, question="\ud800"), ":2: 'question' holds half a surrogate pair"),
+        (row(9, spilt="train"), ":2: unknown key 'spilt'; did you mean 'split'?"),
+        (row(9, verifier="exat"), ":2: unknown verifier 'exat'"),
+        (row(9, verifier={"name": "exact", "x": 1}), ":2: verifier 'exact' has no option 'x'"),
+        (row(9, verifier=3), ":2: 'verifier' must be a name"),
+        (row(9, verifier="numeric", answer="many"), ":2: problem 'p9': 'numeric' needs a number"),
+        (row(9, verifier="regex", answer="("), ":2: the pattern '(' is no regular expression"),
+        (row(9, split="dev"), ":2: 'split' is 'dev'"),
+        (row(9, meta=[]), ":2: 'meta' is no object"),
+        (row(9), ':2: no "split", though other lines have one'),
+        (
+            row(9, split="test", question="what is 1?"),
+            ":2: this question is in two splits (train on line 1 and test here)",
+        ),
+    ],
+)
+def test_f1_a_mistake_names_line_and_remedy(tmp_path: Path, bad: Any, words: str) -> None:
+    path = tmp_path / "a.jsonl"
+    if isinstance(bad, dict) and 'no "split"' not in words:
+        bad = {"split": "train", **bad}
+    with pytest.raises(DataError) as error:
+        load_domain(write(path, [SPLIT_ROWS[0], bad, *SPLIT_ROWS[1:]]), ONE, seed=0)
+    assert f"{path}{words}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_f1_twenty_mistakes_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        load_domain(write(tmp_path / "a.jsonl", [row(n, answer="") for n in range(25)]), ONE, seed=0)
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[1] for line in lines[:20]] == [str(n) for n in range(1, 21)]
+    assert lines[20:] == ["... and 5 more"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no such file"),
+        (b"", "the file is empty"),
+        (b"\xef\xbb\xbf \n\n", "the file is empty"),
+        (b'{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 20 is not UTF-8"),
+        (b'\xef\xbb\xbf{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 23 is not UTF-8"),
+    ],
+)
+def test_f1_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "a.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load_domain(str(path), ONE, seed=0)
+    assert words in str(error.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_domain(f"jsonl:{tmp_path}", ONE, seed=0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(st.binary(max_size=200))
+def test_f1_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        load_domain(str(path), ONE, seed=0)
+
+
+def test_f2_a_file_without_splits_is_dealt_in_proportion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = write(tmp_path / "a.jsonl", [row(n) for n in range(100)])
+    enough = load_domain(spec, SplitSizes(50, 20, 10), seed=1)
+    assert_disjoint(enough, SplitSizes(50, 20, 10))
+    assert caplog.text == ""
+    other = load_domain(spec, SplitSizes(50, 20, 10), seed=2)
+    assert (other.validation, other.test) == (enough.validation, enough.test)
+    assert questions(other.train) != questions(enough.train)
+    scarce = load_domain(spec, SplitSizes(500, 200, 100), seed=1)
+    assert_disjoint(scarce, SplitSizes(63, 25, 12))
+    assert "the train split holds 63 problems, 500 were asked" in caplog.text
+    reordered = load_domain(write(tmp_path / "b.jsonl", [row(n) for n in range(99, -1, -1)]), SplitSizes(50, 20, 10), 1)
+    assert questions(reordered.test) == questions(enough.test)
+
+
+def test_f2_a_split_without_problems_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no problem for the train split"):
+        load_domain(write(tmp_path / "a.jsonl", [row(1), row(2)]), ONE, seed=0)
+    with pytest.raises(DataError, match=r'no problem for the test split .* with "split": "test"'):
+        load_domain(write(tmp_path / "b.jsonl", SPLIT_ROWS[:2]), ONE, seed=0)
+    assert load_domain(write(tmp_path / "c.jsonl", SPLIT_ROWS[:2]), SplitSizes(1, 1, 0), seed=0).test == ()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local dataset of ten distinct questions, one of them twice; the library's cache stays in tmp_path."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    path = tmp_path / "sums"
+    path.mkdir()
+    rows = [{"prompt": f"{n} + 1?", "result": n + 1} for n in (*range(10), 3)]
+    (path / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    return path
+
+
+def test_f3_a_local_folder_is_read_by_its_columns(folder: Path) -> None:
+    domain = load_domain(f"hub:{folder}?question=prompt&answer=result&verifier=numeric", SplitSizes(6, 2, 2), seed=0)
+    assert_disjoint(domain, SplitSizes(6, 2, 2))
+    assert {p.question: p.answer for p in all_problems(domain)} == {f"{n} + 1?": str(n + 1) for n in range(10)}
+    problem = domain.train[0]
+    assert domain.verify(problem, f"so it is {problem.answer}.0").reward == 1.0
+
+
+def test_f3_what_a_hub_dataset_lacks_is_named(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'question'; the columns are prompt, result"):
+        load_domain(f"hub:{folder}", SIZES, seed=0)
+    with pytest.raises(DataError, match=r"no column 'reslt'.*add \?answer=result"):
+        load_domain(f"hub:{folder}?question=prompt&answer=reslt", SIZES, seed=0)
+    with pytest.raises(DataError, match=r"cannot be loaded .* config and split"):
+        load_domain(f"hub:{folder}?split=nosuch", SIZES, seed=0)
+    with pytest.raises(DataError, match="give a local folder"):
+        load_domain(f"hub:{folder}/missing", SIZES, seed=0)
+    with pytest.raises(VerifierError, match="unknown verifier 'exat'"):
+        load_domain(f"hub:{folder}?verifier=exat", SIZES, seed=0)
+
+
+def test_f3_rows_without_an_answer_are_named(folder: Path) -> None:
+    rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": None}, {"question": "a", "answer": "2"}]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    with pytest.raises(DataError) as error:
+        load_domain(f"hub:{folder}", ONE, seed=0)
+    assert "row 1: the answer is empty" in str(error.value)
+    assert "row 2: this question has another answer in an earlier row: 'a'" in str(error.value)

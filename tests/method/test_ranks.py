@@ -1,0 +1,162 @@
+"""Training on two processes over gloo. R1 advantages, rewards and rollouts are those of one process on the same
+answers; R2 so is the gradient, with answers of unequal lengths on the two ranks; R3 also when one rank, or both, has no
+signal; R4 a run by `accelerate launch` learns, counts every rollout once and leaves one run folder; R5 killed and
+resumed it ends the same; R6 a batch that cannot be dealt is refused; R7 the shipped configurations are ones that
+accelerate reads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fst.errors import ConfigError
+from fst.method import ranks
+from fst.runs.records import read_lines, valid_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "pipelines" / "accelerate").glob("*.yaml"))
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def step(world: int, model: Path, out: Path, case: str) -> list[dict[str, Any]]:
+    """What each rank found in one step."""
+    out.mkdir()
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    shared = {**os.environ, **shared, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "rank_toys", str(model), str(out), case]
+    started = [
+        subprocess.Popen(
+            command, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
+        )
+        for r in range(world)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * world, said
+    return [torch.load(out / f"rank-{r}.pt", weights_only=True) for r in range(world)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["all", "silent", "mute"])
+def test_r1_r2_r3_two_ranks_take_the_step_of_one(tiny_model_dir: Path, tmp_path: Path, case: str) -> None:
+    (alone,) = step(1, tiny_model_dir, tmp_path / "one", case)
+    both = step(2, tiny_model_dir, tmp_path / "two", case)
+    assert torch.allclose(torch.cat([found["advantages"] for found in both]), alone["advantages"], atol=1e-6)
+    assert alone["kept_groups"] == {"all": 4, "silent": 2, "mute": 0}[case]
+    for found in both:
+        assert found["rollouts"] == alone["rollouts"]
+        assert (found["reward"], found["kept_groups"]) == (pytest.approx(alone["reward"]), alone["kept_groups"])
+        assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5, abs=1e-7)
+        assert found["gradient"].keys() == alone["gradient"].keys()
+        scale = max(float(g.abs().max()) for g in alone["gradient"].values())
+        assert scale > 1e-5
+        for name, gradient in found["gradient"].items():
+            assert torch.allclose(gradient, alone["gradient"][name], atol=1e-5 * scale), name
+
+
+SMALL = (
+    *("prepare.train=256", "prepare.validation=10", "prepare.test=10", "slow.warmup_steps=2"),
+    *("fast.anchors=8", "fast.minibatch=4", "fast.budget=40", "fast.patience=1", "reflector.proposals=16"),
+    *(
+        "loop.cycles=2",
+        "loop.steps_per_cycle=10",
+        "loop.rollout_budget=3000",
+        "evaluate.samples=1",
+        "evaluate.drift_problems=4",
+    ),
+    "loop.seed_prompt=put the digits in decreasing order, then add one to each digit",
+)
+
+
+def launch(runs: Path, arm: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[0])]
+    command += ["--main_process_port", free_port(), "-m", "fst.cli", "train", "--run", "run", "--runs", str(runs)]
+    command += ["--arm", arm, "--domain", "lab/sort_desc+add_one", "--resume", "--quiet"]
+    command += [option for setting in SMALL for option in ("--set", setting)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def events(runs: Path, kind: str) -> list[dict[str, Any]]:
+    return [e for e in valid_lines(read_lines(runs / "run" / "events.jsonl")) if e["kind"] == kind]
+
+
+@pytest.mark.slow
+def test_r4_two_ranks_learn(tmp_path: Path) -> None:
+    """From a prompt that says it all, on weights that follow it half of the time."""
+    process = launch(tmp_path, "rl")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    rewards = [event["reward"] for event in events(tmp_path, "step")]
+    assert len(rewards) == 30
+    assert 0.4 < sum(rewards[:4]) / 4 < 0.7
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1
+
+
+@pytest.mark.slow
+def test_r4_r5_a_run_on_two_ranks_is_one_run_and_resumes(tmp_path: Path) -> None:
+    process = launch(tmp_path / "whole", "fst")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    (end,) = events(tmp_path / "whole", "end")
+    lines = list(read_lines(tmp_path / "whole" / "run" / "rollouts.jsonl"))
+    assert {c: sum(line["channel"] == c for line in lines) for c in ("train", "fast", "eval")} == end["rollouts"]
+    assert end["rollouts"]["train"] == 2 * 10 * 16 * 8
+    assert [path.name for path in (tmp_path / "whole").iterdir()] == ["run"]
+
+    cut = launch(tmp_path / "cut", "fst")
+    until = time.monotonic() + 200
+    while not (tmp_path / "cut" / "run" / "events.jsonl").exists() or len(events(tmp_path / "cut", "round")) < 2:
+        assert cut.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(cut.pid, signal.SIGKILL)
+    cut.communicate()
+    process = launch(tmp_path / "cut", "fst")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert events(tmp_path / "cut", "resume")
+    (resumed,) = events(tmp_path / "cut", "end")
+    assert (resumed["adapter_sha256"], resumed["prompts"]) == (end["adapter_sha256"], end["prompts"])
+
+
+def test_r6_a_batch_that_cannot_be_dealt_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, policy: Any
+) -> None:
+    from support.slow_toys import PROBLEMS, Watched, population
+
+    slow = Watched(policy, tmp_path)
+    accelerator = type("TwoProcesses", (), {"process_index": 0, "num_processes": 2})()
+    monkeypatch.setattr(slow.trainer, "accelerator", accelerator)
+    with pytest.raises(ConfigError, match=r"slow.problems_per_step: 3 problems cannot be dealt to 2 processes"):
+        slow.train_step(population(2), PROBLEMS[:3])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_r7_the_configurations_are_read(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 2
+    assert str(config.distributed_type).split(".")[-1].lower() in ("multi_cpu", "multi_gpu", "fsdp", "deepspeed")
+
+
+def test_one_process_asks_nobody() -> None:
+    assert (ranks.rank(), ranks.world(), ranks.everyones([3]), ranks.of_first("x")) == (0, 1, [3], "x")
+    ranks.agree(object(), "anything")
+    ranks.wait()

@@ -1,0 +1,163 @@
+"""The gate. G1 better, worse and tied are told apart by the interval; G2 a tie follows gate.tie; G3 each rule refuses
+just beyond its limit and passes at it; G4 a domain that production serves must be covered; G5 a new domain is compared
+with production's answer to it and cannot be forgotten; G6 no production: forgetting and cost are not judged; G7 the
+bootstrap is paired, stratified and deterministic; G8 the decision holds every figure and every reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fst.config.sections import GateParams
+from fst.release.gate import Case, Decision, bootstrap, decide
+
+LIMITS = GateParams(resamples=500)
+SETTLED = 0.3 + 0.4 * (np.arange(200) % 2)  # a policy's mean reward on 200 problems
+
+
+def entry(rewards: Any, **values: float) -> dict[str, Any]:
+    facts = {"kl": 0.1, "prompt_tokens": 10, "tokens_per_answer": 30.0, **values}
+    return {"problems": {f"p{i}": float(r) for i, r in enumerate(rewards)}, "reward": float(np.mean(rewards)), **facts}
+
+
+def case(change: float = 0.0, served: bool = True, domain: str = "a", **values: float) -> Case:
+    return Case(domain, entry(SETTLED + change, **values), entry(SETTLED), served)
+
+
+def judged(*cases: Case, limits: GateParams = LIMITS) -> Decision:
+    return decide("new", "old", cases, limits)
+
+
+def failed(decision: Decision) -> set[tuple[str, str]]:
+    return {(finding.rule, finding.domain) for finding in decision.findings if not finding.passed}
+
+
+def noisy(mean: float, spread: float = 0.4) -> Any:
+    """Rewards whose differences from SETTLED have this mean exactly, and a spread that hides a small one."""
+    noise = np.where(np.arange(200) % 4 < 2, spread, -spread)
+    return SETTLED + noise + mean
+
+
+def test_g1_a_clear_gain_releases_and_a_clear_loss_is_refused() -> None:
+    assert judged(case(+0.02)).verdict == "release"
+    worse = judged(case(-0.02))
+    assert worse.verdict == "refuse"
+    assert failed(worse) == {("reward", "")}
+    assert worse.intervals[""].high == pytest.approx(-0.02)
+    assert "lower than production's: -0.020" in worse.reasons[0]
+
+
+def test_g1_a_difference_within_the_noise_is_a_tie() -> None:
+    tied = judged(Case("a", entry(noisy(-0.01)), entry(SETTLED), True))
+    assert tied.intervals[""].low < 0 < tied.intervals[""].high
+    assert "ties with production's" in tied.reasons[0]
+
+
+@pytest.mark.parametrize(("tie", "verdict"), [("keep", "refuse"), ("replace", "release")])
+def test_g2_a_tie_follows_the_parameter(tie: Any, verdict: str) -> None:
+    assert judged(case(0.0), limits=dataclasses.replace(LIMITS, tie=tie)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("rule", "at", "beyond"),
+    [
+        ("drift", {"kl": 2.0}, {"kl": 2.001}),
+        ("prompt", {"prompt_tokens": 64}, {"prompt_tokens": 65}),
+        ("cost", {"tokens_per_answer": 45.0}, {"tokens_per_answer": 45.1}),
+    ],
+)
+def test_g3_a_limit_is_the_last_value_that_passes(rule: str, at: dict[str, float], beyond: dict[str, float]) -> None:
+    assert judged(case(+0.1, **at)).verdict == "release"
+    refused = judged(case(+0.1, **beyond))
+    assert failed(refused) == {(rule, "a")}
+    assert "over by" in refused.reasons[0]
+
+
+def test_g3_forgetting_is_judged_by_domain_even_when_the_whole_gains() -> None:
+    limits = dataclasses.replace(LIMITS, max_forgetting=0.0625)
+    gain = case(+0.5, served=False, domain="new")
+    assert judged(case(-0.0625), gain, limits=limits).verdict == "release"
+    refused = judged(case(-0.125), gain, limits=limits)
+    assert failed(refused) == {("forgetting", "a")}
+    assert "lost 0.125" in refused.reasons[0]
+    assert "over by 0.0625" in refused.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        Case("b", None, entry(SETTLED), True),
+        Case("b", entry(SETTLED + 0.1), None, True),
+        Case("b", entry([0.0]) | {"problems": {"other": 1.0}}, entry(SETTLED), True),
+    ],
+    ids=["the-candidate-dropped-it", "its-problems-are-gone", "no-common-problem"],
+)
+def test_g4_an_earlier_domain_that_cannot_be_compared_refuses(missing: Case) -> None:
+    decision = judged(case(+0.1), missing)
+    assert decision.verdict == "refuse"
+    assert ("coverage", "b") in failed(decision)
+
+
+def test_g5_a_new_domain_counts_in_the_reward_alone() -> None:
+    decision = judged(case(0.0), case(+0.3, served=False, domain="new"))
+    assert decision.verdict == "release"
+    assert decision.intervals[""].mean == pytest.approx(0.15)
+    assert {f.rule for f in decision.findings if f.domain == "new"} == {"drift", "prompt"}
+
+
+def test_g6_without_production_the_base_is_the_measure() -> None:
+    decision = decide("new", None, [case(+0.3, served=False)], LIMITS)
+    assert decision.verdict == "release"
+    assert decision.production is None
+    assert {f.rule for f in decision.findings} == {"reward", "drift", "prompt"}
+    assert decide("new", None, [case(-0.3, served=False)], LIMITS).verdict == "refuse"
+
+
+def test_g7_the_interval_is_that_of_paired_differences() -> None:
+    """Problems differ by 0.4 from each other, the two sides by 0.02 on each: only pairing can see it."""
+    interval = bootstrap([case(+0.02)], LIMITS)["a"]
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.02, 0.02, 0.02))
+    unlike = bootstrap([Case("a", entry(noisy(0.0)), entry(SETTLED), True)], LIMITS)["a"]
+    assert 0.7 * 0.4 * 1.96 / 200**0.5 < unlike.high < 1.3 * 0.4 * 1.96 / 200**0.5
+
+
+def test_g7_domains_weigh_the_same_however_many_problems_they_have() -> None:
+    small = Case("b", entry(SETTLED[:10] + 0.3), entry(SETTLED[:10]), True)
+    assert bootstrap([case(0.1), small], LIMITS)[""].mean == pytest.approx(0.2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rewards=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40),
+    seed=st.integers(0, 2**31),
+)
+def test_g7_any_rewards_give_an_ordered_interval_and_the_same_again(
+    rewards: list[tuple[float, float]], seed: int
+) -> None:
+    ours, theirs = zip(*rewards, strict=True)
+    limits = GateParams(resamples=100, seed=seed)
+    one = Case("a", entry(ours), entry(theirs), True)
+    found = bootstrap([one], limits)
+    assert found == bootstrap([one], limits)
+    assert found["a"].low <= found["a"].high
+    assert found["a"].low >= -1
+    assert found["a"].high <= 1
+    assert found["a"].mean == pytest.approx(np.mean(np.subtract(ours, theirs)), abs=1e-6)
+    turned = bootstrap([Case("a", entry(theirs), entry(ours), True)], limits)["a"]
+    assert turned.mean == pytest.approx(-found["a"].mean, abs=1e-6)
+
+
+def test_g8_the_decision_is_complete_and_json() -> None:
+    decision = judged(case(-0.2, kl=3.0, prompt_tokens=100, tokens_per_answer=90.0))
+    assert failed(decision) == {("reward", ""), ("drift", "a"), ("prompt", "a"), ("forgetting", "a"), ("cost", "a")}
+    assert len(decision.reasons) == 5
+    values = json.loads(json.dumps(decision.as_dict()))
+    assert (values["candidate"], values["production"], values["verdict"]) == ("new", "old", "refuse")
+    assert values["limits"]["max_kl"] == 2.0
+    assert values["intervals"]["a"]["mean"] == pytest.approx(-0.2)

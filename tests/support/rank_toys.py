@@ -1,0 +1,58 @@
+"""One process of several: a step of the slow weights on scripted answers, its advantages and gradient saved.
+
+python -m rank_toys MODEL OUT CASE        under torchrun's environment, or alone
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from fst.method import ranks
+from fst.models.policy import Policy, load_policy
+from fst.models.sampler import Answer
+from support.slow_toys import PROBLEMS, Watched, drawn, population, verify
+
+GROUP = 4
+LENGTHS = (3, 8, 1, 5, 2, 7, 4, 6, 8, 8, 1, 2, 3, 5, 2, 1)  # four problems, unequal on the two ranks
+
+
+def mixed(answers: list[Answer]) -> bool:
+    """Whether every group has right and wrong answers."""
+    rewards = [verify(PROBLEMS[i // GROUP], answer.text).reward for i, answer in enumerate(answers)]
+    return all(len(set(rewards[i : i + GROUP])) == 2 for i in range(0, len(rewards), GROUP))
+
+
+def scripted(policy: Policy, case: str) -> list[Answer]:
+    """Answers of all rows. `silent`: those of rank 1 are equal within each group, so that it has no signal; `mute`:
+    everyone's are."""
+    answers = next(found for seed in count() if mixed(found := drawn(policy, LENGTHS, seed)))
+    quiet = {"all": (), "silent": range(8, 16), "mute": range(16)}[case]
+    return [answers[i // GROUP * GROUP] if i in quiet else answer for i, answer in enumerate(answers)]
+
+
+def main(model: str, out: str, case: str) -> None:
+    warnings.simplefilter("ignore")
+    policy = load_policy(model, max_new_tokens=8)
+    slow = Watched(policy, Path(out), problems_per_step=4, group_size=GROUP, kl_penalty=0.05, max_grad_norm=0.0)
+    slow.perturb()
+    answers, share = scripted(policy, case), len(LENGTHS) // ranks.world()
+    slow.script = [answers[ranks.rank() * share : (ranks.rank() + 1) * share]]
+    result, rollouts = slow.train_step(population(2), PROBLEMS[:4])
+    found = {
+        "advantages": slow.before["advantages"],
+        "gradient": slow.gradient,
+        "reward": result.reward,
+        "kept_groups": result.kept_groups,
+        "loss": result.loss,
+        "rollouts": [(r.problem_id, r.prompt_id, r.text, r.reward) for r in rollouts],
+    }
+    torch.save(found, Path(out) / f"rank-{ranks.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
