@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Arm = Literal["fst", "rl", "gepa"]
-Channel = Literal["train", "fast", "eval"]
+Purpose = Literal["train", "fast", "eval"]
 
 
 def prompt_id(text: str) -> str:
@@ -48,7 +48,7 @@ class Rollout:
     (the number of optimizer steps taken).
     """
 
-    channel: Channel
+    purpose: Purpose
     problem_id: str
     prompt_id: str
     weights: int
@@ -61,7 +61,7 @@ class Rollout:
 
 @dataclass
 class Budget:
-    """Rollouts spent, by channel. Every rollout of a run is counted here exactly once."""
+    """Rollouts spent, by purpose. Every rollout of a run is counted here exactly once."""
 
     train: int = 0
     fast: int = 0
@@ -72,8 +72,8 @@ class Budget:
         """Rollouts that were spent to learn: training and fast rounds, not evaluation."""
         return self.train + self.fast
 
-    def add(self, channel: Channel, count: int) -> None:
-        setattr(self, channel, getattr(self, channel) + count)
+    def add(self, purpose: Purpose, count: int) -> None:
+        setattr(self, purpose, getattr(self, purpose) + count)
 
     def as_dict(self) -> dict[str, int]:
         return {"train": self.train, "fast": self.fast, "eval": self.eval}

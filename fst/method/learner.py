@@ -21,7 +21,7 @@ from fst.models.policy import Policy
 from fst.models.reflector import Reflector
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder
-from fst.types import Arm, Budget, Channel, Population, Prompt, Rollout
+from fst.types import Arm, Budget, Population, Prompt, Purpose, Rollout
 
 _SEEDS = {"train": 1, "fast": 2, "eval": 3, "order": 4}
 
@@ -91,7 +91,7 @@ class Learner:
         )
 
     def fast_plan(self) -> RoundPlan:
-        """The next fast round. `gepa` alone may spend on it what `fst` spends on both channels."""
+        """The next fast round. `gepa` alone may spend on it what `fst` spends on both kinds of round."""
         params = self.params
         both = params.fast.budget + params.loop.steps_per_cycle * params.rollouts_per_step
         budget = min(both if self.arm == "gepa" else params.fast.budget, params.rollout_budget - self.budget.learning)
@@ -136,29 +136,29 @@ class Learner:
 
     def roll(
         self,
-        channel: Channel,
+        purpose: Purpose,
         pairs: Sequence[tuple[Prompt, Problem]],
         samples: int = 1,
         round_number: int | None = None,
     ) -> list[Rollout]:
         """Answer, score, record and count (prompt, problem) pairs, `samples` answers each, in one batch."""
-        asker = Asker(self.policy, self.domain.verify, channel, self.step)
-        rollouts = asker.ask(pairs, samples, self.seed_for(channel))
-        self.count(channel, rollouts, round_number)
+        asker = Asker(self.policy, self.domain.verify, purpose, self.step)
+        rollouts = asker.ask(pairs, samples, self.seed_for(purpose))
+        self.count(purpose, rollouts, round_number)
         return rollouts
 
-    def count(self, channel: Channel, rollouts: Sequence[Rollout], round_number: int | None = None) -> None:
+    def count(self, purpose: Purpose, rollouts: Sequence[Rollout], round_number: int | None = None) -> None:
         """The only place where a rollout enters the budget and the record: that of the round under way, or of
         `round_number` for a look back, which a resume after that round keeps."""
-        self.budget.add(channel, len(rollouts))
+        self.budget.add(purpose, len(rollouts))
         self.folder.rollouts(self.round if round_number is None else round_number, rollouts)
 
     # -- rounds -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def in_round(self, channel: Channel) -> Iterator[RoundAccount]:
+    def in_round(self, purpose: Purpose) -> Iterator[RoundAccount]:
         """Time a round, write its events, count it as completed."""
-        self.progress.round_started("fast" if channel == "fast" else "slow", self.cycle)
+        self.progress.round_started("fast" if purpose == "fast" else "slow", self.cycle)
         account = RoundAccount(self)
         started = time.monotonic()
         yield account
@@ -167,7 +167,7 @@ class Learner:
         self.folder.event(
             "round",
             round=self.round,
-            channel="fast" if channel == "fast" else "slow",
+            channel="fast" if purpose == "fast" else "slow",
             cycle=self.cycle,
             step=self.step,
             seconds=round(seconds, 3),

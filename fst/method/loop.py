@@ -13,20 +13,20 @@ from fst.method import ranks
 from fst.method.checkpoint import save
 from fst.method.fast import fast_round
 from fst.method.learner import Learner
-from fst.types import Arm, Channel
+from fst.types import Arm, Purpose
 
-ROUNDS: dict[Arm, tuple[Channel, ...]] = {"fst": ("fast", "train"), "rl": ("train",), "gepa": ("fast",)}
+ROUNDS: dict[Arm, tuple[Purpose, ...]] = {"fst": ("fast", "train"), "rl": ("train",), "gepa": ("fast",)}
 
 
-def rounds(learner: Learner) -> Iterator[Channel]:
+def rounds(learner: Learner) -> Iterator[Purpose]:
     """The rounds of the arm, each yielded once it is complete and saved, to the end of its cycles or of its rollout
     budget, whichever comes first; `rl` has no cycles of its own and goes on until it has spent what `fst` might."""
     order = ROUNDS[learner.arm]
     if learner.round == 0:
         learner.evaluate()
     while not learner.finished:
-        channel = order[learner.round % len(order)]
-        if channel == "fast":
+        purpose = order[learner.round % len(order)]
+        if purpose == "fast":
             evolve_prompts(learner)
         else:
             train_adapter(learner)
@@ -34,7 +34,7 @@ def rounds(learner: Learner) -> Iterator[Channel]:
             learner.cycle += 1
         learner.evaluate()
         save(learner)
-        yield channel
+        yield purpose
     learner.conclude()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fst.data.types import Problem, Verifier
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
-from fst.types import Channel, Prompt, Rollout
+from fst.types import Prompt, Purpose, Rollout
 
 Pair = tuple[Prompt, Problem]
 
@@ -19,7 +19,7 @@ class Asker:
 
     policy: Policy
     verify: Verifier
-    channel: Channel
+    purpose: Purpose
     weights: int
 
     def ask(self, pairs: Sequence[Pair], samples: int, seed: int) -> list[Rollout]:
@@ -36,7 +36,7 @@ class Asker:
         """The rollout that an answer is, once scored."""
         score = self.verify(problem, answer.text)
         return Rollout(
-            self.channel,
+            self.purpose,
             problem.id,
             prompt.id,
             self.weights,

@@ -101,7 +101,7 @@ def closing_table(run_views: Sequence[RunView]) -> Table:
                 ARM_NAMES[arm],
                 percent(row["accuracy"]) + ("" if row["finished"] else "*"),
                 decimal(row["kl"]),
-                *(amount(row["rollouts"][channel]) for channel in ("train", "fast", "eval")),
+                *(amount(row["rollouts"][purpose]) for purpose in ("train", "fast", "eval")),
                 amount(row["seconds"]),
             )
     return table
@@ -117,8 +117,8 @@ def _arm_summary(runs: list[RunView]) -> dict[str, Any]:
         "stderr": math.hypot(*known) / len(known) if known and len(known) == len(errors) else None,
         "kl": mean(result.kl for result in results),
         "rollouts": {
-            channel: _whole(mean(result.rollouts[channel] for result in results))
-            for channel in ("train", "fast", "eval")
+            purpose: _whole(mean(result.rollouts[purpose] for result in results))
+            for purpose in ("train", "fast", "eval")
         },
         "seconds": mean(result.seconds for result in results),
         "finished": all(run.finished for run in runs),

@@ -42,7 +42,7 @@ class Progress:
         self._quiet, self._clock = quiet, clock
         self._console = console or Console(stderr=True)
         self._live: Live | None = None
-        self._channel, self._cycle, self._step = "", 0, 0
+        self._kind, self._cycle, self._step = "", 0, 0
         self._fast_share = 0.0
         self._began = clock()
         self._spent = {"fast": 0.0, "slow": 0.0}
@@ -58,12 +58,12 @@ class Progress:
     ) -> None:
         self.close()
 
-    def round_started(self, channel: str, cycle: int) -> None:
-        """A fast or slow round begins; `channel` is "fast" or "slow"."""
+    def round_started(self, kind: str, cycle: int) -> None:
+        """A fast or slow round begins; `kind` is "fast" or "slow"."""
         self._close_round()
-        self._channel, self._cycle, self._fast_share = channel, cycle, 0.0
+        self._kind, self._cycle, self._fast_share = kind, cycle, 0.0
         self._began = self._clock()
-        self._show("round", f"{channel} round, cycle {cycle + 1} of {self._cycles}", always=True)
+        self._show("round", f"{kind} round, cycle {cycle + 1} of {self._cycles}", always=True)
 
     def step(self, step: int, reward: float) -> None:
         """RL step `step` (counted from 1 over the run) is taken; `reward` is its mean reward."""
@@ -87,37 +87,37 @@ class Progress:
         work that remains has been seen once."""
         elapsed = max(0.0, self._clock() - self._began)
         spent, done, ahead = dict(self._spent), dict(self._done), self._ahead()
-        if self._channel:
-            spent[self._channel] += elapsed
-        if self._channel == "fast":
+        if self._kind:
+            spent[self._kind] += elapsed
+        if self._kind == "fast":
             done["fast"] += self._fast_share
         total = 0.0
-        for channel, amount in ahead.items():
-            if amount > 0 and not done[channel]:
+        for kind, amount in ahead.items():
+            if amount > 0 and not done[kind]:
                 return None
-            total += amount * spent[channel] / done[channel] if amount > 0 else 0.0
+            total += amount * spent[kind] / done[kind] if amount > 0 else 0.0
         return total
 
     def close(self) -> None:
         """Leave the last state on the screen; calling it again does nothing."""
         self._close_round()
-        self._channel = ""
+        self._kind = ""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def _ahead(self) -> dict[str, float]:
         """Fast rounds and RL steps that remain, the running fast round in parts."""
-        fast_rounds = self._cycles - self._cycle - (self._fast_share if self._channel == "fast" else 1.0)
+        fast_rounds = self._cycles - self._cycle - (self._fast_share if self._kind == "fast" else 1.0)
         return {
             "fast": max(0.0, fast_rounds) if self._arm != "rl" else 0.0,
             "slow": float(max(0, self._total_steps - self._step)) if self._arm != "gepa" else 0.0,
         }
 
     def _close_round(self) -> None:
-        if self._channel:
-            self._spent[self._channel] += max(0.0, self._clock() - self._began)
-        if self._channel == "fast":
+        if self._kind:
+            self._spent[self._kind] += max(0.0, self._clock() - self._began)
+        if self._kind == "fast":
             self._done["fast"] += 1
         self._began = self._clock()
 

@@ -2,7 +2,7 @@
 
     config.json            who, what, with which parameters, commit and versions
     events.jsonl           rounds, steps, prompts, evaluations; one JSON object a line
-    rollouts.jsonl         every rollout of every channel
+    rollouts.jsonl         every rollout; its purpose ("train", "fast" or "eval") is under the key "channel"
     checkpoints/round-NNNN everything needed to go on after that round
 
 Lines are flushed as they are written and synced at every round's end. A line torn by a crash is closed off and
@@ -157,7 +157,7 @@ class RunFolder:
 
 def _rollout_line(rollout: Rollout) -> dict[str, Any]:
     return {
-        "channel": rollout.channel,
+        "channel": rollout.purpose,
         "problem_id": rollout.problem_id,
         "prompt_id": rollout.prompt_id,
         "weights": rollout.weights,

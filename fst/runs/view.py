@@ -111,7 +111,7 @@ class RunView:
             accuracy=number(last.get("accuracy")),
             stderr=number(last.get("stderr")),
             kl=number(last.get("kl")),
-            rollouts={channel: int(rollouts.get(channel, 0)) for channel in ("train", "fast", "eval")},
+            rollouts={purpose: int(rollouts.get(purpose, 0)) for purpose in ("train", "fast", "eval")},
             seconds=number(last.get("seconds")),
         )
 

@@ -127,7 +127,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Lab:
     return lab
 
 
-def test_z0_the_uninterrupted_run_learns_on_both_channels(lab: Lab) -> None:
+def test_z0_the_uninterrupted_run_learns_in_both_kinds_of_round(lab: Lab) -> None:
     """Otherwise the comparisons below would hold for a run in which nothing happens."""
     events = lab.account("whole", "events.jsonl")
     assert [e["channel"] for e in events if e["kind"] == "round"] == ["fast", "slow", "fast", "slow"]

@@ -52,7 +52,7 @@ def test_evaluations_always_print_and_cannot_control_the_terminal() -> None:
     assert lines[1].count("x") < 160
 
 
-def test_time_left_follows_the_pace_of_both_channels() -> None:
+def test_time_left_follows_the_pace_of_both_kinds_of_round() -> None:
     progress, clock, _ = make()
     progress.round_started("fast", 0)
     clock.now = 10.0
@@ -70,10 +70,10 @@ def test_time_left_follows_the_pace_of_both_channels() -> None:
     assert progress.time_left() == pytest.approx(20 + 6 * 3)
 
 
-@pytest.mark.parametrize(("arm", "channel", "expected"), [("gepa", "fast", 45.0), ("rl", "slow", 55.0)])
-def test_time_left_counts_only_what_the_arm_does(arm: Arm, channel: str, expected: float) -> None:
+@pytest.mark.parametrize(("arm", "kind", "expected"), [("gepa", "fast", 45.0), ("rl", "slow", 55.0)])
+def test_time_left_counts_only_what_the_arm_does(arm: Arm, kind: str, expected: float) -> None:
     progress, clock, _ = make(arm)
-    progress.round_started(channel, 0)
+    progress.round_started(kind, 0)
     clock.now = 15.0 if arm == "gepa" else 5.0
     if arm == "gepa":
         progress.fast(50, 100, 0.1)
