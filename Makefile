@@ -52,7 +52,7 @@ run: $(STAMP)  ## the pipeline over three domains, two baselines, the closed loo
 	@mkdir -p reports/tmp; \
 	fst run --arms rl gepa --quiet --out reports/tmp/baselines > reports/tmp/baselines.log 2>&1 & baselines=$$!; \
 	trap 'kill $$baselines 2>/dev/null' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
-	python -m pipelines continual && \
+	python -m pipelines flow continual && \
 	echo "waiting for the baselines (log: reports/tmp/baselines.log)" && wait $$baselines && \
 	echo "the closed loop: traffic, a new domain, an alert, an adaptation (logs: reports/live/logs)" && \
 	python -m pipelines live && fst report

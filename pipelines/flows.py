@@ -1,6 +1,6 @@
 """The flows: when and where the stages of dvc.yaml run, and what happens after them.
 
-    ingest -> train -> evaluate -> release, for one domain each; `continual` is all of it for a list of domains.
+    prepare -> train -> evaluate -> release, for one domain each; `continual` is all of it for a list of domains.
 
 DVC decides whether a stage runs: one that it calls current is skipped, and what a flow made is recorded with it, so
 that a following `dvc repro` finds nothing to do. The work is done by a child process (pipelines/worker.py), which runs
@@ -111,8 +111,8 @@ def publish(project: Project, name: str) -> dict[str, Any]:
     return call("publish", project, name)
 
 
-@fst_flow(name="ingest", flow_run_name="ingest {name}")
-def ingest(name: str, root: str = ".") -> None:
+@fst_flow(name="prepare", flow_run_name="prepare {name}")
+def prepare(name: str, root: str = ".") -> None:
     """A domain's problems: prepared, and validated by the data suites."""
     with working(root, name) as project:
         for stage in ("base", "prepare", "validate"):
@@ -175,7 +175,7 @@ def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[st
     with working(root, *domains or ()) as project:
         released = []
         for name in domains or list(project.params.domains):
-            ingest(name, root)
+            prepare(name, root)
             train(name, root)
             evaluate(name, root)
             released.append({"domain": name, **release(name, root)})

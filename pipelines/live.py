@@ -1,9 +1,9 @@
 """The closed loop, for real, on one machine: a gateway serves, traffic comes in, a new domain appears, the watcher
 raises an alert, Prefect starts an adaptation, the gate lets it through, the gateway swaps it in. And what came of it.
 
-    prefect server + `python -m pipelines serve`      what alerts start
+    prefect server + `python -m pipelines deploy`     what alerts start
     `fst serve`                                       the gateway, on a channel of its own
-    `python -m pipelines watch`                       drift, alerts
+    `python -m pipelines monitor`                     drift, alerts
     the scenario                                      sent from here
 """
 
@@ -105,11 +105,11 @@ class Live:
                     "prefect", python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(home)
                 )
                 until(lambda: _answers(f"{api}/health"), *server, START_SECONDS)
-            flows = start("flows", python, "-m", "pipelines", "serve", PREFECT_API_URL=api, PYTHONUNBUFFERED="1")
+            flows = start("flows", python, "-m", "pipelines", "deploy", PREFECT_API_URL=api, PYTHONUNBUFFERED="1")
             until(lambda: b"on-alert" in flows[1].read_bytes(), *flows, START_SECONDS)
             until(lambda: _answers(f"{url}/healthz"), *gateway, START_SECONDS)
             watcher = start(
-                "watcher", python, "-m", "pipelines", "watch", "--channel", CHANNEL, PREFECT_API_URL=api,
+                "watcher", python, "-m", "pipelines", "monitor", "--channel", CHANNEL, PREFECT_API_URL=api,
                 PYTHONUNBUFFERED="1",
             )  # fmt: skip
             until(lambda: b"watching" in watcher[1].read_bytes(), *watcher, START_SECONDS)

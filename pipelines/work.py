@@ -77,7 +77,7 @@ def plan_adaptation(project: Project, domain: str, channel: str, since: float) -
 
 def reward(project: Project, name: str) -> dict[str, Any]:
     """What a stage's evaluation found for the domain that it serves."""
-    return {"reward": read_document(project.places.metrics(name), f"fst evaluate {name}")["reward"]}
+    return {"reward": read_document(project.places.metrics(name), f"fst stage evaluate {name}")["reward"]}
 
 
 def judge(project: Project, name: str) -> dict[str, Any]:

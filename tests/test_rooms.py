@@ -41,8 +41,9 @@ LIBRARY_ROOMS = {
     "matplotlib": ("fst/report/figures.py", "fst/report/live.py", "fst/claims/page.py"),
     "evidently": ("fst/monitoring/*",),
     "prefect": ("pipelines/*",),
-    "starlette": ("fst/serving/app.py", "fst/monitoring/dashboard*.py"),
-    "uvicorn": ("fst/cli/commands_serve.py",),
+    "starlette": ("fst/serving/app.py", "fst/serving/build.py", "fst/monitoring/dashboard*.py"),
+    "uvicorn": ("fst/serving/build.py",),
+    "cyclopts": ("fst/cli/*", "fst/commandline.py", "pipelines/__main__.py"),
     "prometheus_client": ("fst/serving/metrics.py",),
     "sklearn": ("fst/serving/router.py", "fst/monitoring/*"),
 }

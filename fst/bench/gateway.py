@@ -1,5 +1,5 @@
-"""`fst bench serve`: what the gateway costs over the engine alone, and whether it holds under load while releases come
-and go and the engine is killed. Everything is real: the gateway's own process, the engine's, HTTP over the loopback."""
+"""`fst bench gateway`: what the gateway costs over the engine alone, and whether it holds under load while releases
+come and go and the engine is killed. The gateway, its engine and HTTP over the loopback are the real ones."""
 
 from __future__ import annotations
 

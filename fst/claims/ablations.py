@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from rich.table import Table
+
 from fst.claims.curves import Interval, first_reach, interval
 from fst.claims.evidence import Evidence
 from fst.claims.plan import VARIANTS, Size, Work
@@ -66,3 +68,13 @@ def outcomes(domains: Sequence[str], evidence: Evidence) -> list[Outcome]:
                 )
             )  # fmt: skip
     return found
+
+
+def table(found: Sequence[Outcome]) -> Table:
+    """The outcomes for the terminal, one line per variant and domain."""
+    page = Table("variant", "domain", "accuracy [95%]", "KL", f"rollouts to {LEVEL:.0%}")
+    for one in found:
+        span = "" if one.low is None else f" [{one.low:.1%}, {one.high:.1%}]"
+        spent = "never" if one.rollouts is None else f"{one.rollouts:,.0f} ({one.reached} of {len(one.seeds)} seeds)"
+        page.add_row(one.variant, one.domain, f"{one.accuracy:.1%}{span}", f"{one.kl:.3f}", spent)
+    return page

@@ -1,35 +1,85 @@
-"""What the commands share: defaults, and reading the options that several of them take."""
+"""What several commands share: parameters and their overrides, options of trainings, and writing to a terminal."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from fst.errors import ConfigError
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
     from fst.config import Params
 
-ARMS = ("fst", "rl", "gepa")
-DEFAULT_ARM: Final = "fst"
-DEFAULT_DOMAIN = "lab/sort_desc+add_one"
+PARAMS_FILE: Final = Path("params.yaml")
+
+Several = Parameter(consume_multiple=1)  # an option that takes one or more values
+Reference = Annotated[
+    str, Parameter(help="A channel, an id or the beginning of one (6 digits or more), or a bundle's folder.")
+]
+Domain = Annotated[str, Parameter(help="A domain of params.yaml.")]
+Channel = Annotated[str | None, Parameter(help="Name of the channel; store.channel of params.yaml if not given.")]
 
 
-def read_params(options: argparse.Namespace) -> Params:
-    """The parameter file, if there is one, with the overrides of the command line."""
-    from fst.config import load_params
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Parameters of a command: a file, and single values in place of the file's."""
 
-    path = options.params if options.params.exists() or options.params != Path("params.yaml") else None
-    overrides = list(options.set)
-    if getattr(options, "model", None):
-        overrides.append(f"model.base={options.model}")
-    return load_params(path, overrides)
+    params: Path = PARAMS_FILE
+    """Parameter file; without one, the defaults hold."""
+    set: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
+    """Override one parameter, e.g. loop.cycles=3; repeatable."""
+
+    def read(self) -> Params:
+        """The parameters. Raises ConfigError."""
+        from fst.config import load_params
+
+        path = self.params if self.params.exists() or self.params != PARAMS_FILE else None
+        return load_params(path, self.overrides())
+
+    def overrides(self) -> list[str]:
+        return list(self.set)
 
 
-def refuse_given(options: argparse.Namespace, keys: Sequence[str], why: str) -> None:
-    """Raise ConfigError when one of these options was given: it would do nothing."""
-    given = ", ".join(f"--{key}" for key in keys if getattr(options, key) not in (None, []))
-    if given:
-        raise ConfigError(f"{given}: {why}")
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """Parameters of trainings that are recorded in run folders."""
+
+    model: str | None = None
+    """Directory or hub id of the policy; overrides model.base."""
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def overrides(self) -> list[str]:
+        return [*self.set, *([f"model.base={self.model}"] if self.model else [])]
+
+
+SETTINGS, TRAINING = Settings(), TrainingSettings()
+
+
+def terminal(width: int = 110) -> Console:
+    """A console of the terminal's width, or of `width` columns where the output goes elsewhere."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=width)
+
+
+def show(*pages: RenderableType) -> None:
+    """Print tables and lines as they are: no markup is read in them, and lines are not wrapped."""
+    console = terminal()
+    for page in pages:
+        console.print(page, highlight=False, markup=False, emoji=False, soft_wrap=isinstance(page, str))
+
+
+def lines(found: Iterable[str]) -> None:
+    """Print each line as soon as it is known."""
+    for line in found:
+        print(line, flush=True)

@@ -103,7 +103,9 @@ class Stages:
         params, spec = self.of(name), self.params.domain(name).spec
         reader = load_reader(params.model.base)
         if spec.endswith(".jsonl"):
-            self._check_raw(name, self.places.root / spec.removeprefix("jsonl:"))
+            from fst.data.validation import check_raw
+
+            check_raw(self.places.root / spec.removeprefix("jsonl:"), self.places.raw_page(name))
         with contextlib.chdir(self.places.root):  # a user's file is named from there
             domain = load_domain(spec, sizes_of(params), params.prepare.seed)
 
@@ -152,7 +154,7 @@ class Stages:
         every domain that it builds on, under the prompt that is served there. Of each, also what serving it looks like:
         answers to validation problems, with which live traffic is compared."""
         start, own = self.start(name), self.params.served_as(name)
-        population = read_document(self.places.trained(name) / "prompts.json", f"fst train {name}")
+        population = read_document(self.places.trained(name) / "prompts.json", f"fst stage train {name}")
         prompts = list(map(prompt_from_dict, population["prompts"]))
         served, domain = Served.load(self.of(name), self._adapter(name)), self.problems(name)
         found = {prompt.id: served.measure(domain, prompt) for prompt in prompts}
@@ -183,10 +185,10 @@ class Stages:
     def bundle(self, name: str) -> Path:
         """The deployable unit: the adapter, and the prompts of this domain beside those of the domains before it."""
         start, served_as, evaluated = self.start(name), self.params.served_as(name), self.places.evaluated(name)
-        training = read_document(self.places.trained(name) / "training.json", f"fst train {name}")
-        own = read_document(self.places.trained(name) / "prompts.json", f"fst train {name}")
+        training = read_document(self.places.trained(name) / "training.json", f"fst stage train {name}")
+        own = read_document(self.places.trained(name) / "prompts.json", f"fst stage train {name}")
         entries, scores, reference = (
-            read_document(evaluated / f"{part}.json", f"fst evaluate {name}")
+            read_document(evaluated / f"{part}.json", f"fst stage evaluate {name}")
             for part in ("evaluation", "scores", "reference")
         )
         shipped = [{**p, "problems": scores[p["id"]]} for p in own["prompts"][: self.of(name).bundle.prompts]]
@@ -240,18 +242,10 @@ class Stages:
         write_bundle(self.places.bundled(name), manifest, documents, adapter)
         return self.places.bundled(name)
 
-    def _check_raw(self, name: str, file: Path) -> None:
-        from fst.data.validation import require, validate_raw, write_page
-
-        found, page = [validate_raw(file)], self.places.raw_page(name)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_page(found, page)
-        require(found, page)
-
     def candidate(self, name: str) -> Bundle:
         """The bundle that a domain's stage made. Raises ConfigError when it is not there yet."""
         if not (self.places.bundled(name) / "manifest.json").exists():
-            command = "fst bundle base" if name == BASE else f"dvc repro bundle@{name}"
+            command = "fst stage base" if name == BASE else f"dvc repro bundle@{name}"
             raise ConfigError(f"{self.places.bundled(name)} is not there yet; make it with `{command}`")
         return read_bundle(self.places.bundled(name))
 

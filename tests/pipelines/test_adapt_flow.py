@@ -73,7 +73,7 @@ def write_traffic(project: LabProject, domain: str, spec: str, count: int) -> No
 
 
 def adapt(project: LabProject, server: Server, domain: str, *more: str) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "pipelines", "adapt", domain, *more)
+    command = (sys.executable, "-m", "pipelines", "flow", "adapt", domain, *more)
     return project.run(*command, check=False, **server.environment)
 
 
@@ -97,7 +97,7 @@ def manifest(project: LabProject, bundle: str) -> dict[str, Any]:
 
 def test_r1_a_storm_of_alerts_starts_one_run(project: LabProject, server: Server) -> None:
     before = channel(project)["bundle"]
-    process = project.start(sys.executable, "-m", "pipelines", "serve", **server.environment)
+    process = project.start(sys.executable, "-m", "pipelines", "deploy", **server.environment)
     try:
         server.wait_for("deployments", deployments={"name": {"any_": ["on-alert"]}})
         storm = (
@@ -130,7 +130,7 @@ def test_r1_a_storm_of_alerts_starts_one_run(project: LabProject, server: Server
 
 def test_r3_the_later_of_two_finds_nothing_to_do(project: LabProject, server: Server) -> None:
     """Both alerts were raised before either was answered; the lines of the account never mix."""
-    command = (sys.executable, "-m", "pipelines", "adapt", "mixed")
+    command = (sys.executable, "-m", "pipelines", "flow", "adapt", "mixed")
     processes = [project.start(*command, **server.environment) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def flow(project: LabProject, server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return project.run(sys.executable, "-m", "pipelines", *arguments, check=False, **server.environment)
+    return project.run(sys.executable, "-m", "pipelines", "flow", *arguments, check=False, **server.environment)
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def test_f4_a_killed_child_is_replaced_and_the_training_ends_the_same(
     tmp_path: Path, server: Server, cold: LabProject
 ) -> None:
     project = LabProject(tmp_path / "project", ONE)
-    assert flow(project, server, "ingest", "first").returncode == 0
-    process = project.start(sys.executable, "-m", "pipelines", "train", "first", **server.environment)
+    assert flow(project, server, "prepare", "first").returncode == 0
+    process = project.start(sys.executable, "-m", "pipelines", "flow", "train", "first", **server.environment)
     wait_until(lambda: rounds_done(project) >= 1 or process.poll() is not None, 120, "no round was done")
     (worker,) = [c for c in children(process.pid) if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
     os.kill(worker, signal.SIGKILL)
@@ -120,8 +120,8 @@ def test_f5_a_killed_flow_leaves_nothing_behind_and_the_next_goes_on(
     tmp_path: Path, server: Server, cold: LabProject
 ) -> None:
     project = LabProject(tmp_path / "project", ONE)
-    assert flow(project, server, "ingest", "first").returncode == 0
-    process = project.start(sys.executable, "-m", "pipelines", "train", "first", **server.environment)
+    assert flow(project, server, "prepare", "first").returncode == 0
+    process = project.start(sys.executable, "-m", "pipelines", "flow", "train", "first", **server.environment)
     wait_until(lambda: rounds_done(project) >= 1 or process.poll() is not None, 120, "no round was done")
     family = descendants(process.pid)
     process.kill()
@@ -153,7 +153,7 @@ def test_f6_a_refusal_leaves_production_alone(project: LabProject, server: Serve
 
 
 def test_f8_a_mistake_is_said_once(project: LabProject, server: Server) -> None:
-    done = flow(project, server, "ingest", "nowhere")
+    done = flow(project, server, "prepare", "nowhere")
     assert done.returncode == 2
     assert "domains.nowhere: params.yaml has no such domain; it has: first, second" in done.stderr
     assert "Retrying" not in done.stdout + done.stderr
@@ -166,11 +166,11 @@ def test_f9_a_locked_database_delays_and_loses_nothing(project: LabProject, serv
     released = threading.Timer(8, lambda: (lock.execute("ROLLBACK"), lock.close()))
     released.start()
     try:
-        done = flow(project, server, "ingest", "first")
+        done = flow(project, server, "prepare", "first")
     finally:
         released.join()
     assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = server.ask("flow_runs", flow_runs={"name": {"like_": "ingest first"}}, sort="START_TIME_DESC", limit=1)
+    (run,) = server.ask("flow_runs", flow_runs={"name": {"like_": "prepare first"}}, sort="START_TIME_DESC", limit=1)
     assert run["state"]["type"] == "COMPLETED"
 
 
@@ -178,8 +178,8 @@ def test_f7_two_trainings_take_turns(tmp_path: Path, server: Server) -> None:
     """Both are started at once; the second trains when the first has given the limit back."""
     projects = [LabProject(tmp_path / name, ONE) for name in ("a", "b")]
     for project in projects:
-        assert flow(project, server, "ingest", "first").returncode == 0
-    command = (sys.executable, "-m", "pipelines", "train", "first")
+        assert flow(project, server, "prepare", "first").returncode == 0
+    command = (sys.executable, "-m", "pipelines", "flow", "train", "first")
     processes = [project.start(*command, **server.environment) for project in projects]
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
@@ -192,9 +192,9 @@ def test_f7_two_trainings_take_turns(tmp_path: Path, server: Server) -> None:
 
 
 def test_f10_a_schedule_and_an_event_start_runs(project: LabProject, server: Server) -> None:
-    """`python -m pipelines serve`: both deployments work through what is current already, which takes seconds."""
+    """`python -m pipelines deploy`: both deployments work through what is current already, which takes seconds."""
     before = channel(project)
-    command = (sys.executable, "-m", "pipelines", "serve", "--cron", "* * * * *")
+    command = (sys.executable, "-m", "pipelines", "deploy", "--cron", "* * * * *")
     process = project.start(*command, **server.environment)
     try:
         server.wait_for("deployments", 2, deployments={"name": {"any_": ["nightly", "on-arrival"]}})
@@ -215,7 +215,7 @@ def test_f10_a_schedule_and_an_event_start_runs(project: LabProject, server: Ser
 def test_f11_a_round_that_hangs_is_ended_and_tried_again(tmp_path: Path, server: Server) -> None:
     patience = {"retries": 1, "retry_seconds": 0.1, "round_seconds": 0.05}
     project = LabProject(tmp_path / "project", ONE, flows=patience)
-    assert flow(project, server, "ingest", "first").returncode == 0
+    assert flow(project, server, "prepare", "first").returncode == 0
     done = flow(project, server, "train", "first")
     assert done.returncode == 3
     assert done.stderr.count("next_round took longer than 0.05 s and was ended") >= 1
@@ -246,5 +246,5 @@ def test_f12_bad_data_stops_the_flow_with_its_rows(tmp_path: Path, server: Serve
     assert "odd" in page.read_text()
     assert not (project.root / "data" / "prepared").exists()
     (project.root / "mine.jsonl").write_text("\n".join(lines[:160]) + "\n")
-    assert flow(project, server, "ingest", "mine").returncode == 0
+    assert flow(project, server, "prepare", "mine").returncode == 0
     assert project.status().keys() & {"prepare@mine", "validate@mine"} == set()

@@ -308,20 +308,20 @@ def test_c8_options_that_would_do_nothing_are_refused(
     project: ToyProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option, value in (("arm", "rl"), ("domain", "lab/reverse"), ("data", "x.jsonl"), ("seed", "0"), ("run", "x")):
-        sentence = said(capsys, "train", "zeta", f"--{option}", value, code=2)
-        assert sentence.startswith(f"fst: --{option}: params.yaml says it for the domain 'zeta'")
-    assert "--split, --prompt: a domain is evaluated on its test split" in said(
-        capsys, "evaluate", "zeta", "--split", "validation", "--prompt", "hm", code=2
-    )
-    assert "nowhere is neither a run folder nor a domain of params.yaml, which has: zeta, alpha" in said(
-        capsys, "evaluate", "nowhere", code=2
+        sentence = said(capsys, "stage", "train", "zeta", f"--{option}", value, code=2)
+        assert sentence.startswith(f"fst: unknown option: --{option}. "), "params.yaml says it for a domain"
+    for option in ("split", "prompt"):
+        assert f"unknown option: --{option}" in said(capsys, "stage", "evaluate", "zeta", f"--{option}", "hm", code=2)
+    assert "unknown option: --set" in said(capsys, "evaluate", "runs/x", "--set", "evaluate.samples=1", code=2)
+    assert "zeta: no such run folder; a domain of params.yaml has `fst stage evaluate zeta`" in said(
+        capsys, "evaluate", "zeta", code=2
     )
     (tmp_path / "folder").mkdir()
     assert "is not a run folder (no readable config.json)" in said(capsys, "evaluate", "folder", code=2)
-    for stage in ("prepare", "validate", "train", "bundle"):
-        assert "domains.nowhere: params.yaml has no such domain" in said(capsys, stage, "nowhere", code=2)
+    for stage in ("prepare", "validate", "train", "evaluate", "bundle"):
+        assert "domains.nowhere: params.yaml has no such domain" in said(capsys, "stage", stage, "nowhere", code=2)
     project.base()
-    assert "make it with `fst train zeta`" in said(capsys, "bundle", "zeta", code=2)
+    assert "make it with `fst stage train zeta`" in said(capsys, "stage", "bundle", "zeta", code=2)
 
 
 def test_c8_a_problem_file_is_validated_before_it_is_a_domain(
@@ -330,9 +330,9 @@ def test_c8_a_problem_file_is_validated_before_it_is_a_domain(
     rows = [{"id": f"p{i}", "question": f"what is {i}?", "answer": str(i)} for i in range(6)]
     file = project.root / "mine.jsonl"
     file.write_text("\n".join(json.dumps(one) for one in rows) + "\n")
-    assert said(capsys, "validate", "--data", "mine.jsonl").endswith("page: reports/validation/mine.html")
+    assert said(capsys, "validate", "mine.jsonl").endswith("page: reports/validation/mine.html")
     file.write_text("\n".join(json.dumps(one) for one in [*rows, {**rows[0], "question": "another?"}]) + "\n")
-    sentence = said(capsys, "validate", "--data", "mine.jsonl", code=5)
+    sentence = said(capsys, "validate", "mine.jsonl", code=5)
     assert re.search(r"\bp0\b.*\b7\b", sentence)
     assert "p0" in (project.root / "reports" / "validation" / "mine.html").read_text()
 

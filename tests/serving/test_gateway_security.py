@@ -319,7 +319,7 @@ def test_s12_the_key_file_holds_no_key(tmp_path: Path) -> None:
 
 
 def test_s13_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
-    from fst.cli.commands_serve import build
+    from fst.serving.build import build
 
     place = Place(tmp_path)
     for host in ("0.0.0.0", "192.168.1.7", "example.com", "::"):

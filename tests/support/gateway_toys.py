@@ -16,12 +16,12 @@ import torch
 import uvicorn
 from peft import get_peft_model
 
-from fst.cli.commands_serve import allowed, build
 from fst.config import Params, params_from_dict
 from fst.models.adapter import lora_config, save_adapter
 from fst.models.policy import load_policy
 from fst.monitoring.dashboard import dashboard_routes
 from fst.serving.app import Gateway
+from fst.serving.build import allowed, build
 from fst.serving.keys import add_key
 from fst.stages.places import Places
 from fst.store.bundle import Bundle, write_bundle

@@ -28,6 +28,7 @@ from fst.errors import ValidationFailed
 __all__ = [
     "Finding",
     "Validation",
+    "check_raw",
     "require",
     "table",
     "validate_prepared",
@@ -41,6 +42,16 @@ def validate_raw(path: Path) -> Validation:
     """A problem file of the user's: one JSON object a line. Raises DataError for one that cannot be opened."""
     rows = raw_table(path)
     return Validation("raw", path.name, rows.length, run_suite("raw", [(rows, raw_suite())]))
+
+
+def check_raw(file: Path, page: Path) -> Validation:
+    """What the suites find in a user's problem file; `page` says it too. Raises ValidationFailed, with the offending
+    rows, for a critical finding."""
+    found = validate_raw(file)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_page([found], page)
+    require([found], page)
+    return found
 
 
 def validate_prepared(folder: Path, params: ValidateParams, room: int | None) -> Validation:

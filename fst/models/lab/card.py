@@ -156,3 +156,15 @@ def _share_exact(groups: Sequence[Sequence[Answer]], hidden: Sequence[int]) -> t
         single += right
         any_of += right > 0
     return single / (len(hidden) * INDUCTION_SAMPLES), any_of / len(hidden)
+
+
+def markdown(card: dict[str, dict[str, Any]]) -> str:
+    """The card as a Markdown table."""
+    head = "| rule kind | rules | right instruction, sampled / greedy | generic "
+    lines = [head + "| induction, per sample | in 32 | in 32, as reflected |", "|---|---|---|---|---|---|---|"]
+    for kind, row in card.items():
+        lines.append(
+            f"| {kind} | {row['rules']} | {row['sampled']:.0%} / {row['greedy']:.0%} | {row['generic']:.1%} "
+            f"| {row['induction']:.0%} | {row['induction_in_32']:.0%} | {row['induction_in_32_bagged']:.0%} |"
+        )
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ same weights.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import random
 import time
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from fst.data.lab.corpus import Text, draw_following, draw_generic, draw_induction, vocabulary
+from fst.files import write_atomic
 from fst.models.lab.tokenizer import build_tokenizer
 
 
@@ -201,8 +203,8 @@ def pretrain(
     report: Callable[[int, float, float, int], None] = lambda step, follow, induce, tokens: None,
     checkpoint_every: int = 250,
 ) -> dict[str, float]:
-    """Train from nothing, or from the checkpoint beside `out` if an earlier call was cut off; save model and
-    tokenizer to `out`. Returns {"tokens", "minutes", "loss_following", "loss_induction"}."""
+    """Train from nothing, or from the checkpoint beside `out` if an earlier call was cut off; save model, tokenizer
+    and their checksums to `out`. Returns {"tokens", "minutes", "loss_following", "loss_induction"}."""
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer(vocabulary(), config.context)
     model = build_model(config, tokenizer)
@@ -256,6 +258,7 @@ def pretrain(
             partial.replace(checkpoint)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    write_checksums(out)
     checkpoint.unlink(missing_ok=True)
     return {
         "tokens": tokens,
@@ -263,3 +266,10 @@ def pretrain(
         "loss_following": round(follow, 4),
         "loss_induction": round(induce, 4),
     }
+
+
+def write_checksums(folder: Path) -> None:
+    """Write SHA256SUMS over the folder's files, in the form of `sha256sum`."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
+    write_atomic(folder / "SHA256SUMS", "".join(lines))

@@ -33,14 +33,14 @@ def overhead(root: Path, cycles: int) -> list[str]:
         params["loop"]["cycles"] = cycles
         (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         name, places = next(iter(params["domains"])), Places(clone)
-        for command in (("bundle", "base"), ("prepare", name), ("validate", name)):
-            _run(clone, sys.executable, "-m", "fst.cli", *command)
-        plain = _timed(clone, sys.executable, "-m", "fst.cli", "train", name, "--quiet")
+        for command in (("base",), ("prepare", name), ("validate", name)):
+            _run(clone, sys.executable, "-m", "fst.cli", "stage", *command)
+        plain = _timed(clone, sys.executable, "-m", "fst.cli", "stage", "train", name, "--quiet")
         adapter = places.trained(name) / "adapter" / "adapter_model.safetensors"
         expected = adapter.read_bytes()
         shutil.rmtree(places.trained(name))
         shutil.rmtree(places.runs)
-        flow = _timed(clone, sys.executable, "-m", "pipelines", "train", name)
+        flow = _timed(clone, sys.executable, "-m", "pipelines", "flow", "train", name)
         if adapter.read_bytes() != expected:
             raise BenchFailed("the flow's adapter differs from the plain CLI's: the two did not do the same work")
     return [

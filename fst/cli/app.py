@@ -1,0 +1,47 @@
+"""The command line `fst`: its commands by subject."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from cyclopts import App, Group
+
+from fst.cli import lab, release, runs, serve, traffic
+from fst.cli.bench import bench
+from fst.cli.bundles import bundles
+from fst.cli.stage import stage
+from fst.commandline import application, execute
+from fst.data.domains import describe_families
+from fst.lifeline import hold
+
+SUBJECTS: dict[str, tuple[App | Callable[..., None], ...]] = {
+    "Runs": (runs.train, runs.run, runs.evaluate, runs.report, traffic.validate),
+    "Pipeline and releases": (stage, release.release, release.rollback, bundles, release.explain, release.reproduce),
+    "Serving and live traffic": (serve.serve, serve.keys, traffic.simulate, traffic.ingest, traffic.monitor),
+    "This machine": (lab.doctor, bench, lab.lab_base),
+}
+
+app = application("fst", "Fast-Slow Training: prompts and weights learn from one reward.")
+for order, (subject, commands) in enumerate(SUBJECTS.items()):
+    group = Group(subject, sort_key=order)
+    for command in commands:
+        if isinstance(command, App):
+            command.group = (group,)
+            app.command(command)
+        else:
+            app.command(command, group=group)
+app.register_install_completion_command(help="Install tab completion for this shell.")
+options = Group("Options", sort_key=len(SUBJECTS))
+for flag in ("--help", "--version", "--install-completion"):
+    app[flag].group = (options,)
+app["train"].help_epilogue = "\n".join(
+    ("Domains:", *(f"  {example}\n      {says}" for example, says in describe_families()))
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `fst`. Returns the exit code (fst/commandline.py); SIGTERM ends the command in order."""
+    if threading.current_thread() is threading.main_thread():
+        hold()
+    return execute(app, arguments)

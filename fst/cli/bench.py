@@ -1,0 +1,131 @@
+"""`fst bench`: measurements on this machine, and the paper's experiments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from fst.claims.experiment import Experiment
+from fst.claims.plan import CLAIMS
+from fst.cli.options import SETTINGS, Settings, Several, lines, terminal
+from fst.commandline import goes_on
+
+WIDTH = 180  # columns of the experiments' tables
+EXPERIMENT, GOES_ON = Experiment(), "the same command goes on with what is left"
+Extent = Annotated[Experiment, Parameter(name="*")]
+
+bench = App(name="bench", help="Measure this machine against the plain libraries, or rerun the paper's experiments.")
+
+
+@bench.command
+def speed(*, steps: int = 12) -> None:
+    """Compare an RL step with plain TRL's, and a fast round's generation with generate.
+
+    Example: fst bench speed --steps 6
+
+    Args:
+        steps: RL steps of each trainer.
+    """
+    from fst.bench.speed import speed
+
+    lines(speed(steps))
+
+
+@bench.command
+def rollouts(*, blocks: int = 7, settings: Settings = SETTINGS) -> None:
+    """Compare the engine's tokens per second with model.generate's, as TRL calls it.
+
+    Example: fst bench rollouts
+
+    Args:
+        blocks: Alternating blocks of both.
+    """
+    from fst.bench.rollouts import rollouts
+
+    lines(rollouts(settings.read(), blocks))
+
+
+@bench.command
+def gateway(*, seconds: float = 5.0, minutes: float = 0.0, settings: Settings = SETTINGS) -> None:
+    """Measure what the gateway costs over the engine alone.
+
+    With --minutes, also a soak: load while releases come and go and the engine is
+    killed.
+
+    Example: fst bench gateway --minutes 10
+
+    Args:
+        seconds: Length of each measurement.
+        minutes: Length of the soak; 0 is none.
+    """
+    from fst.bench.gateway import serve
+
+    lines(serve(settings.read(), seconds, minutes))
+
+
+@bench.command
+def drift(*, windows: int = 200, trials: int = 40, settings: Settings = SETTINGS) -> None:
+    """Count the watcher's false alarms and detections, on simulated traffic of the lab.
+
+    Example: fst bench drift
+
+    Args:
+        windows: Windows without drift.
+        trials: Trials of each detection.
+    """
+    from fst.bench.drift import drift_table
+
+    lines(drift_table(settings.read().drift, windows, trials))
+
+
+@bench.command(help_epilogue="\n".join(("Claims:", *(f"  {name}  {text}" for name, text in CLAIMS.items()))))
+@goes_on(GOES_ON)
+def claims(
+    *claims: str,
+    domains: Annotated[tuple[str, ...], Several] = (),
+    seeds: Annotated[tuple[int, ...], Several] = (),
+    rollouts: int | None = None,
+    extent: Extent = EXPERIMENT,
+    settings: Settings = SETTINGS,
+) -> None:
+    """Rerun the paper's experiments, and state which of its claims hold.
+
+    Example: fst bench claims C1 C7 --budget small
+
+    Args:
+        claims: Which claims, see below; all if none is given.
+        domains: Domain specs; the plan's own three (small: the first) if not given.
+        seeds: Seeds; those of the budget if not given: 20 to 24 (small: 20 and 21).
+        rollouts: Rollouts that a run may learn from, all else in proportion; for models that need more than the budget.
+    """
+    from fst.claims.page import tables
+
+    rows, page = extent.claims(settings.read(), claims, domains, seeds, rollouts)
+    terminal(WIDTH).print(*tables(rows))
+    print(f"report: {page}")
+
+
+@bench.command
+@goes_on(GOES_ON)
+def ablations(
+    *,
+    domains: Annotated[tuple[str, ...], Several] = (),
+    seeds: Annotated[tuple[int, ...], Several] = (),
+    extent: Extent = EXPERIMENT,
+    settings: Settings = SETTINGS,
+) -> None:
+    """Train FST with one thing changed, on rules that are there to choose defaults by.
+
+    Changed are T, K, carrying the population over, who reflects, and what reflection
+    reads. Writes ablations.json.
+
+    Example: fst bench ablations --budget small
+
+    Args:
+        domains: Domain specs; rules of the lab's `tune` if not given.
+        seeds: Seeds; those of the budget if not given.
+    """
+    from fst.claims.ablations import table
+
+    terminal(WIDTH).print(table(extent.ablations(settings.read(), domains, seeds)))

@@ -1,0 +1,165 @@
+"""Runs: train one arm, train all arms, measure a run again, and report on runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from fst.cli.options import SETTINGS, TRAINING, Settings, Several, TrainingSettings, terminal
+from fst.commandline import goes_on
+from fst.errors import ConfigError
+from fst.types import Arm
+
+ARMS: Final[tuple[Arm, ...]] = ("fst", "rl", "gepa")
+DOMAIN = "lab/sort_desc+add_one"
+TITLE = "Fast-Slow Training"
+
+
+@goes_on("the same command with --resume goes on from the last completed round")
+def train(
+    *,
+    arm: Arm = "fst",
+    domain: str | None = None,
+    data: Path | None = None,
+    seed: int = 0,
+    run: str | None = None,
+    resume: bool = False,
+    settings: TrainingSettings = TRAINING,
+) -> None:
+    """Train one arm on one domain.
+
+    Everything is recorded under runs/<run>/: events, rollouts, checkpoints.
+
+    Example: fst train --arm fst --domain lab/sort_desc+add_one --seed 0
+    Example: fst train --data my.jsonl --model Qwen/Qwen3-0.6B
+
+    Args:
+        arm: What learns: fst is both, rl the weights only, gepa the prompts only.
+        domain: Domain spec, see below; lab/sort_desc+add_one if not given.
+        data: A JSONL file of your own problems, in place of --domain.
+        seed: Seed of everything that is drawn.
+        run: Name of the run folder; made of domain, arm and seed if not given.
+        resume: Go on from the last completed round.
+    """
+    from rich.console import Console
+
+    from fst.method import ranks
+    from fst.method.runner import Job, run_job, summary_of
+
+    if domain and data:
+        raise ConfigError("--domain, --data: give one of the two")
+    spec = f"jsonl:{data}" if data else domain or DOMAIN
+    folder = settings.runs / (run or _run_name(spec, arm, seed))
+    run_job(Job(arm, spec, seed, folder, settings.read()), resume, settings.quiet)
+    if ranks.rank():
+        return  # rank 0 has the record
+    end = summary_of(folder)
+    rollouts = end["rollouts"]
+    Console().print(
+        f"[bold]{arm}[/] on {spec}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), "
+        f"KL {end['kl']:.4f} nats per token; rollouts {rollouts['train']} training, {rollouts['fast']} fast, "
+        f"{rollouts['eval']} evaluation; {end['seconds']:.0f} s of learning.\n"
+        f"best prompt: {end['prompts'][0]!r}\nrecords: {folder}",
+        highlight=False,
+    )
+
+
+@goes_on("the same command goes on from the last completed round")
+def run(
+    *,
+    domain: tuple[str, ...] = (DOMAIN,),
+    arms: Annotated[tuple[Arm, ...], Several] = ARMS,
+    seeds: Annotated[tuple[int, ...], Several] = (0,),
+    out: Path = Path("reports/run"),
+    settings: TrainingSettings = TRAINING,
+) -> None:
+    """Train all arms on each domain and seed, then write the report.
+
+    Prints the closing table. A run that was cut off goes on; one that ended with
+    the same parameters is kept.
+
+    Example: fst run --seeds 0 1 2 --out reports/mine
+
+    Args:
+        domain: Domain spec; repeatable.
+        arms: Arms to train.
+        seeds: Seeds, one run per domain, arm and seed.
+        out: Folder of the report.
+    """
+    from fst.method.runner import Job, run_job
+    from fst.report.build import build_report, closing_table
+    from fst.runs.view import load_run
+
+    params = settings.read()
+    jobs = [
+        Job(arm, spec, seed, settings.runs / _run_name(spec, arm, seed), params)
+        for spec in domain
+        for seed in seeds
+        for arm in arms
+    ]
+    folders = [run_job(job, resume=True, quiet=settings.quiet) for job in jobs]
+    page = build_report(folders, out, TITLE)
+    console = terminal()
+    console.print(closing_table([load_run(folder) for folder in folders]))
+    console.print(f"report: {page}", highlight=False)
+
+
+def evaluate(run: Path, /, *, split: Literal["validation", "test"] = "test", prompt: str | None = None) -> None:
+    """Measure mean@n and KL of a run's last checkpoint, as JSON.
+
+    The parameters are those that the run was made with; nothing is added to its
+    records.
+
+    Example: fst evaluate runs/lab-sort-desc-add-one-fst-s0 --split validation
+
+    Args:
+        run: A run folder.
+        split: Held-out problems to answer.
+        prompt: Evaluate under this prompt; the run's best if not given.
+    """
+    if not run.exists():
+        raise ConfigError(f"{run}: no such run folder; a domain of params.yaml has `fst stage evaluate {run}`")
+    from fst.method.runner import evaluate_run
+
+    print(json.dumps(evaluate_run(run, split, prompt), indent=2))
+
+
+def report(*folders: Path, out: Path = Path("reports/run"), title: str = TITLE, settings: Settings = SETTINGS) -> None:
+    """Write the report of runs: an HTML page, PNG figures and summary.json.
+
+    Without folders: the runs of the domains in params.yaml, the other arms' runs on
+    the same domains, the releases of the channel, and the closed loop if it was run.
+
+    Example: fst report runs/* --out reports/mine
+
+    Args:
+        folders: Run folders, finished or not.
+        out: Folder of the report.
+        title: Title of the page.
+    """
+    from fst.report.build import build_report, closing_table
+    from fst.runs.view import load_run
+
+    console = terminal()
+    chosen, releases, live = list(folders), [], None
+    if not chosen:
+        from fst.release.candidate import releases_of
+        from fst.release.history import releases_table
+        from fst.report.live import load_live
+        from fst.stages.stages import Stages
+
+        stages = Stages(settings.read())
+        chosen, releases = stages.runs(), releases_of(stages)
+        live = load_live(stages.places.root / "reports" / "live" / "timeline.json")
+        console.print(releases_table(releases))
+    page = build_report(chosen, out, title, releases, live)
+    console.print(closing_table([load_run(folder) for folder in chosen]))
+    if live:
+        console.print(live.headline, highlight=False)
+    console.print(f"report: {page}", highlight=False)
+
+
+def _run_name(domain: str, arm: str, seed: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', domain).strip('-')}-{arm}-s{seed}"

@@ -1,0 +1,136 @@
+"""`fst stage`: the stages of dvc.yaml, one at a time, on a domain of params.yaml."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import App
+
+from fst.cli.options import SETTINGS, Domain, Settings, show
+from fst.commandline import goes_on
+
+if TYPE_CHECKING:
+    from fst.stages.stages import Stages
+
+stage = App(name="stage", help="Run one stage of dvc.yaml. `dvc repro` runs those that are not current, in order.")
+
+
+@stage.command
+def base(*, settings: Settings = SETTINGS) -> None:
+    """Pack the untrained model as a bundle that serves no domain: models/bundles/base/.
+
+    It is what a first domain builds on.
+
+    Example: fst stage base
+    """
+    from fst.stages.stages import Stages
+
+    _show_bundle(Stages(settings.read()).base())
+
+
+@stage.command
+def prepare(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
+    """Deal a domain's problems into splits: data/prepared/<name>/.
+
+    Example: fst stage prepare sort_add
+    """
+    stages = stages_of(name, settings)
+    folder, domain = stages.prepare(name), stages.problems(name)
+    sizes = f"{len(domain.train)} training, {len(domain.validation)} validation, {len(domain.test)} test problems"
+    show(f"{name}: {sizes} in {folder}")
+
+
+@stage.command
+def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
+    """Run the data suites on a domain's prepared problems: data/validated/<name>/.
+
+    Offending rows are named. Exit code 5: the data broke a critical expectation.
+
+    Example: fst stage validate sort_add
+    """
+    folder = stages_of(name, settings).validate(name)
+    from fst.data.validation import Finding, Validation, table
+
+    for values in _read(folder / "validation.json"):
+        findings = [Finding(**{**f, "failed_rows": tuple(f["failed_rows"])}) for f in values["findings"]]
+        show(table(Validation(values["suite"], values["subject"], values["rows"], tuple(findings))))
+    show(f"page: {folder / 'index.html'}")
+
+
+@stage.command
+@goes_on("the same command goes on from the last completed round")
+def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS) -> None:
+    """Train a domain on the bundle that it builds on: models/trained/<name>/.
+
+    Arm and seed are those of params.yaml.
+
+    Example: fst stage train sort_add
+
+    Args:
+        quiet: Show no progress.
+    """
+    from fst.method import ranks
+
+    stages = stages_of(name, settings, quiet)
+    folder = stages.train(name)
+    if ranks.rank():
+        return  # rank 0 writes the outputs
+    did, best = _read(folder / "training.json"), _read(folder / "prompts.json")["prompts"][0]
+    spent = did["rollouts"]
+    show(
+        f"{name}: {did['arm']}, seed {did['seed']}, {did['cycles']} cycles, {did['steps']} RL steps; rollouts "
+        f"{spent['train']} training, {spent['fast']} fast, {spent['eval']} evaluation.",
+        f"best prompt: {best['text']!r}",
+        f"written: {folder}, {stages.places.curve(name)}",
+    )
+
+
+@stage.command
+def evaluate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
+    """Measure what would be served, each domain on its test split: models/evaluated/<name>/.
+
+    Each of a domain's prompts is measured.
+
+    Example: fst stage evaluate sort_add
+    """
+    stages = stages_of(name, settings)
+    folder = stages.evaluate(name)
+    found = _read(stages.places.metrics(name))
+    lines = [
+        f"{domain}: reward {entry['reward']:.3f} (± {entry['stderr']:.3f}), KL {entry['kl']:.4f} nats per token, "
+        f"{entry['tokens_per_answer']:.1f} tokens per answer"
+        for domain, entry in _read(folder / "evaluation.json").items()
+    ]
+    show(*lines, f"most that an earlier domain lost: {found['forgetting']:.3f}", f"written: {folder}")
+
+
+@stage.command
+def bundle(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
+    """Pack a domain's adapter, prompts and evaluation: models/bundles/<name>/.
+
+    The folder is what `fst release` judges and publishes.
+
+    Example: fst stage bundle sort_add
+    """
+    _show_bundle(stages_of(name, settings).bundle(name))
+
+
+def stages_of(name: str, settings: Settings, quiet: bool = False) -> Stages:
+    """The project's stages. Raises ConfigError for a domain that params.yaml does not have."""
+    from fst.stages.stages import Stages
+
+    params = settings.read()
+    params.domain(name)
+    return Stages(params, quiet=quiet)
+
+
+def _show_bundle(folder: Path) -> None:
+    from fst.store.bundle import read_bundle
+
+    show(f"{folder}: bundle {read_bundle(folder).id}")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

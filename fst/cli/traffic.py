@@ -1,0 +1,151 @@
+"""Live traffic and problem files: sending a scenario, watching what comes, and making problems of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fst.cli.options import SETTINGS, Channel, Settings, show
+from fst.errors import DataError
+
+
+def validate(file: Path, /) -> None:
+    """Run the data suites on a problem file of yours, before it is a domain.
+
+    Offending rows are named. Exit code 5: the data broke a critical expectation.
+
+    Example: fst validate my.jsonl
+
+    Args:
+        file: A JSONL file, one problem per line: id, question, answer.
+    """
+    from fst.data.validation import check_raw, table
+    from fst.stages.places import Places
+
+    page = Places().raw_page(file.stem)
+    show(table(check_raw(file, page)), f"page: {page}")
+
+
+def simulate(
+    scenario: Path,
+    /,
+    *,
+    url: str = "http://127.0.0.1:8080",
+    key_env: str = "FST_API_KEY",
+    out: Path = Path("reports/simulated.jsonl"),
+    quiet: bool = False,
+) -> None:
+    """Send a traffic scenario at a gateway, and print what came back.
+
+    A scenario says domains, their mix over time, the rate and the share of feedback;
+    data/scenarios/ has one with every key explained.
+
+    Example: fst simulate data/scenarios/new_domain.yaml --url http://127.0.0.1:8080
+
+    Args:
+        scenario: A scenario file.
+        url: Address of the gateway.
+        key_env: Environment variable with the API key.
+        out: Where every exchange is recorded, one JSON line each.
+        quiet: Show no progress.
+    """
+    import asyncio
+    import os
+
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from fst.traffic.scenario import load_scenario
+    from fst.traffic.simulate import Exchanged, Recorder, Target, replay, summary
+
+    plan = load_scenario(scenario)
+    recorder = Recorder(out)
+    target = Target(url, os.environ.get(key_env, ""))
+    with Progress(disable=quiet) as progress:
+        bar = progress.add_task(scenario.stem, total=plan.seconds)
+
+        def heard(exchanged: Exchanged) -> None:
+            recorder(exchanged)
+            progress.update(bar, completed=exchanged.moment)
+
+        asyncio.run(replay(plan, target, heard))
+    recorder.close()
+    if recorder.exchanges and not any(one.status for one in recorder.exchanges):
+        raise DataError(f"{url}: nobody answered there; start the gateway with `fst serve`")
+    table = Table("traffic", "requests", "failed", "reward", "p50, ms", "p95, ms")
+    for name, row in summary(recorder.exchanges).items():
+        latency = (f"{1000 * row[key]:.0f}" for key in ("p50_s", "p95_s"))
+        table.add_row(name, f"{row['requests']:.0f}", f"{row['failed']:.0f}", f"{row['reward']:.3f}", *latency)
+    Console().print(table)
+    print(f"written: {out}")
+
+
+def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings: Settings = SETTINGS) -> None:
+    """Turn scored traffic of a domain into a problem file that DVC versions.
+
+    The file is written to data/traffic/ and validated by the data suites. Exit code
+    5: it broke a critical expectation.
+
+    Example: fst ingest --from-log letters
+
+    Args:
+        from_log: A domain that is served, or a new one's name.
+        since: Leave older traffic out; seconds since the epoch.
+        no_dvc: Write and validate the file, without `dvc add`.
+    """
+    import subprocess
+    import sys
+
+    from fst.data.validation import check_raw, table
+    from fst.monitoring.collected import collected
+    from fst.release.adaptation import FOLDER
+    from fst.stages.places import Places
+    from fst.traffic.problems import agreed, write_problems
+
+    params, places = settings.read(), Places()
+    found = collected(Path(params.traffic.folder), places.monitoring, from_log, since)
+    pairs = agreed(found, params.adapt.max_problems)
+    file = write_problems(pairs, Path(FOLDER), from_log)
+    print(table(check_raw(file, places.raw_page(file.stem))))
+    if not no_dvc:
+        done = subprocess.run(
+            (sys.executable, "-P", "-m", "dvc", "add", "--quiet", str(file)), capture_output=True, text=True
+        )
+        if done.returncode:
+            raise DataError(
+                f"{file} is written, but DVC does not version it: {done.stderr.strip()}; --no-dvc leaves it so"
+            )
+    print(f"{len(pairs)} problems: {file}\nto train on it: fst train --data {file}")
+
+
+def monitor(
+    *, channel: Channel = None, once: bool = False, report: bool = False, settings: Settings = SETTINGS
+) -> None:
+    """Watch the traffic log for drift and new domains, until stopped.
+
+    Traffic is compared with the served release's own validation traffic. Alerts go
+    to the channels of params.yaml and to reports/monitoring/.
+
+    Example: fst monitor --channel prod
+
+    Args:
+        once: Judge what came since the last look, then end.
+        report: Write an Evidently report on the latest window, then end.
+    """
+    from fst.monitoring import follow
+    from fst.monitoring.alerts import channels, tell
+    from fst.stages.places import Places
+
+    params, places = settings.read(), Places()
+    watched = channel or params.store.channel
+    if not (once or report):
+        follow.follow(params, places, watched)
+    watcher = follow.watcher_of(params, places, watched)
+    alerts = watcher.look()
+    if report:
+        print(f"written: {follow.report(watcher, places, watched)}")
+        return
+    for alert in alerts:
+        tell(alert, channels(params.alerts))
+        print(alert.sentence)
+    print(f"{len(alerts)} alerts; windows and scores: {places.monitoring / 'windows.jsonl'}")

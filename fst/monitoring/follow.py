@@ -1,0 +1,78 @@
+"""Watching a channel of a project: its watcher, a report on the latest window, and the loop that tells of alerts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from fst.config import Params
+from fst.errors import ConfigError
+from fst.monitoring.alerts import Sink, channels, tell
+from fst.monitoring.watch import Watcher
+from fst.stages.places import Places
+from fst.store.bundle import Bundle
+from fst.store.releases import Releases
+
+SETTLED_SECONDS = 1.0  # after a window's last request, for feedback on its way
+log = logging.getLogger("fst.monitor")
+
+
+def follow(params: Params, places: Places, channel: str, sinks: Sequence[Sink] = ()) -> NoReturn:
+    """Look at the log every `drift.poll_seconds`, until stopped. Every alert goes to `sinks`, then to the channels of
+    params.yaml; then a report is written about it."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, which may hold secrets
+    everybody = [*sinks, *channels(params.alerts)]
+    watcher = watcher_of(params, places, channel)
+    watcher.look()
+    print(f"watching channel {channel}: {params.traffic.folder}", flush=True)
+    while True:
+        time.sleep(params.drift.poll_seconds)
+        for alert in watcher.look(settled_seconds=SETTLED_SECONDS):
+            tell(alert, everybody)
+            threading.Thread(target=_reported, args=(watcher, places, channel), daemon=True).start()
+
+
+def watcher_of(params: Params, places: Places, channel: str) -> Watcher:
+    """The watcher of a channel's traffic, against the release that the channel points at."""
+    folder = places.root / params.traffic.folder
+    return Watcher(folder, places.monitoring, channel, params.drift, _served(params, places, channel))
+
+
+def report(watcher: Watcher, places: Places, channel: str) -> Path:
+    """Write an Evidently report on the latest window. Raises ConfigError for a channel without traffic."""
+    from fst.monitoring.reports import write_report  # Evidently takes seconds to import
+
+    reference, latest = watcher.window()
+    if reference is None or len(latest) < 2:
+        raise ConfigError(f"channel {channel!r} has no traffic to report yet; send some, or name another channel")
+    name = f"{channel}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    return write_report(reference, latest, places.root / "reports" / "evidently", name, f"channel {channel}")
+
+
+def _reported(watcher: Watcher, places: Places, channel: str) -> None:
+    try:
+        log.info("report: %s", report(watcher, places, channel))
+    except Exception:  # a report that fails never stops the watching
+        log.exception("no report was written")
+
+
+def _served(params: Params, places: Places, channel: str) -> Callable[[], Bundle | None]:
+    """What the channel points at, fetched once per release."""
+    releases = Releases.open(params.store)
+    known: dict[str, Bundle] = {}
+
+    def served() -> Bundle | None:
+        bundle_id = releases.channel(channel).bundle
+        if bundle_id is None:
+            return None
+        if bundle_id not in known:
+            known.clear()
+            known[bundle_id] = releases.fetch(bundle_id, places.fetched(bundle_id))
+        return known[bundle_id]
+
+    return served

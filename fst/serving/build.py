@@ -1,0 +1,97 @@
+"""A gateway from parameters, and running it: the engine, the releases, keys and the traffic log put together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import uvicorn
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from fst.config import Params
+from fst.errors import ConfigError
+from fst.models.engines.registry import load_with_engine
+from fst.models.policy import load_reader
+from fst.serving.answering import Answering
+from fst.serving.app import Gateway
+from fst.serving.encode import Encoder
+from fst.serving.feedback import Responses
+from fst.serving.keys import Keys
+from fst.serving.live import Live
+from fst.serving.metrics import Metrics
+from fst.serving.threads import Threads
+from fst.serving.worker import TransformersFactory, Worker
+from fst.store.releases import Releases
+from fst.traffic.log import LogLimits, Redactor, TrafficLog
+
+REDACTORS = "fst.redactors"
+DAY_SECONDS = 86_400
+
+
+def build(params: Params, fetched: Callable[[str], Path], channel: str) -> Gateway:
+    """The gateway of a channel; `fetched` gives the folder that a bundle's id is fetched into. Raises ConfigError for
+    an address beyond loopback without a key file, and for an unknown redactor."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keys = Keys(Path(params.serve.keys) if params.serve.keys else None)
+    if keys.open and not _is_loopback(params.serve.host):
+        raise ConfigError(
+            f"serve.keys: without a key file only loopback is served, not {params.serve.host}; "
+            "make one with `fst keys add NAME`"
+        )
+    model, traffic = params.model, params.traffic
+    reader = load_reader(model.base)
+    limits = LogLimits(traffic.segment_bytes, traffic.segment_seconds, traffic.retention_days * DAY_SECONDS)
+    responses = Responses.of_log(Path(traffic.folder))
+    if model.engine == "vllm":
+        worker: Worker | Threads = Threads(lambda: load_with_engine(model, params.vllm, params.slow.lora_rank).engine)
+    else:
+        worker = Worker(TransformersFactory(model.base, model.max_new_tokens, model.dtype, model.threads))
+    live = Live(Releases.open(params.store), worker, params.serve, channel)
+    live.folder = fetched
+    log = TrafficLog(Path(traffic.folder), limits, _redactor(traffic.redact))
+    answering = Answering(live, worker, Encoder(reader), log, responses, Metrics())
+    return Gateway(answering, params.serve, keys, model.max_new_tokens)
+
+
+def allowed(gateway: Gateway, request: Request) -> bool:
+    """Whether the caller may read the page's data."""
+    return gateway.keys.caller(request.headers.get("authorization", "")) is not None
+
+
+def run(gateway: Gateway, pages: Sequence[BaseRoute]) -> None:
+    """Serve the gateway with its pages at the address of its parameters, until the process is told to stop."""
+    serve = gateway.params
+    config = uvicorn.Config(
+        gateway.app(pages),
+        host=serve.host,
+        port=serve.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(serve.drain_seconds) or 1,
+        h11_max_incomplete_event_size=65_536,
+    )
+    print(f"http://{serve.host}:{serve.port}/ serves channel {gateway.live.channel}", flush=True)
+    uvicorn.Server(config).run()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _redactor(name: str) -> Redactor | None:
+    """The entry point that traffic.redact names; None for an empty name. Raises ConfigError."""
+    if not name:
+        return None
+    for point in entry_points(group=REDACTORS):
+        if point.name == name:
+            redact: Redactor = point.load()
+            return redact
+    known = ", ".join(point.name for point in entry_points(group=REDACTORS)) or "none"
+    raise ConfigError(f"traffic.redact: no entry point {name!r} of the group {REDACTORS}; installed: {known}")
