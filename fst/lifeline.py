@@ -10,8 +10,11 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 _POLL_SECONDS = 0.5
@@ -32,28 +35,16 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _ancestors() -> list[int]:
+def _ancestors() -> list[psutil.Process]:
     """Our parent; where that is a shell between DVC and us, the shell's parent too."""
+    import psutil  # here, as only the stages of DVC need it
+
+    parents = psutil.Process().parents()
+    return parents[: 2 if parents and parents[0].name() in _SHELLS else 1]
+
+
+def _watch(ancestors: list[psutil.Process]) -> None:
     parent = os.getppid()
-    try:
-        if Path(f"/proc/{parent}/comm").read_text().strip() in _SHELLS:
-            return [parent, int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])]
-    except OSError:
-        pass  # not Linux: the parent alone
-    return [parent]
-
-
-def _watch(ancestors: list[int]) -> None:
-    while os.getppid() == ancestors[0] and all(map(_alive, ancestors)):
+    while os.getppid() == parent and all(process.is_running() for process in ancestors):
         time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

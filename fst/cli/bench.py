@@ -50,8 +50,7 @@ def rollouts(*, blocks: int = 7, settings: Settings = SETTINGS) -> None:
 def gateway(*, seconds: float = 5.0, minutes: float = 0.0, settings: Settings = SETTINGS) -> None:
     """Measure what the gateway costs over the engine alone.
 
-    With --minutes, also a soak: load while releases come and go and the engine is
-    killed.
+    With --minutes, also a soak: load while releases come and go and the engine is killed.
 
     Example: fst bench gateway --minutes 10
 
@@ -117,8 +116,7 @@ def ablations(
 ) -> None:
     """Train FST with one thing changed, on rules that are there to choose defaults by.
 
-    Changed are T, K, carrying the population over, who reflects, and what reflection
-    reads. Writes ablations.json.
+    Changed are T, K, carrying the population over, who reflects, and what reflection reads.
 
     Example: fst bench ablations --budget small
 

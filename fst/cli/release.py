@@ -12,8 +12,7 @@ from fst.errors import ConfigError, GateRefused, IntegrityError
 def release(name: Domain, /, *, channel: Channel = None, dry_run: bool = False, settings: Settings = SETTINGS) -> None:
     """Judge a domain's bundle against production, and release it if it passes.
 
-    A bundle that passes is published and the channel moves to it. Exit code 5: the
-    gate refuses; 6: the channel was moved by another release meanwhile.
+    Exit code 5: the gate refuses; 6: another release moved the channel meanwhile.
 
     Example: fst release sort_add --dry-run
 
@@ -69,8 +68,7 @@ def rollback(
 def explain(reference: Reference, /, *, print_params: bool = False, settings: Settings = SETTINGS) -> None:
     """Show where a bundle comes from, and the commands that make it again.
 
-    Commit, data, parameters, the bundles it builds on, the ancestry of its prompts
-    and the gate's decision.
+    Commit, data, parameters, the bundles it builds on, the ancestry of its prompts, the gate's decision.
 
     Example: fst explain prod
 
@@ -103,10 +101,9 @@ def reproduce(
     allow_changes: bool = False,
     settings: Settings = SETTINGS,
 ) -> None:
-    """Make a bundle again and compare every byte.
+    """Make a bundle again from commit, parameters and data, and compare every byte.
 
-    It is made from its commit, its parameters and the data. Exit code 7: something
-    differs, and what.
+    Exit code 7: something differs, and what.
 
     Example: fst reproduce prod
 

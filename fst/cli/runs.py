@@ -77,8 +77,7 @@ def run(
 ) -> None:
     """Train all arms on each domain and seed, then write the report.
 
-    Prints the closing table. A run that was cut off goes on; one that ended with
-    the same parameters is kept.
+    A run that was cut off goes on; one that ended with the same parameters is kept.
 
     Example: fst run --seeds 0 1 2 --out reports/mine
 
@@ -109,8 +108,7 @@ def run(
 def evaluate(run: Path, /, *, split: Literal["validation", "test"] = "test", prompt: str | None = None) -> None:
     """Measure mean@n and KL of a run's last checkpoint, as JSON.
 
-    The parameters are those that the run was made with; nothing is added to its
-    records.
+    The run's own parameters hold; nothing is added to its records.
 
     Example: fst evaluate runs/lab-sort-desc-add-one-fst-s0 --split validation
 
@@ -129,8 +127,7 @@ def evaluate(run: Path, /, *, split: Literal["validation", "test"] = "test", pro
 def report(*folders: Path, out: Path = Path("reports/run"), title: str = TITLE, settings: Settings = SETTINGS) -> None:
     """Write the report of runs: an HTML page, PNG figures and summary.json.
 
-    Without folders: the runs of the domains in params.yaml, the other arms' runs on
-    the same domains, the releases of the channel, and the closed loop if it was run.
+    Without folders: all runs on the domains of params.yaml, the releases of the channel, and the closed loop.
 
     Example: fst report runs/* --out reports/mine
 

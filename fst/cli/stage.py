@@ -19,9 +19,7 @@ stage = App(name="stage", help="Run one stage of dvc.yaml. `dvc repro` runs thos
 
 @stage.command
 def base(*, settings: Settings = SETTINGS) -> None:
-    """Pack the untrained model as a bundle that serves no domain: models/bundles/base/.
-
-    It is what a first domain builds on.
+    """Pack the untrained model, which a first domain builds on: models/bundles/base/.
 
     Example: fst stage base
     """
@@ -51,12 +49,10 @@ def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
     Example: fst stage validate sort_add
     """
     folder = stages_of(name, settings).validate(name)
-    from fst.data.validation import Finding, Validation, table
+    from fst.data.validation import Validation, table
 
-    for values in _read(folder / "validation.json"):
-        findings = [Finding(**{**f, "failed_rows": tuple(f["failed_rows"])}) for f in values["findings"]]
-        show(table(Validation(values["suite"], values["subject"], values["rows"], tuple(findings))))
-    show(f"page: {folder / 'index.html'}")
+    found = map(Validation.from_dict, _read(folder / "validation.json"))
+    show(*map(table, found), f"page: {folder / 'index.html'}")
 
 
 @stage.command
@@ -64,7 +60,7 @@ def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS) -> None:
     """Train a domain on the bundle that it builds on: models/trained/<name>/.
 
-    Arm and seed are those of params.yaml.
+    Arm and seed are those of params.yaml. What was cut off goes on from the last completed round.
 
     Example: fst stage train sort_add
 
@@ -91,8 +87,6 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
 def evaluate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
     """Measure what would be served, each domain on its test split: models/evaluated/<name>/.
 
-    Each of a domain's prompts is measured.
-
     Example: fst stage evaluate sort_add
     """
     stages = stages_of(name, settings)
@@ -108,9 +102,7 @@ def evaluate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
 @stage.command
 def bundle(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
-    """Pack a domain's adapter, prompts and evaluation: models/bundles/<name>/.
-
-    The folder is what `fst release` judges and publishes.
+    """Pack a domain's adapter, prompts and evaluation for `fst release`: models/bundles/<name>/.
 
     Example: fst stage bundle sort_add
     """

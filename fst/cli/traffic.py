@@ -36,8 +36,7 @@ def simulate(
 ) -> None:
     """Send a traffic scenario at a gateway, and print what came back.
 
-    A scenario says domains, their mix over time, the rate and the share of feedback;
-    data/scenarios/ has one with every key explained.
+    It says domains, their mix over time, rate and share of feedback; data/scenarios/ explains every key.
 
     Example: fst simulate data/scenarios/new_domain.yaml --url http://127.0.0.1:8080
 
@@ -53,10 +52,9 @@ def simulate(
 
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
 
     from fst.traffic.scenario import load_scenario
-    from fst.traffic.simulate import Exchanged, Recorder, Target, replay, summary
+    from fst.traffic.simulate import Exchanged, Recorder, Target, replay, summary_table
 
     plan = load_scenario(scenario)
     recorder = Recorder(out)
@@ -72,19 +70,14 @@ def simulate(
     recorder.close()
     if recorder.exchanges and not any(one.status for one in recorder.exchanges):
         raise DataError(f"{url}: nobody answered there; start the gateway with `fst serve`")
-    table = Table("traffic", "requests", "failed", "reward", "p50, ms", "p95, ms")
-    for name, row in summary(recorder.exchanges).items():
-        latency = (f"{1000 * row[key]:.0f}" for key in ("p50_s", "p95_s"))
-        table.add_row(name, f"{row['requests']:.0f}", f"{row['failed']:.0f}", f"{row['reward']:.3f}", *latency)
-    Console().print(table)
+    Console().print(summary_table(recorder.exchanges))
     print(f"written: {out}")
 
 
 def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings: Settings = SETTINGS) -> None:
     """Turn scored traffic of a domain into a problem file that DVC versions.
 
-    The file is written to data/traffic/ and validated by the data suites. Exit code
-    5: it broke a critical expectation.
+    The file lies in data/traffic/. The data suites validate it; exit code 5: it broke a critical expectation.
 
     Example: fst ingest --from-log letters
 
@@ -123,8 +116,8 @@ def monitor(
 ) -> None:
     """Watch the traffic log for drift and new domains, until stopped.
 
-    Traffic is compared with the served release's own validation traffic. Alerts go
-    to the channels of params.yaml and to reports/monitoring/.
+    It is compared with the release's validation traffic. Alerts go to the channels of params.yaml and to
+    reports/monitoring/.
 
     Example: fst monitor --channel prod
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from rich.table import Table
 
 from fst.errors import DataError
 from fst.traffic.scenario import Arrival, Scenario
@@ -142,4 +143,13 @@ def summary(exchanges: Iterable[Exchanged]) -> dict[str, Mapping[str, float]]:
             "p50_s": seconds[len(seconds) // 2],
             "p95_s": seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))],
         }
+    return table
+
+
+def summary_table(exchanges: Iterable[Exchanged]) -> Table:
+    """The summary for the terminal; latencies in milliseconds."""
+    table = Table("traffic", "requests", "failed", "reward", "p50, ms", "p95, ms")
+    for name, row in summary(exchanges).items():
+        latency = (f"{1000 * row[key]:.0f}" for key in ("p50_s", "p95_s"))
+        table.add_row(name, f"{row['requests']:.0f}", f"{row['failed']:.0f}", f"{row['reward']:.3f}", *latency)
     return table

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -317,6 +318,15 @@ def test_telemetry_is_off_and_help_loads_no_heavy_library() -> None:
     assert heavy == []
     assert {key: environment.get(key) for key in OFF} == OFF
     assert {"DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"} <= set(OFF)
+
+
+@pytest.mark.parametrize("words", ["trian", "train --amr fst", "--help"])
+def test_a_mistake_is_noticed_in_a_second(words: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "fst.cli", *words.split()], capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == (0 if words == "--help" else 2)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0, "seconds of one core"
 
 
 def test_a_choice_of_the_user_is_kept() -> None:

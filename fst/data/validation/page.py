@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ class Validation:
             finding["failed_rows"] = list(finding["failed_rows"])
         facts = {"suite": self.suite, "subject": self.subject, "rows": self.rows, "ok": self.ok}
         return {**facts, "findings": findings}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Validation:
+        """What `as_dict` gave."""
+        findings = (Finding(**{**one, "failed_rows": tuple(one["failed_rows"])}) for one in values["findings"])
+        return cls(values["suite"], values["subject"], values["rows"], tuple(findings))
 
 
 def table(validation: Validation) -> str:
