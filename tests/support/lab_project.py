@@ -48,7 +48,8 @@ class LabProject:
         for name in CODE:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns(*IGNORED))
+                ignored = IGNORED if name in ("data", "models") else ("__pycache__",)  # no code is left out
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns(*ignored))
             else:
                 shutil.copyfile(source, root / name)
         (root / "bin").mkdir()
