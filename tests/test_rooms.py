@@ -112,7 +112,7 @@ def room_of(module: str) -> str:
 
 def imports_go_one_way(path: str, source: str) -> list[str]:
     room = room_of(path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
-    allowed = (*ORDER, "pipelines") if room == "pipelines" else ORDER[: ORDER.index(room) + 1]
+    allowed = (*ORDER[:-1], "pipelines") if room == "pipelines" else ORDER[: ORDER.index(room) + 1]
     complaints = []
     for name in imports(path, source):
         target = room_of(name)
@@ -203,6 +203,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (imports_go_one_way, "fst/config/__init__.py", "from fst.runs.records import Record"),
     (imports_go_one_way, "fst/stages/stages.py", "from fst.cli import main"),
     (imports_go_one_way, "fst/monitoring/alerts.py", "from fst.method.loop import run"),
+    (imports_go_one_way, "pipelines/monitor.py", "from fst.cli.traffic import monitor"),
     (imports_go_one_way, "fst/monitoring/alerts.py", "from fst.method import slow"),
     (files_are_short, "fst/method/loop.py", "x = 1\n" * 301),
     (functions_take_few_parameters, "fst/method/loop.py", "def f(a, b, c, d, e, f, g, h): ..."),
