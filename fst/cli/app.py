@@ -31,7 +31,7 @@ for order, (subject, commands) in enumerate(SUBJECTS.items()):
             app.command(command)
         else:
             app.command(command, group=group)
-app.register_install_completion_command(help="Install tab completion for this shell.")
+app.register_install_completion_command(help="Install tab completion, with a line in the shell's startup file.")
 options = Group("Options", sort_key=len(SUBJECTS))
 for flag in ("--help", "--version", "--install-completion"):
     app[flag].group = (options,)

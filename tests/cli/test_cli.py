@@ -203,12 +203,17 @@ def test_a_model_overrides_the_params_file(tmp_path: Path) -> None:
     assert (params.model.base, params.model.max_new_tokens, params.loop.cycles) == ("mine", 9, 5)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_commands_and_options(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = tmp_path / "completion"
+@pytest.mark.parametrize(("shell", "startup"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", "")])
+def test_completion_knows_commands_and_options(
+    shell: str, startup: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # the shell's startup file lies there
+    script = tmp_path / "completions" / "fst"
     assert main(["--install-completion", "--shell", shell, "--output", str(script)]) == 0
     for word in ("train", "bundles", "ablations", "arm", "older-than-hours"):
         assert word in script.read_text()
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {"completions/fst"} | ({startup} if startup else set())
 
 
 ENTRY = r"((?:fst|python -m pipelines) [a-z]"  # quoted; on a line of its own, or an example; in dvc.yaml
