@@ -19,9 +19,10 @@ import pytest
 
 from fst.errors import ChannelMoved, StoreError
 from fst.store.bundle import Bundle
+from fst.store.channel import Channel
 from fst.store.local import LocalStore
-from fst.store.releases import Channel, Releases
-from fst.store.store import Missing, Objects, Stored
+from fst.store.objects import Missing, Objects, Stored
+from fst.store.releases import Releases
 from support.store_toys import toy_bundle
 
 
