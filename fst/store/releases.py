@@ -51,9 +51,9 @@ class Releases(Shelf):
         return [self._read(name) for name in channel_names(self._objects)]
 
     def move(self, channel: Channel, bundle_id: str, action: Action, reason: str) -> Channel:
-        """Point a channel, as it was read, at a bundle. Raises ChannelMoved when it has moved since, StoreError when the
-        bundle is not whole in the store, IntegrityError when a required signature is missing; the channel stays then.
-        """
+        """Point a channel, as it was read, at a bundle. Raises ChannelMoved when it has moved since, StoreError when
+        the bundle is not whole in the store, IntegrityError when a required signature is missing; the channel then
+        stays as it is."""
         self._require_servable(bundle_id)
         entry = Entry(bundle_id, action, datetime.now(UTC).isoformat(), reason)
         moved = self._write(channel, channel.with_move(entry))
