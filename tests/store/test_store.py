@@ -193,6 +193,24 @@ def test_k3_no_write_is_lost_among_many(tmp_path: Path) -> None:
     assert store.read("channels/count.json")[0] == b"90"
 
 
+def test_k3_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    code = "import sys, pathlib; from fst.store.local import LocalStore\n"
+    code += "with LocalStore(pathlib.Path(sys.argv[1]))._lock(): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(store.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        writer = threading.Thread(target=store.replace, args=("channels/x.json", b"x", None))
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive(), "it waits for the other process"
+        process.kill()
+        writer.join(5)
+        assert not writer.is_alive()
+    assert store.read("channels/x.json")[0] == b"x"
+
+
 def at_once(jobs: list[Callable[[], object]]) -> list[BaseException | None]:
     """Run jobs in threads that start together; what each raised."""
     barrier, failed = threading.Barrier(len(jobs)), [None] * len(jobs)  # type: ignore[var-annotated]
@@ -281,11 +299,10 @@ def test_k5_an_upload_to_s3_that_was_killed_leaves_nothing_and_changes_nothing_w
     s3: str, proxy: Proxy, file: Callable[[bytes], Path]
 ) -> None:
     proxy.faults = [Fault("hang", "PUT", "bundles/aa/x", times=1)]
-    code = (
-        "import sys, pathlib; from fst.config.sections import StoreParams; from fst.store.opening import open_store; "
-    )
-    code += "open_store(StoreParams(url=sys.argv[1])).create('bundles/aa/x', pathlib.Path(sys.argv[2]))"
-    process = subprocess.Popen([sys.executable, "-c", code, s3, str(file(b"x" * 6 * MIB))])
+    code = "import sys, pathlib; from fst.store.s3 import S3Store; "
+    code += "S3Store(*sys.argv[1:3]).create('bundles/aa/x', pathlib.Path(sys.argv[3]))"
+    place = s3.removeprefix("s3://").split("/", 1)
+    process = subprocess.Popen([sys.executable, "-c", code, *place, str(file(b"x" * 6 * MIB))])
     assert proxy.hanging.wait(30)
     process.kill()
     assert process.wait() == -9
