@@ -1,12 +1,14 @@
-"""Files and folders that are there whole or not at all."""
+"""Writing files and folders atomically, and checks of paths and contents."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -15,15 +17,27 @@ from pathlib import Path
 from typing import Any
 
 ABANDONED_SECONDS = 86_400  # a partial folder this old belongs to a process that was killed
+_INNER_PATH = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
+
+
+def is_inner_path(path: str) -> bool:
+    """Whether a text is a plain relative path: parts separated by single slashes, none starting with a dot."""
+    return _INNER_PATH.fullmatch(path) is not None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def document(values: Any) -> str:
-    """JSON with sorted keys: equal values, equal bytes. Raises ValueError for NaN and infinity."""
+    """JSON text with sorted keys, so that equal values give equal bytes. Raises ValueError for NaN and infinity."""
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file's content; a reader or a crash sees the old content or the new, never a part."""
+    """Replace a file's content. A reader, or a crash, sees the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as file:
@@ -36,7 +50,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """fsync one file or folder; a folder's fsync makes the names in it last."""
+    """fsync a file, or a folder to make the names in it durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -52,8 +66,8 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill. It takes the place of `folder`, synced, when the block ends well; when it does not,
-    nothing of it stays. Several processes may do so at once: each fills its own, and the last one stands."""
+    """Yield a new folder to fill, which replaces `folder` when the block ends without an error and is removed
+    otherwise. Several processes may replace one folder at the same time: each fills its own, and the last one wins."""
     _remove_abandoned(folder)
     partial = _beside(folder)
     try:
@@ -71,7 +85,8 @@ def _beside(folder: Path) -> Path:
 
 
 def _take_place(partial: Path, folder: Path) -> None:
-    """Two renames, since a folder cannot be renamed over one that has files; undone when the second one fails."""
+    """Swap the folders in two renames, since a folder cannot be renamed over one with files in it. If the second rename
+    fails, the first is undone."""
     while True:
         old = _beside(folder)
         with contextlib.suppress(FileNotFoundError):
@@ -80,7 +95,7 @@ def _take_place(partial: Path, folder: Path) -> None:
             partial.rename(folder)
             return
         except OSError as exc:
-            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # those: another process was quicker
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
                 with contextlib.suppress(FileNotFoundError):
                     old.rename(folder)
                 raise

@@ -24,7 +24,8 @@ from fst.runs.origin import commit
 from fst.stages.measure import Served
 from fst.stages.stages import Stages
 from fst.store.bundle import Bundle, write_bundle
-from fst.store.releases import Channel, Releases
+from fst.store.channel import Channel
+from fst.store.releases import Releases
 from fst.types import Prompt, prompt_from_dict
 
 

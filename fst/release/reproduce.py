@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fst.errors import ConfigError, FstError
+from fst.files import is_inner_path
 from fst.release.recipe import CHANGED, Recipe
 from fst.store.bundle import Bundle, read_bundle
-from fst.store.files import is_inner_path
 
 _DVC = (sys.executable, "-P", "-m", "dvc")  # -P: nothing in the clone takes the place of a library
 _GRACE_SECONDS = 10.0  # for a training that is stopped to write what it is writing

@@ -1,12 +1,14 @@
-"""The deployable unit: a folder whose every byte is addressed by one id, the sha256 of its manifest.
+"""Bundles, the deployable unit: a folder addressed, down to the last byte, by the SHA-256 of its manifest.
 
-    manifest.json     what it is and where it comes from, and the size and sha256 of every other file
-    prompts.json      the fast weights of each domain       evaluation.json   what was measured on held-out problems
-    reference.json    how its answers to validation problems look, which live traffic is compared with
-    adapter/          the slow weights, for PEFT and vLLM   (none when the weights are those of the base)
-    gate.json         the decision of a release             manifest.sig      a signature of the manifest
+    manifest.json     its origin, and the size and SHA-256 of every other file
+    prompts.json      the fast weights of each domain
+    evaluation.json   measurements on held-out problems
+    reference.json    its answers to validation problems, which live traffic is compared with
+    adapter/          the slow weights, for PEFT and vLLM; absent when the weights are those of the base
+    gate.json         the gate's decision; absent in a candidate
+    manifest.sig      a signature of the manifest; optional
 
-Only JSON and safetensors: nothing in a bundle can run code when it is loaded.
+It holds JSON and safetensors only, so loading it cannot run code.
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fst.errors import ConfigError, DataError, IntegrityError
-from fst.files import document, replacing
-from fst.store.files import file_sha256, is_inner_path
+from fst.files import document, file_sha256, is_inner_path, replacing
 
 SCHEMA = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -38,39 +39,39 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was verified when it was read."""
+    """A bundle that was verified when it was read or written."""
 
     folder: Path
     manifest: dict[str, Any]
 
     @property
     def id(self) -> str:
-        """sha256 of the manifest's bytes, as 64 hex digits; it addresses every byte of the folder."""
-        return hashlib.sha256(document(self.manifest).encode()).hexdigest()
+        """SHA-256 of the manifest's bytes, as 64 hex digits."""
+        return manifest_id(self.manifest)
 
     def prompts(self) -> dict[str, Any]:
-        """{domain: {"prompts": [...], "ancestry": [...]}}, the best prompt first."""
+        """{domain: {"prompts": [...], "ancestry": [...]}}, best prompt first."""
         return dict(self.document("prompts.json"))
 
     def evaluation(self) -> dict[str, Any]:
-        """{domain: what was measured}."""
+        """{domain: its measurements}."""
         return dict(self.document("evaluation.json"))
 
     def reference(self) -> dict[str, Any]:
-        """{domain: {"rows": [{"question", "response", "reward", "tokens"}, ...]}}; empty in a bundle without any."""
+        """{domain: {"rows": [{"question", "response", "reward", "tokens"}, ...]}}; {} without any."""
         return dict(self.document("reference.json")) if "reference.json" in self.manifest["files"] else {}
 
     def gate(self) -> dict[str, Any] | None:
-        """The decision that released it, None in a candidate."""
+        """The decision that released it; None in a candidate."""
         return dict(self.document("gate.json")) if "gate.json" in self.manifest["files"] else None
 
     @property
     def adapter(self) -> Path | None:
-        """Folder of the adapter, None when the weights are those of the base."""
+        """The adapter's folder; None when the weights are those of the base."""
         return self.folder / "adapter" if ADAPTER[0] in self.manifest["files"] else None
 
     def document(self, path: str) -> Any:
-        """One of its JSON files, checked again. Raises IntegrityError."""
+        """Read one of its JSON files, verifying it again. Raises IntegrityError when it has changed."""
         content = (self.folder / path).read_bytes()
         if hashlib.sha256(content).hexdigest() != self.manifest["files"][path]["sha256"]:
             raise IntegrityError(f"{self.folder / path} was changed since the bundle was read; fetch the bundle again")
@@ -80,11 +81,11 @@ class Bundle:
 def write_bundle(
     folder: Path, manifest: Mapping[str, Any], documents: Mapping[str, Any], adapter: Path | None
 ) -> Bundle:
-    """Write a bundle in place of `folder`; equal inputs give equal bytes and an equal id.
+    """Write a bundle in place of `folder`. Equal inputs give equal bytes, and so an equal id.
 
-    `documents` are the JSON files by name, `adapter` a folder with the two files of an adapter. `manifest` lacks
-    only `files`. Raises DataError for values that JSON cannot hold and for an adapter that lacks a file, ConfigError
-    when `folder` holds something else than a bundle.
+    `manifest` is complete but for `files`, `documents` are the JSON files by name, `adapter` is a folder with the two
+    files of an adapter. Raises DataError for values that JSON cannot hold and for an incomplete adapter, ConfigError
+    when `folder` holds anything but a bundle.
     """
     require_room(folder)
     with replacing(folder) as partial:
@@ -101,9 +102,9 @@ def write_bundle(
 
 
 def read_bundle(folder: Path, place: Path | None = None) -> Bundle:
-    """Verify a bundle, every byte of it; `place` is where it is about to go, if that is elsewhere.
+    """Read a bundle and verify every byte; `place` is the folder it will be moved to and is named in messages.
 
-    Raises IntegrityError naming the file that is not what it should be.
+    Raises IntegrityError naming the first file that is wrong.
     """
     place = place or folder
     found = {file.relative_to(folder).as_posix(): file for file in _files(folder, place)}
@@ -119,11 +120,16 @@ def read_bundle(folder: Path, place: Path | None = None) -> Bundle:
     return Bundle(place, manifest)
 
 
-def parse_manifest(raw: bytes, where: str) -> dict[str, Any]:
-    """A manifest's content, checked: canonical form, a known schema, safe paths. Raises IntegrityError.
+def manifest_id(manifest: Mapping[str, Any]) -> str:
+    """Id of the bundle with this manifest."""
+    return hashlib.sha256(document(manifest).encode()).hexdigest()
 
-    `where` names the bundle in messages. What it lists is not looked at, so this may be asked before anything else
-    of an untrusted bundle is touched.
+
+def parse_manifest(raw: bytes, where: str) -> dict[str, Any]:
+    """Parse a manifest and check its canonical form, schema and paths. Raises IntegrityError.
+
+    `where` names the bundle in messages. No other file is opened, so this is safe as the first step on an untrusted
+    bundle.
     """
     try:
         manifest = json.loads(raw)
@@ -148,7 +154,8 @@ def parse_manifest(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def check_file(file: Path, facts: Mapping[str, Any], name: str) -> None:
-    """Raise IntegrityError unless a file is what the manifest says of it; `name` is what the message calls it."""
+    """Check a file against its size and SHA-256 in the manifest; `name` is the file in messages. Raises
+    IntegrityError."""
     size = file.stat().st_size
     if size != facts["bytes"]:
         raise IntegrityError(f"{name} has {size} bytes instead of {facts['bytes']}: it is cut off or was changed")
@@ -163,7 +170,7 @@ def check_file(file: Path, facts: Mapping[str, Any], name: str) -> None:
 
 
 def require_room(folder: Path) -> None:
-    """Raise ConfigError when a folder holds something that a bundle may not take the place of."""
+    """Raise ConfigError unless a folder is absent, empty or a bundle, so that a bundle may replace it."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"{folder} is no folder; name another place for the bundle")
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
@@ -174,7 +181,9 @@ def _canonical(name: str, values: Any) -> bytes:
     try:
         return document(values).encode()
     except ValueError as exc:
-        raise DataError(f"{name} cannot be written: {exc}; a figure is NaN or infinite, or a text is broken") from exc
+        raise DataError(
+            f"{name} cannot be written: {exc}; a number is NaN or infinite, or a text is not valid Unicode"
+        ) from exc
 
 
 def _copy_adapter(adapter: Path, into: Path) -> None:
@@ -188,7 +197,7 @@ def _copy_adapter(adapter: Path, into: Path) -> None:
 
 
 def _files(folder: Path, place: Path) -> Iterator[Path]:
-    """Everything below a folder. Raises IntegrityError for what may not be in a bundle."""
+    """All files below a folder. Raises IntegrityError for what may not be in a bundle."""
     for parent, folders, names in os.walk(folder):
         for file in (Path(parent, name) for name in [*folders, *names]):
             path = file.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""A channel: a name under which one release is served, with every move that it ever made. Stored as
+"""A channel: a named pointer to the release in force, with the history of its moves. Stored as
 
 channels/<name>.json {"schema": 1, "bundle": id, "history": [{"bundle", "action", "at", "reason"}, ...]}
 """
@@ -25,7 +25,7 @@ _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One move of a channel. `bundle` is what it points at since; `at` is ISO 8601 in UTC."""
+    """One move of a channel: to `bundle`, at a time in ISO 8601 (UTC)."""
 
     bundle: str
     action: Action
@@ -35,8 +35,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as it was when it was read. `bundle` is None before the first release; `tag` is the store's mark of
-    this very content, None when the store has none of it."""
+    """A channel as it was read. `bundle` is None before the first release; `tag` is the store's tag of this content,
+    None when it is not stored."""
 
     name: str
     bundle: str | None = None
@@ -45,27 +45,27 @@ class Channel:
 
     @property
     def before(self) -> str | None:
-        """The release before the one in force, where a rollback leads; None when there is none."""
+        """The release before the one in force, which a rollback returns to; None when there is none."""
         standing = _standing(self.history)
         return standing[-2] if len(standing) > 1 else None
 
     @property
     def names(self) -> set[str]:
-        """Every bundle that it points at or ever did."""
+        """Ids of all bundles that it points at or ever did."""
         return {entry.bundle for entry in self.history}
 
     def with_move(self, entry: Entry) -> Channel:
-        """The channel after one more move, not stored yet."""
+        """The channel after one more move, not stored."""
         return Channel(self.name, entry.bundle, (*self.history, entry))
 
     def content(self) -> bytes:
-        """What is stored."""
+        """The bytes to store."""
         history = [dataclasses.asdict(entry) for entry in self.history]
         return document({"schema": SCHEMA, "bundle": self.bundle, "history": history}).encode()
 
 
 def _standing(history: Iterable[Entry]) -> list[str]:
-    """The releases that lead to the one in force, which is the last: a rollback takes back what came after."""
+    """The releases that lead up to the one in force, which comes last; a rollback removes those after its target."""
     standing: list[str] = []
     for entry in history:
         if entry.action == "rollback" and entry.bundle in standing:
@@ -77,14 +77,14 @@ def _standing(history: Iterable[Entry]) -> list[str]:
 
 
 def parse_channel(name: str, content: bytes, tag: str | None) -> Channel:
-    """What `Channel.content` gave. Raises IntegrityError for anything else."""
+    """Read back the bytes of `Channel.content`. Raises IntegrityError for anything else."""
     try:
         values = json.loads(content)
         if values["schema"] != SCHEMA:
             raise IntegrityError(f"channel {name!r} has schema {values['schema']!r}, this program reads {SCHEMA}")
         history = tuple(_entry(entry) for entry in values["history"])
         if values["bundle"] != (history[-1].bundle if history else None):
-            raise ValueError("it does not point where its last move led")
+            raise ValueError("it does not point at the bundle of its last move")
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise IntegrityError(f"channel {name!r} is damaged in the store ({exc}); restore its file") from exc
     return Channel(name, values["bundle"], history, tag)
@@ -93,19 +93,19 @@ def parse_channel(name: str, content: bytes, tag: str | None) -> Channel:
 def _entry(values: dict[str, Any]) -> Entry:
     entry = Entry(**values)
     if entry.action not in ("release", "rollback") or not _ID.fullmatch(entry.bundle):
-        raise ValueError(f"a move that nobody can make: {entry.action} to {entry.bundle}")
+        raise ValueError(f"an impossible move: {entry.action} to {entry.bundle}")
     return entry
 
 
 def check_name(name: str) -> str:
-    """The name, if a channel may have it. Raises ConfigError."""
+    """Return a valid channel name. Raises ConfigError for any other text."""
     if not _NAME.fullmatch(name) or is_bundle_reference(name):
         raise ConfigError(
-            f"channel {name!r}: a name is a-z, 0-9, - and _, from a letter, and nothing that an id may begin with"
+            f"channel {name!r}: a name is a-z, 0-9, - and _, starts with a letter, and is not 6 or more hex digits"
         )
     return name
 
 
 def is_bundle_reference(text: str) -> bool:
-    """Whether a text is a bundle's id or enough of its beginning: 6 hex digits or more."""
+    """Whether a text has the form of a bundle's id or of its first digits: 6 to 64 hex digits."""
     return _PREFIX.fullmatch(text) is not None

@@ -1,9 +1,9 @@
-"""Removing what nobody needs: bundles that no channel ever pointed at, and uploads that were never finished.
+"""Removing what is no longer needed: bundles that no channel ever pointed at, and leftovers of interrupted writes.
 
-A bundle may be released while it is being removed. Therefore a note beside it says so from before the channels are
-read for the last time until it is gone, and with such a note a bundle does not count as whole. A move looks whether
-its bundle is whole once it is made, and is undone when it is not: either the collector sees the move, or the move sees
-the note.
+A bundle may be released while it is being removed. A note beside it marks the removal, from before the channels are
+read for the last time until the bundle is gone, and a bundle with a note does not count as whole. A move checks again
+that its bundle is whole after writing the channel, and is undone when it is not. So either the collector sees the move
+or the move sees the note.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Callable
 from datetime import datetime
 
 from fst.store.layout import is_manifest, removal_note, stored_bundles
-from fst.store.store import Objects
+from fst.store.objects import Objects
 
 
 def collect(objects: Objects, named: Callable[[], set[str]], before: datetime, dry_run: bool) -> list[str]:
-    """Remove what is unnamed and older than a time in all its parts; ids of bundles and keys of uploads.
+    """Remove unnamed bundles and leftovers all of whose parts are older than a time; returns ids and keys.
 
-    `named` reads every channel and gives the ids that one names; it raises when one cannot be read, and nothing more
-    is removed then.
+    `named` reads every channel and returns the bundle ids that any of them names. If a channel cannot be read it
+    raises, and nothing more is removed.
     """
     removed = []
     kept = named()
@@ -32,14 +32,14 @@ def collect(objects: Objects, named: Callable[[], set[str]], before: datetime, d
 
 
 def _remove(objects: Objects, named: Callable[[], set[str]], bundle_id: str, before: datetime) -> bool:
-    """Whether it was removed; it is not when somebody needs it by now."""
+    """Remove a bundle; False, without removing it, when it is named or renewed by now."""
     note = removal_note(bundle_id, uuid.uuid4().hex)
     stored = stored_bundles(objects, bundle_id).get(bundle_id, [])
     objects.replace(note, b"", None)
     try:
         if bundle_id in named() or any(s.modified >= before for s in stored):
             return False
-        for part in sorted(stored, key=is_manifest, reverse=True):  # without it, what is left is not a bundle
+        for part in sorted(stored, key=is_manifest, reverse=True):  # without its manifest it is no bundle any more
             objects.delete(part.key)
         return True
     finally:

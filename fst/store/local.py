@@ -1,15 +1,13 @@
-"""A store in a directory: safe for several processes on one machine, or on a file system that they share and that
-honours flock.
+"""A store in a directory, safe for several processes on one machine or on a shared file system that honours flock.
 
-Content comes to the disk in `.incoming/` before it gets its name, in one rename under the store's lock: a reader or
-a crash sees all of an object or nothing.
+Content is written to `.incoming/` and synced before one rename under the store's lock gives it its name, so that a
+reader, or a crash, sees all of an object or nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import filecmp
 import hashlib
 import os
@@ -20,15 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock
+
 from fst.errors import ChannelMoved, IntegrityError, StoreError
 from fst.files import sync
-from fst.store.store import Missing, Stored, check_key
+from fst.store.objects import Missing, Stored, check_key
 
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)  # a full disk passes through as what it is
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)  # others, such as a full disk, pass through
 
 
 class LocalStore:
-    """Objects as files below `root`, which is made when something is first written."""
+    """Objects as files below `root`, which the first write creates."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,9 +59,9 @@ class LocalStore:
             partial.write_bytes(data)
             sync(partial)
             with self._lock():
-                now = hashlib.sha256(target.read_bytes()).hexdigest() if target.exists() else None
-                if now != tag:
-                    raise ChannelMoved(f"{target} was changed meanwhile; nothing was written")
+                current = hashlib.sha256(target.read_bytes()).hexdigest() if target.exists() else None
+                if current != tag:
+                    raise ChannelMoved(f"{target} was changed in the meantime; nothing was written")
                 self._give_name(partial, target)
         return hashlib.sha256(data).hexdigest()
 
@@ -81,14 +81,14 @@ class LocalStore:
         path = self._path(key)
         with self._refusals(), self._lock():
             path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # ends with the first folder that is not empty
+            with contextlib.suppress(OSError):  # stops at the first folder that is not empty
                 for folder in path.relative_to(self.root).parents[:-1]:
                     (self.root / folder).rmdir()
 
     def sweep(self, before: datetime, dry_run: bool) -> Sequence[str]:
         swept = []
         for path in sorted((self.root / ".incoming").glob("*")):
-            with self._refusals(), contextlib.suppress(FileNotFoundError):  # its writer was done meanwhile
+            with self._refusals(), contextlib.suppress(FileNotFoundError):  # its writer has finished
                 if path.stat().st_mtime < before.timestamp():
                     if not dry_run:
                         path.unlink()
@@ -110,7 +110,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[Path]:
-        """A place for content that has no name yet; empty again when the block ends."""
+        """A path for content without a name yet, removed when the block ends."""
         partial = self.root / ".incoming" / uuid.uuid4().hex
         with self._refusals():
             try:
@@ -125,13 +125,11 @@ class LocalStore:
         for folder in target.relative_to(self.root).parents:
             sync(self.root / folder)
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Held while content is compared and gets its name, by one thread of one process."""
+    def _lock(self) -> FileLock:
+        """Held by one thread of one process while it compares and renames. The kernel frees it when a process dies; on
+        a file system without flock it fails, since a substitute could outlive a killed process."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return FileLock(self.root / ".lock", fallback_to_soft=False)
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -140,11 +138,12 @@ class LocalStore:
         except OSError as exc:
             if exc.errno not in _REFUSED:
                 raise
-            raise StoreError(f"the store in {self.root} refuses: {exc}; check whose it is, or store.url") from exc
+            raise self._refused(exc) from exc
 
     def _unreadable(self, exc: OSError) -> None:
-        """A folder that cannot be read must not look like an empty one: what it names would count as unused."""
+        """Fail on a folder that cannot be read: if it looked empty, the bundles that it names would count as unused."""
         if not isinstance(exc, FileNotFoundError):
-            raise StoreError(
-                f"the store in {self.root} cannot be read: {exc}; check whose it is, or store.url"
-            ) from exc
+            raise self._refused(exc) from exc
+
+    def _refused(self, exc: OSError) -> StoreError:
+        return StoreError(f"no access to the store in {self.root}: {exc}; check its owner and mode, or store.url")

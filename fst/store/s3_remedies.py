@@ -1,5 +1,5 @@
-"""What goes wrong with an S3 endpoint, and what to do: by the codes that endpoints answer and by the names of the
-SDK's exceptions. An endpoint's own words are not repeated: it may echo what it was sent."""
+"""Remedies for failures of an S3 endpoint, by the error codes of its answers and the names of the SDK's exceptions. The
+endpoint's own message is not repeated, since it may echo what was sent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _DENIED = "access denied; the credentials need s3:ListBucket, s3:GetObject, s3:P
 _UNKNOWN_KEY = "it rejects the credentials; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
 _REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to that"
 _BUSY = "it is overloaded or broken; try again later"
+_DAMAGED = "it received other bytes than were sent; try again"
 _SILENT = "it does not answer in time; check that it is up, and the network between"
 
 _REMEDIES = {
@@ -24,6 +25,9 @@ _REMEDIES = {
     "AuthorizationHeaderMalformed": _REGION,
     "301": _REGION,
     "RequestTimeTooSkewed": "this machine's clock is off; set it",
+    "BadDigest": _DAMAGED,
+    "XAmzContentChecksumMismatch": _DAMAGED,
+    "EntityTooLarge": "the file is larger than it takes in one request (5 GB on S3); use another store",
     "SlowDown": _BUSY,
     "ServiceUnavailable": _BUSY,
     "InternalError": _BUSY,
@@ -41,17 +45,17 @@ _REMEDIES = {
     "gaierror": "its host name is unknown; check AWS_ENDPOINT_URL_S3 and the DNS",
     "EndpointConnectionError": "the connection is refused; check AWS_ENDPOINT_URL_S3, and that it is up",
     "ConnectionClosedError": "it closes the connection without an answer; check that it speaks S3, and https or http",
-    "ParamValidationError": "that is no name for a bucket; correct store.url",
+    "ParamValidationError": "this is no name for a bucket; correct store.url",
 }
 
 
 def of_answer(code: str, status: int) -> str:
-    """What an error that the endpoint answered means."""
+    """Remedy for an error code that the endpoint answered."""
     return _REMEDIES.get(code, f"it answers {code or 'an error'} (HTTP {status}); check AWS_ENDPOINT_URL_S3")
 
 
 def of_failure(exc: Exception) -> str:
-    """What an exception of the SDK means, by its own name or by that of a class it derives from."""
+    """Remedy for an exception of the SDK, by its own name or that of a base class."""
     below = getattr(exc, "kwargs", {}).get("error")
     unknown_host = isinstance(below, socket.gaierror) or isinstance(getattr(below, "__cause__", None), socket.gaierror)
     names = ["gaierror"] if unknown_host else [kind.__name__ for kind in type(exc).__mro__]

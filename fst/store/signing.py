@@ -1,8 +1,8 @@
-"""Ed25519 signatures of manifests. The only file that imports cryptography.
+"""Ed25519 signatures of manifests, over the package cryptography.
 
 A signature is the text of `manifest.sig`: base64 and a newline. Since a manifest addresses every byte of its bundle,
-so does the signature. A key is read when it is needed and shown nowhere; neither is what the environment says of it,
-where somebody may have put the key itself.
+its signature covers the bundle. A key is read when it is needed and never shown, and neither is the value of its
+environment variable, since somebody may have put the key itself there.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ KEY_FILE, PASSWORD = "FST_SIGNING_KEY", "FST_SIGNING_PASSWORD"
 
 
 def sign(manifest: bytes, environment: Mapping[str, str] = os.environ) -> bytes | None:
-    """The signature of a manifest with the private key in the PEM file that FST_SIGNING_KEY names, None when it
-    names none. Raises ConfigError for a file that holds no such key, or one with another password."""
+    """Sign a manifest with the private key in the PEM file that FST_SIGNING_KEY names; None when the variable is unset.
+    Raises ConfigError for a file without an Ed25519 key and for a wrong password."""
     if not environment.get(KEY_FILE):
         return None
     return base64.b64encode(_private_key(environment).sign(manifest)) + b"\n"
 
 
 def verify(manifest: bytes, signature: bytes | None, public_key: Path, name: str) -> None:
-    """Raise IntegrityError unless a manifest's signature (None: it has none) was made with the private key of a public
-    one; `name` is what the message calls the bundle. Raises ConfigError for a file that is no public key."""
+    """Check a manifest's signature, None if it has none, against a public key in PEM; `name` is the bundle in messages.
+    Raises IntegrityError when it is missing or by another key, ConfigError when the file holds no public key."""
     key = _public_key(public_key)
     *_, exceptions = _library()
     if signature is None:
@@ -47,11 +47,11 @@ def _private_key(environment: Mapping[str, str]) -> Any:
     try:
         content = Path(environment[KEY_FILE]).read_bytes()
     except (OSError, ValueError):
-        raise ConfigError(f"{KEY_FILE}: must be the path of a readable PEM file") from None  # the cause says the path
+        raise ConfigError(f"{KEY_FILE}: must be the path of a readable PEM file") from None  # the cause names the path
     try:
         key = serialization.load_pem_private_key(content, password.encode() if password else None)
     except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as exc:
-        raise ConfigError(f"{KEY_FILE}: no private key in PEM, or {PASSWORD} is not its password") from exc
+        raise ConfigError(f"{KEY_FILE}: is no private key in PEM, or {PASSWORD} is not its password") from exc
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise ConfigError(f"{KEY_FILE}: is not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
     return key

@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from fst.errors import ChannelMoved, ConfigError, IntegrityError, StoreError
 from fst.files import document
 from fst.store.bundle import Bundle, read_bundle
+from fst.store.channel import Channel
 from fst.store.local import LocalStore
-from fst.store.releases import Channel, Releases
-from fst.store.store import Objects
+from fst.store.objects import Objects
+from fst.store.releases import Releases
 from support.store_toys import toy_adapter, toy_bundle
 
 pytest_plugins = ("support.store_fixtures",)
@@ -110,7 +111,7 @@ import sys
 from pathlib import Path
 from fst.config.sections import StoreParams
 from fst.store.releases import Releases
-from fst.store.store import open_store
+from fst.store.opening import open_store
 url, folder, until = sys.argv[1:]
 objects = open_store(StoreParams(url=url))
 create = objects.create

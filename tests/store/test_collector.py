@@ -19,9 +19,10 @@ import pytest
 
 from fst.errors import ChannelMoved, StoreError
 from fst.store.bundle import Bundle
+from fst.store.channel import Channel
 from fst.store.local import LocalStore
-from fst.store.releases import Channel, Releases
-from fst.store.store import Missing, Objects, Stored
+from fst.store.objects import Missing, Objects, Stored
+from fst.store.releases import Releases
 from support.store_toys import toy_bundle
 
 
@@ -163,8 +164,8 @@ def test_g1_a_channel_points_at_what_is_whole(bundles: list[Bundle], released_be
     assert seen == {
         ("moved", False),
         ("is not in the store, or only in part", True),
-        ("was removed from the store in this moment", False),
-        ("was removed from the store in this moment", True),
+        ("was removed from the store at the same moment", False),
+        ("was removed from the store at the same moment", True),
     }
 
 
@@ -176,7 +177,7 @@ def test_g2_also_when_the_bundle_is_published_once_more(bundles: list[Bundle]) -
     assert {says for says, _ in seen} >= {
         "moved",
         "is being removed while it is published",
-        "was removed from the store in this moment",
+        "was removed from the store at the same moment",
     }
     assert ("moved", True) in seen, "it was gone, and came back whole"
 

@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fst.errors import ConfigError, IntegrityError, MissingDependency
+from fst.store.objects import Objects
 from fst.store.releases import Releases
 from fst.store.signing import sign, verify
-from fst.store.store import Objects
 from support.store_toys import SECRET, toy_bundle
 
 pytest_plugins = ("support.store_fixtures",)

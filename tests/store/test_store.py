@@ -1,17 +1,20 @@
 """A store, the same for a directory and for S3 (a real server on this machine):
 
-k1  what was stored is read back, whole, in parts when large, and listed in its size by prefix; dates are in UTC
+k1  what was stored is read back whole, and listed in its size by prefix; dates are in UTC; a file goes to S3 in one
+    conditional request with its checksum, however large
 k2  what is stored under a new key is never changed: the same content again is nothing, other content an error
 k3  of many who replace the same content one wins; the others are told, and change nothing
 k4  a key cannot lead outside, and what is not there is Missing
-k5  what a killed writer leaves is never visible, and is swept
+k5  what a killed writer leaves is never visible, and is swept; in S3 it leaves nothing
 k6  a URL that nobody can read and a missing package are sentences; a directory that refuses is a StoreError
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import hashlib
 import itertools
 import os
 import subprocess
@@ -27,8 +30,8 @@ import pytest
 from fst.config.sections import StoreParams
 from fst.errors import ChannelMoved, ConfigError, IntegrityError, MissingDependency, StoreError
 from fst.store.local import LocalStore
-from fst.store.s3 import S3Store
-from fst.store.store import Missing, Objects, open_store
+from fst.store.objects import Missing, Objects
+from fst.store.opening import open_store
 from support.store_toys import Fault, Proxy
 
 pytest_plugins = ("support.store_fixtures",)
@@ -86,14 +89,18 @@ def test_k1_more_objects_than_one_page_of_s3_holds_are_all_listed(
     assert [s.key for s in objects.list("channels/")] == [f"channels/c{number:02d}.json" for number in range(20)]
 
 
-def test_k1_a_large_file_goes_up_in_parts_and_is_never_overwritten_either(
-    s3: str, proxy: Proxy, file: Callable[[bytes], Path]
+@pytest.mark.parametrize("size", [10, 11 * MIB])
+def test_k1_a_file_goes_to_s3_in_one_conditional_request_with_its_checksum(
+    s3: str, proxy: Proxy, file: Callable[[bytes], Path], size: int
 ) -> None:
-    bucket, prefix = s3.removeprefix("s3://").split("/", 1)
-    store = S3Store(bucket, prefix, part_bytes=5 * MIB)
-    content = os.urandom(MIB) * 11
+    store = open_store(StoreParams(url=s3))
+    content = (os.urandom(MIB) * 11)[:size]
     store.create("bundles/aa/big", file(content))
-    assert sum("partNumber=" in line for line in proxy.seen) == 3
+    (put,) = [h for line, h in zip(proxy.seen, proxy.headers, strict=True) if line.startswith("PUT") and "big" in line]
+    assert put["if-none-match"] == "*"
+    assert put["content-length"] == str(size)
+    assert put["x-amz-checksum-sha256"] == base64.b64encode(hashlib.sha256(content).digest()).decode()
+    assert not any(line.startswith("POST") for line in proxy.seen), "it is not cut into parts"
     assert store.read("bundles/aa/big")[0] == content
     store.create("bundles/aa/big", file(content))
     with pytest.raises(IntegrityError):
@@ -126,20 +133,19 @@ def test_k2_of_many_who_create_one_key_one_wins_and_the_others_hear_of_it(
 def test_k2_another_file_under_the_same_key_at_the_last_moment_is_not_overwritten(
     s3: str, proxy: Proxy, file: Callable[[bytes], Path], size: int
 ) -> None:
-    """Between the look whether the key is free and the write; in parts, between the first part and the last."""
-    bucket, prefix = s3.removeprefix("s3://").split("/", 1)
-    store, ours = S3Store(bucket, prefix, part_bytes=5 * MIB), file(b"a" * size)
+    """Between the look whether the key is free and the write."""
+    store, ours = open_store(StoreParams(url=s3)), file(b"a" * size)
     proxy.faults = [Fault("hang", "PUT", "bundles/aa/x", times=1)]
     failed: list[BaseException | None] = []
     thread = threading.Thread(target=lambda: failed.extend(at_once([lambda: store.create("bundles/aa/x", ours)])))
     thread.start()
     assert proxy.hanging.wait(10)
-    S3Store(bucket, prefix).create("bundles/aa/x", file(b"b" * size))
+    open_store(StoreParams(url=s3)).create("bundles/aa/x", file(b"b" * size))
     proxy.go_on.set()
     thread.join()
     assert isinstance(failed[0], IntegrityError)
     assert store.read("bundles/aa/x")[0] == b"b" * size
-    assert store.sweep(datetime.now(UTC), dry_run=True) == [], "no parts stay behind"
+    assert store.sweep(datetime.now(UTC), dry_run=True) == [], "nothing stays behind"
 
 
 def test_k3_a_replacement_needs_the_tag_of_what_it_replaces(objects: Objects) -> None:
@@ -185,6 +191,24 @@ def test_k3_no_write_is_lost_among_many(tmp_path: Path) -> None:
 
     assert at_once([count] * 6) == [None] * 6
     assert store.read("channels/count.json")[0] == b"90"
+
+
+def test_k3_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    code = "import sys, pathlib; from fst.store.local import LocalStore\n"
+    code += "with LocalStore(pathlib.Path(sys.argv[1]))._lock(): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(store.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        writer = threading.Thread(target=store.replace, args=("channels/x.json", b"x", None))
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive(), "it waits for the other process"
+        process.kill()
+        writer.join(5)
+        assert not writer.is_alive()
+    assert store.read("channels/x.json")[0] == b"x"
 
 
 def at_once(jobs: list[Callable[[], object]]) -> list[BaseException | None]:
@@ -271,24 +295,41 @@ def test_k5_a_writer_killed_while_it_writes_leaves_nothing_visible_and_is_swept(
     assert store.read("bundles/aa/x")[0] == b"small"
 
 
-def test_k5_parts_of_an_upload_to_s3_that_was_killed_are_invisible_and_swept(
+def test_k5_an_upload_to_s3_that_was_killed_leaves_nothing_and_changes_nothing_when_it_arrives_late(
     s3: str, proxy: Proxy, file: Callable[[bytes], Path]
 ) -> None:
-    bucket, prefix = s3.removeprefix("s3://").split("/", 1)
-    source = file(b"x" * 6 * MIB)
-    proxy.faults = [Fault("hang", "PUT", "partNumber=2")]
+    proxy.faults = [Fault("hang", "PUT", "bundles/aa/x", times=1)]
     code = "import sys, pathlib; from fst.store.s3 import S3Store; "
-    code += "S3Store(*sys.argv[1:3], part_bytes=5 << 20).create('bundles/aa/x', pathlib.Path(sys.argv[3]))"
-    process = subprocess.Popen([sys.executable, "-c", code, bucket, prefix, str(source)])
+    code += "S3Store(*sys.argv[1:3]).create('bundles/aa/x', pathlib.Path(sys.argv[3]))"
+    place = s3.removeprefix("s3://").split("/", 1)
+    process = subprocess.Popen([sys.executable, "-c", code, *place, str(file(b"x" * 6 * MIB))])
     assert proxy.hanging.wait(30)
     process.kill()
     assert process.wait() == -9
-    store = S3Store(bucket, prefix, part_bytes=5 * MIB)
-    assert store.list("") == []
+    store = open_store(StoreParams(url=s3))
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert store.sweep(datetime(2000, 1, 1, tzinfo=UTC), dry_run=False) == [], "this server dates all parts in 2010"
-    assert store.sweep(later, dry_run=True) == store.sweep(later, dry_run=False) == ["bundles/aa/x"]
+    assert store.list("") == store.sweep(later, dry_run=False) == []
+    store.create("bundles/aa/x", file(b"another"))
+    seen = len(proxy.answered)
+    proxy.go_on.set()
+    while len(proxy.answered) == seen:
+        time.sleep(0.01)
+    assert proxy.answered[seen:] == [412], "the dead writer's request does not find its key free any more"
+    assert store.read("bundles/aa/x")[0] == b"another"
+
+
+def test_k5_a_probe_that_a_killed_writer_left_is_swept(s3: str, proxy: Proxy) -> None:
+    store = open_store(StoreParams(url=s3))
+    proxy.faults = [Fault(403, "DELETE")]
+    store.replace("channels/x.json", b"x", None)
+    proxy.faults = []
+    assert store.sweep(datetime.now(UTC) - timedelta(minutes=1), dry_run=False) == [], "it may be in use"
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    (probe,) = store.sweep(later, dry_run=True)
+    assert probe.startswith(".probe/")
+    assert store.sweep(later, dry_run=False) == [probe]
     assert store.sweep(later, dry_run=False) == []
+    assert [s.key for s in store.list("")] == ["channels/x.json"]
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ from fst.config.sections import StoreParams
 from fst.errors import ChannelMoved, FstError, IntegrityError, StoreError
 from fst.store.bundle import Bundle
 from fst.store.local import LocalStore
+from fst.store.objects import Objects
+from fst.store.opening import open_store
 from fst.store.releases import Releases
 from fst.store.s3 import Patience, S3Store
-from fst.store.store import Objects, open_store
 from support.store_toys import Fault, Proxy, toy_adapter, toy_bundle
 
 pytest_plugins = ("support.store_fixtures",)

@@ -14,7 +14,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from fst.config.sections import StoreParams
-from fst.store.store import Objects, open_store
+from fst.store.objects import Objects
+from fst.store.opening import open_store
 from support.store_toys import SECRET, Proxy, proxy_before
 
 

@@ -73,6 +73,8 @@ class Proxy:
     strip: tuple[str, ...] = ()  # request headers that get lost, in lower case
     reject: tuple[str, ...] = ()  # request headers that are answered with 501
     seen: list[str] = field(default_factory=list)  # "METHOD path" of every request
+    headers: list[dict[str, str]] = field(default_factory=list)  # those of every request, names in lower case
+    answered: list[int] = field(default_factory=list)  # the server's statuses, in the order of its answers
     hanging: threading.Event = field(default_factory=threading.Event)  # set when a request hangs
     go_on: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -94,6 +96,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
         def pass_on(self) -> None:
             proxy.seen.append(f"{self.command} {self.path}")
+            proxy.headers.append({name.lower(): value for name, value in self.headers.items()})
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             unknown = any(name in self.headers for name in proxy.reject)
             fault = 501 if unknown else proxy.fault(self.command, self.path)
@@ -105,6 +108,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             else:
                 with one_at_a_time:
                     status, headers, content = self.ask(body)
+                    proxy.answered.append(status)
                 self.reply(status, headers, content, fault)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on

@@ -21,8 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fst import files
-from fst.files import document, replacing
-from fst.store.files import is_inner_path
+from fst.files import document, is_inner_path, replacing
 
 
 def fill(folder: Path, mark: str) -> None:
