@@ -1,9 +1,18 @@
-"""Reading an answer out of a response: its last number, the letter it settles on."""
+"""Comparing answers: reading one out of a response (its last number, the letter it settles on), and the five ways to
+compare it with the right one, which fst/data/verifiers.py lists by name."""
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+
+from fst.data.feedback import verdict
+from fst.data.math_answers import same_math
+from fst.data.types import Problem, Score, Verifier
+from fst.errors import VerifierError
+
+_LONGEST_ITEM = 80
 
 _NUMBER = re.compile(
     r"(?:(?<![\w.)])[-+])?"
@@ -45,3 +54,93 @@ def extract_choice(text: str) -> str | None:
             if len(letters) == 1:
                 return letters.pop()
     return None
+
+
+def exact(ignore_case: bool = False, strip: bool = True) -> Verifier:
+    """Equality of the texts; with `strip` runs of blanks count as one and those at the ends do not count."""
+
+    def normal(text: str) -> str:
+        text = " ".join(text.split()) if strip else text
+        return text.casefold() if ignore_case else text
+
+    def verify(problem: Problem, response: str) -> Score:
+        got, want = normal(response), normal(problem.answer)
+        return verdict(problem, response, got == want, _item_difference(got.split(), want.split()))
+
+    return verify
+
+
+def _item_difference(got: list[str], want: list[str]) -> str:
+    """The first difference of two token lists, as one line."""
+    if not got:
+        return "no answer"
+    if len(got) != len(want):
+        size = "short" if len(got) < len(want) else "long"
+        return f"too {size}: {len(got)} item{'s' if len(got) > 1 else ''} instead of {len(want)}"
+    for position, (g, w) in enumerate(zip(got, want, strict=True), start=1):
+        if g != w:
+            return f"position {position}: {g[:_LONGEST_ITEM]} instead of {w[:_LONGEST_ITEM]}"
+    return "only the blanks between the items"
+
+
+def numeric(tolerance: float = 1e-9, relative_tolerance: float = 0.0) -> Verifier:
+    """The last number of the response, within an absolute or a relative distance of the answer's."""
+
+    def verify(problem: Problem, response: str) -> Score:
+        want, got = last_number(problem.answer), last_number(response)
+        if want is None:
+            raise VerifierError(f"problem {problem.id!r}: 'numeric' needs a number, not {problem.answer!r}")
+        if got is None:
+            return verdict(problem, response, False, "no number in the output")
+        near = abs(got - want) <= max(tolerance, relative_tolerance * abs(want))
+        return verdict(problem, response, near, f"{got:.12g} instead of {want:.12g}")
+
+    return verify
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(pattern: str, flags: int) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, flags)
+    except (re.error, OverflowError, RecursionError) as exc:
+        raise VerifierError(f"the pattern {pattern!r} is no regular expression: {exc}") from exc
+
+
+def regex(pattern: str = "", ignore_case: bool = False) -> Verifier:
+    """A search for `pattern`, or without one for the problem's answer, anywhere in the response."""
+    flags = int(re.IGNORECASE) if ignore_case else 0
+    _compiled(pattern, flags)
+
+    def verify(problem: Problem, response: str) -> Score:
+        found = _compiled(pattern or problem.answer, flags).search(response) is not None
+        return verdict(problem, response, found, "the output does not match the expected pattern")
+
+    return verify
+
+
+def multiple_choice() -> Verifier:
+    """The letter A-E that the response settles on."""
+
+    def verify(problem: Problem, response: str) -> Score:
+        want, got = extract_choice(problem.answer), extract_choice(response)
+        if want is None:
+            raise VerifierError(f"problem {problem.id!r}: 'multiple_choice' needs a letter A-E, not {problem.answer!r}")
+        differs = f"{got} instead of {want}" if got else "no single letter in the output"
+        return verdict(problem, response, got == want, differs)
+
+    return verify
+
+
+def math_equality() -> Verifier:
+    """Equality as mathematics (library math-verify, see fst/data/math_answers.py)."""
+
+    def verify(problem: Problem, response: str) -> Score:
+        try:
+            equal = same_math(problem.answer, response)
+        except TimeoutError as exc:
+            return verdict(problem, response, False, str(exc))
+        if equal is None:
+            raise VerifierError(f"problem {problem.id!r}: 'math' cannot read the answer {problem.answer!r}")
+        return verdict(problem, response, equal, "the output does not equal the expected value")
+
+    return verify

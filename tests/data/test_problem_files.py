@@ -80,11 +80,11 @@ def test_f1_a_byte_order_mark_and_line_separators_in_texts_are_fine(tmp_path: Pa
     [
         ('{"id": "x", ', ":2: no valid JSON"),
         ("[" * 100_000, ":2: no valid JSON"),
-        ("[1]", ":2: a JSON list, not an object"),
+        ("[1]", ":2: a JSON list, no object; write {"),
         (row(1), ":2: the id 'p1' is taken by line 1"),
         ({"id": "x", "answer": "1"}, ":2: 'question' is missing"),
         (row(9, answer=" "), ":2: 'answer' is empty"),
-        (row(9, answer=3), ":2: 'answer' is a int; write it as a text"),
+        (row(9, answer=3), ":2: 'answer' is no text; write it as a text, in quotes"),
         (row(9, question="\ud800"), ":2: 'question' holds half a surrogate pair"),
         (row(9, spilt="train"), ":2: unknown key 'spilt'; did you mean 'split'?"),
         (row(9, verifier="exat"), ":2: unknown verifier 'exat'"),
@@ -122,11 +122,11 @@ def test_f1_twenty_mistakes_are_reported_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no such file"),
+        (None, "cannot be read (No such file or directory); check the path (it is relative to "),
         (b"", "the file is empty"),
         (b"\xef\xbb\xbf \n\n", "the file is empty"),
-        (b'{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 20 is not UTF-8"),
-        (b'\xef\xbb\xbf{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 23 is not UTF-8"),
+        (b'{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 9 is not UTF-8; save the file as UTF-8"),
+        (b'\xef\xbb\xbf{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 9 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_f1_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, words: str) -> None:

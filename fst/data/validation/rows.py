@@ -4,19 +4,17 @@ is worked out here and stands in a column of its own."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fst.data.domains import EACH
-from fst.data.families.jsonl import KEYS, named_verifier, own_verifier
-from fst.data.prepared import SPLITS, numbered, problem_of, read_bytes, read_head, rebuild_verifier, reference_of
-from fst.data.types import Problem, Verifier
+from fst.data.families.jsonl import file_problem, file_rows
+from fst.data.prepared import problem_of, read_head, rebuild_verifier, split_rows
+from fst.data.rows import RAW, Row
+from fst.data.types import SPLITS, Problem, Verifier
 from fst.data.validation.cells import (
     MISSING,
-    Row,
     cells,
     is_finite,
     is_token,
@@ -30,33 +28,31 @@ from fst.data.validation.cells import (
     text_of,
 )
 from fst.data.validation.gx import Table
-from fst.errors import DataError, VerifierError
+from fst.data.verifiers import EACH, Named, OwnVerifiers, reference_of
+from fst.errors import VerifierError
 
 Check = tuple[float | None, str | None]
 
 
 def raw_table(path: Path) -> Table:
     """The lines of a user's problem file. Raises DataError for a file that cannot be read at all."""
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read ({exc.strerror}); check the path (from {Path.cwd()})") from exc
-    lines = list(_objects(content))
-    objects = [row for _, row, _ in lines if row is not None]
-    named = any("split" in row for row in objects)
-    checks = [_check_raw(row) for _, row, _ in lines]
-    asked = [(text_of(row, "question"), text_of(row, "split"), f"line {number}") for number, row, _ in lines]
-    rows = [row for _, row, _ in lines]
+    lines = file_rows(path)
+    rows = [line.values for line in lines]
+    named = any("split" in row for row in rows if row is not None)
+    verifiers = OwnVerifiers()
+    checks = [_check_raw(line, verifiers) for line in lines]
     return Table(
         {
-            "line": [number for number, _, _ in lines],
-            "unreadable": [trouble for _, _, trouble in lines],
+            "line": [line.number for line in lines],
+            "unreadable": [line.wrong or None for line in lines],
             **_fields(rows),
             "meta_kind": cells(rows, lambda row: kind_of(row, "meta") if "meta" in row else None),
             "split": cells(rows, lambda row: shown(row["split"]) if "split" in row else None),
             "no_split": cells(rows, lambda row: "others have one" if named and "split" not in row else None),
-            "unknown_keys": cells(rows, lambda row: ", ".join(repr(k) for k in row if k not in KEYS) or None),
-            "elsewhere": _elsewhere(asked),
+            "unknown_keys": cells(rows, lambda row: ", ".join(repr(k) for k in row if k not in RAW) or None),
+            "elsewhere": _elsewhere(
+                [(line.values, text_of(line.values, "split"), f"line {line.number}") for line in lines]
+            ),
             "reward": [reward for reward, _ in checks],
             "verifier": [trouble for _, trouble in checks],
         },
@@ -69,24 +65,23 @@ def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
 
     Raises DataError for a folder that is not one of prepared data at all."""
     head = read_head(folder)
-    verifier = None if head["verifier"]["name"] == EACH else rebuild_verifier(head, folder)
-    lines = [(name, *line) for name in SPLITS for line in _objects(read_bytes(folder / f"{name}.jsonl"))]
-    rows = [row for _, _, row, _ in lines]
+    verify, named = rebuild_verifier(head, folder), head["verifier"]
+    lines = [(name, line) for name in SPLITS for line in split_rows(folder, name)]
+    rows = [line.values for _, line in lines]
     problems = [_problem(row, head["spec"]) for row in rows]
-    checks = [_check(p, head, verifier) if isinstance(p, Problem) else (None, None) for p in problems]
-    asked = [(text_of(row, "question"), name, f"{name}.jsonl:{number}") for name, number, row, _ in lines]
+    checks = [_check(p, verify, named) if isinstance(p, Problem) else (None, None) for p in problems]
     parts = {name: [p for p, line in zip(problems, lines, strict=True) if line[0] == name] for name in SPLITS}
     known = {name: [p for p in part if isinstance(p, Problem)] for name, part in parts.items()}
     columns: dict[str, list[Any]] = {
-        "file": [f"{name}.jsonl" for name, _, _, _ in lines],
-        "line": [number for _, number, _, _ in lines],
-        "unreadable": [trouble for _, _, _, trouble in lines],
+        "file": [f"{name}.jsonl" for name, _ in lines],
+        "line": [line.number for _, line in lines],
+        "unreadable": [line.wrong or None for _, line in lines],
         "as_written": [p if isinstance(p, str) else None for p in problems],
         **_fields(rows),
         "split": cells(rows, lambda row: text_of(row, "split")),
-        "of_file": [name for name, _, _, _ in lines],
+        "of_file": [name for name, _ in lines],
         "tokens": cells(rows, lambda row: row["tokens"] if type(row.get("tokens")) is int else None),
-        "elsewhere": _elsewhere(asked),
+        "elsewhere": _elsewhere([(line.values, name, f"{name}.jsonl:{line.number}") for name, line in lines]),
         "reward": [reward for reward, _ in checks],
         "verifier": [trouble for _, trouble in checks],
     }
@@ -95,7 +90,7 @@ def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
         "problems": [len(parts[name]) for name in SPLITS],
         "announced": [head["problems"][name] for name in SPLITS],
     }
-    answers = {name: [p.answer for p in part if reference_of(p, _named(p, head))] for name, part in known.items()}
+    answers = {name: [p.answer for p in part if reference_of(p, named)] for name, part in known.items()}
     slices = {name: [p.meta["branch"] for p in part if "branch" in p.meta] for name, part in known.items()}
     table = Table(columns, ("id", "file", "line"))
     return table, Table(sizes, ("split",), "splits"), _shares("answer", answers), _shares("slice", slices)
@@ -135,25 +130,7 @@ def rollout_tables(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Tabl
     return Table(table, ("id", "line"), "rollouts"), Table(ranges, ("channel", "rollouts"), "channels")
 
 
-def _objects(content: bytes) -> Iterator[tuple[int, Row | None, str | None]]:
-    """(line number, object or None, why it is None) of the lines that hold anything."""
-    for number, line in numbered(content):
-        row, trouble = None, None
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if not text.strip():
-                continue
-            row = json.loads(text)
-        except UnicodeDecodeError as exc:
-            trouble = f"byte {exc.start + 1} is not UTF-8"
-        except (ValueError, RecursionError) as exc:
-            trouble = f"no valid JSON: {exc}"
-        if trouble is None and not isinstance(row, dict):
-            row, trouble = None, f"a JSON {type(row).__name__}, no object"
-        yield number, row, trouble
-
-
-def _fields(rows: Sequence[Row | None]) -> dict[str, list[Any]]:
+def _fields(rows: Sequence[Mapping[str, Any] | None]) -> dict[str, list[Any]]:
     """The three texts of a problem, without blanks at their ends (ids apart), and their kinds."""
     columns: dict[str, list[Any]] = {"id": cells(rows, lambda row: text_of(row, "id"))}
     for key in ("id", "question", "answer"):
@@ -162,17 +139,18 @@ def _fields(rows: Sequence[Row | None]) -> dict[str, list[Any]]:
     return columns
 
 
-def _elsewhere(asked: Sequence[tuple[str | None, str | None, str]]) -> list[str | None]:
-    """For each (question, split, place) one place of another split that has the question too. Without splits, every
+def _elsewhere(asked: Sequence[tuple[Mapping[str, Any] | None, str | None, str]]) -> list[str | None]:
+    """For each (row, split, place) one place of another split that has the row's question too. Without splits, every
     other place counts: a question that is there twice is dealt into two of them."""
+    questions = [text_of(row, "question") for row, _, _ in asked]
     first: dict[str, dict[str | None, list[str]]] = {}
-    for text, split, place in asked:
+    for text, (_, split, place) in zip(questions, asked, strict=True):
         if text is not None:
             places = first.setdefault(text, {}).setdefault(split, [])
             if len(places) < 2:
                 places.append(place)
     found = []
-    for text, split, place in asked:
+    for text, (_, split, place) in zip(questions, asked, strict=True):
         others = first[text] if text is not None else {}
         also = [
             p if name is None else f"{name}, {p}"
@@ -184,7 +162,7 @@ def _elsewhere(asked: Sequence[tuple[str | None, str | None, str]]) -> list[str 
     return found
 
 
-def _problem(row: Row | None, spec: str) -> Problem | str | None:
+def _problem(row: Mapping[str, Any] | None, spec: str) -> Problem | str | None:
     """The problem of a prepared line, or what is wrong with the line; None where there is no object."""
     if row is None:
         return None
@@ -194,32 +172,26 @@ def _problem(row: Row | None, spec: str) -> Problem | str | None:
         return str(exc)
 
 
-def _check_raw(row: Row | None) -> Check:
+def _check_raw(line: Row, verify: OwnVerifiers) -> Check:
+    row = line.values
     if row is None or any(kind_of(row, key) != "text" or not row[key].strip() for key in ("id", "question", "answer")):
         return None, None
-    meta = row.get("meta", {})
     try:
-        named = named_verifier(row.get("verifier", "exact"))
+        problem = file_problem(line, row, "")
     except VerifierError as exc:
         return None, str(exc)
-    texts = (row["id"], "", row["question"], row["answer"])
-    return _check(Problem(*texts, meta if isinstance(meta, dict) else {}, named), {"verifier": {"name": EACH}}, None)
+    return _check(problem, verify, {"name": EACH})
 
 
-def _check(problem: Problem, head: Mapping[str, Any], verifier: Verifier | None) -> Check:
+def _check(problem: Problem, verify: Verifier, named: Named) -> Check:
     """(the reward of the reference answer, what is wrong with the verifier); either may be None."""
     try:
-        verify = verifier or own_verifier(problem)
-        reference = reference_of(problem, _named(problem, head))
+        if isinstance(verify, OwnVerifiers):
+            verify.check(problem)
+        reference = reference_of(problem, named)
         return None if reference is None else verify(problem, reference).reward, None
     except VerifierError as exc:
         return None, str(exc)
-
-
-def _named(problem: Problem, head: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The verifier that scores a problem, by name and options."""
-    own = problem.verifier or {"name": "exact"}
-    return own if head["verifier"]["name"] == EACH else head["verifier"]
 
 
 def _shares(noun: str, values: Mapping[str, Sequence[Any]]) -> Table:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fst.config.sections import ValidateParams
-from fst.data.prepared import SPLITS
+from fst.data.types import SPLITS
 from fst.data.validation.gx import library
 
 CRITICAL, WARNING = "critical", "warning"
