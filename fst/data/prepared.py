@@ -6,18 +6,22 @@
 A line holds `id`, `question`, `answer`, `split`, `meta` and `tokens`, the question's length in the model's tokens;
 problems of a user's file also `line`, where they stand in it, and the `verifier` they name. The bytes depend on the
 problems and the tokenizer alone.
+
+`meta` comes back as it was, tuples, sets, keys that are no text, NaN and infinity included: what JSON has is written as
+it is, anything else becomes an object with a single key that begins with `$`, and an object that has such a key itself
+is written as pairs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fst.data.domains import verifier_of
-from fst.data.lossless import decode, encode
 from fst.data.rows import PREPARED, Row, half_a_pair, mistakes, read_bytes, read_rows
 from fst.data.types import SPLITS, Domain, Problem, Verifier
 from fst.data.verifiers import OwnVerifiers, domain_verifier
@@ -159,3 +163,40 @@ def _problem(row: Row, spec: str, split: str, place: str) -> Problem:
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{place}: not as it was written ({exc}); {_AGAIN}") from exc
     return problem
+
+
+def encode(value: Any) -> Any:
+    """A value that json.dumps writes as strict JSON. Raises TypeError for a type that cannot be written down."""
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [encode(item) for item in value]}
+    if isinstance(value, set | frozenset):
+        return {f"${type(value).__name__}": sorted((encode(item) for item in value), key=repr)}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: encode(item) for key, item in value.items()}
+        return {"$dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`. Raises ValueError for an object with a `$` key that `encode` does not write."""
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if not any(key.startswith("$") for key in value):
+        return {key: decode(item) for key, item in value.items()}
+    try:
+        ((key, inner),) = value.items()
+        if key == "$dict":
+            return {decode(name): decode(item) for name, item in inner}
+        makers = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
+        return float(inner) if key == "$float" else makers[key](map(decode, inner))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError(f"an object that nothing reads: {sorted(value)}") from exc

@@ -17,9 +17,17 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fst.data.answers import exact, math_equality, multiple_choice, numeric, regex
 from fst.data.families import reasoning_gym
-from fst.data.feedback import CORRECT, feedback_text, verdict
+from fst.data.scoring import (
+    CORRECT,
+    exact,
+    feedback_text,
+    math_equality,
+    multiple_choice,
+    numeric,
+    regex,
+    verdict,
+)
 from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
 from fst.tables import Table
@@ -204,6 +212,9 @@ def _load(name: str) -> Callable[..., Any]:
         raise VerifierError(f"the verifier {_PYTHON + name!r} cannot be loaded: {type(exc).__name__}: {exc}") from exc
     if not callable(function):
         raise VerifierError(f"the verifier {_PYTHON + name!r} is no function but a {type(function).__name__}")
+    for row, kind in VERIFIERS.rows.items():
+        if kind.make is function:
+            raise VerifierError(f"{_PYTHON + name!r} makes a verifier of the table: name it {row!r} alone")
     return function
 
 

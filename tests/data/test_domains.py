@@ -9,6 +9,8 @@ d5  a source with too few problems says so and stops
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -158,6 +160,15 @@ def test_d4_every_family_is_described_in_the_error() -> None:
         load_domain("?", SIZES, seed=0)
     assert len(describe_families()) == 6
     assert [example for example, sentence in describe_families() if f"{example} " not in str(error.value)] == []
+
+
+def test_d4_describing_the_families_loads_no_large_library() -> None:
+    script = (
+        "import sys; from fst.data.domains import describe_families; describe_families(); "
+        "print(sorted({'torch', 'datasets', 'reasoning_gym', 'pandas', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_d5_too_few_distinct_questions() -> None:

@@ -20,8 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.data.answers import extract_choice, last_number
-from fst.data.feedback import feedback_text, parse_feedback
+from fst.data.scoring import extract_choice, feedback_text, last_number, parse_feedback
 from fst.data.types import Problem
 from fst.data.verifiers import build_verifier, known_verifiers
 from fst.errors import VerifierError

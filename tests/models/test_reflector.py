@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fst.data.feedback import feedback_text
+from fst.data.scoring import feedback_text
 from fst.data.types import Problem
 from fst.errors import ReflectorError
 from fst.models.adapter import lora_config

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fst.data.dealing import deal
-from fst.data.feedback import CORRECT, feedback_text
+from fst.data.scoring import CORRECT, feedback_text
 from fst.data.types import Problem, Score, Splits, SplitSizes, Verifier
 from fst.errors import DataError, MissingDependency, UnknownDomain
 

@@ -14,7 +14,6 @@ from typing import Any
 from fst.config.sections import ValidateParams
 from fst.data.validation.gx import Finding, run_suite
 from fst.data.validation.page import Validation, table, write_page
-from fst.data.validation.rows import prepared_tables, raw_table, rollout_tables
 from fst.data.validation.suites import (
     balance_suite,
     channel_suite,
@@ -23,6 +22,7 @@ from fst.data.validation.suites import (
     rollout_suite,
     sizes_suite,
 )
+from fst.data.validation.tables import prepared_tables, raw_table, rollout_tables
 from fst.errors import ValidationFailed
 
 __all__ = [

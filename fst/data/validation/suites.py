@@ -1,6 +1,6 @@
 """The suites: what is expected of data, each in a sentence. `critical` ends the pipeline, `warning` does not.
 
-The columns that they speak of are made in fst/data/validation/rows.py.
+The columns that they speak of are made in fst/data/validation/tables.py.
 """
 
 from __future__ import annotations

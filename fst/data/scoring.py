@@ -1,5 +1,11 @@
-"""Comparing answers: reading one out of a response (its last number, the letter it settles on), and the five ways to
-compare it with the right one, which fst/data/verifiers.py lists by name."""
+"""Scoring a response: reading an answer out of it, the ways to compare that with the right one (fst/data/verifiers.py
+lists them by name), and the feedback on it, which has one form for all verifiers:
+
+    input: {question}
+    output: {response}
+    expected: {answer}
+    differs: {one line}
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,11 @@ import functools
 import math
 import re
 
-from fst.data.feedback import verdict
 from fst.data.math_answers import same_math
 from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
 
+CORRECT = "nothing, correct"
 _LONGEST_ITEM = 80
 
 _NUMBER = re.compile(
@@ -27,6 +33,37 @@ _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-Ea-e])\)?\}")
 _WHOLE = re.compile(r"[\s*$(\[\"']*([A-Ea-e])[\s*$)\].:\"']*")
 _BRACKETED = re.compile(r"\(([A-E])\)")
 _LONE = re.compile(r"(?<![\w'])(?:([B-E])|(A)(?!\s+[a-z]))(?![\w'])")
+
+
+def feedback_text(problem: Problem, response: str, differs: str) -> str:
+    """The four parts; `differs` is made a single line."""
+    line = " ".join(differs.split())
+    return f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}\ndiffers: {line}"
+
+
+def verdict(problem: Problem, response: str, right: bool, differs: str) -> Score:
+    """A score of 1 or 0; `differs` says what is wrong with a response that is not right."""
+    return Score(float(right), feedback_text(problem, response, CORRECT if right else differs))
+
+
+def parse_feedback(text: str) -> tuple[str, str] | None:
+    """(question, expected) of a `feedback_text`, or None for any other text.
+
+    The response may hold anything, the words of this form included; only a question with a line that starts
+    with `output: ` or an answer with one that starts with `expected: ` is read wrongly.
+    """
+    body, found, _ = text.rpartition("\ndiffers: ")
+    rest, found_expected, expected = body.rpartition("\nexpected: ")
+    question, found_output, _ = rest.partition("\noutput: ")
+    if not (found and found_expected and found_output and question.startswith("input: ")):
+        return None
+    return question.removeprefix("input: "), expected
+
+
+def without_answer(text: str, reward: float) -> str:
+    """A feedback text with nothing in it but input, output and reward."""
+    body = text.rpartition("\ndiffers: ")[0] or text
+    return f"{body.rpartition(chr(10) + 'expected: ')[0] or body}\nreward: {reward:g}"
 
 
 def last_number(text: str) -> float | None:
