@@ -1,6 +1,6 @@
-"""Problems from a JSON-lines file of the user's: `jsonl:problems.jsonl`.
+"""Problems from a user's JSON-lines file: `jsonl:problems.jsonl`.
 
-One object a line: `id`, `question`, `answer`, and if wanted `verifier` (a name, or an object with `name` and
+One object per line: `id`, `question`, `answer`, and optionally `verifier` (a name, or an object with `name` and
 the verifier's options; `exact` without one), `split` (train, validation, test) and `meta`. A file is read whole
 or not at all: its first 20 mistakes are reported together, each with its line and what to do.
 """

@@ -36,6 +36,7 @@ class Op:
     letters: tuple[str, ...]
 
     def phrases(self, surface: str) -> tuple[str, ...]:
+        """The paraphrases on a surface; empty where the operation has no wording there."""
         return self.digits if surface == "digits" else self.letters
 
 
@@ -204,12 +205,6 @@ class Rule:
             return "+".join(self.then)
         return f"if_{self.condition}({'+'.join(self.then)},{'+'.join(self.otherwise)})"
 
-    @property
-    def kind(self) -> str:
-        if self.condition is not None:
-            return "conditional"
-        return {1: "one-step", 2: "two-step"}.get(len(self.then), "longer")
-
     def branch(self, values: Values) -> tuple[str, ...]:
         """The chain that applies to these values."""
         if self.condition is None or CONDITIONS[self.condition].holds(values):
@@ -262,6 +257,7 @@ def render(values: Values, surface: str) -> str:
 
 
 def draw_values(rng: random.Random) -> Values:
+    """A list of 4 to 6 digits, uniform in length and in each digit."""
     return tuple(rng.randrange(10) for _ in range(rng.randint(MIN_LENGTH, MAX_LENGTH)))
 
 
@@ -273,7 +269,7 @@ def _probes() -> tuple[Values, ...]:
 
 @functools.cache
 def signature(rule: Rule) -> int:
-    """Behaviour on fixed probes: equal exactly when two rules agree on all of them."""
+    """A hash of the rule's results on fixed probes: equal for rules that agree on all of them."""
     return hash(tuple(rule(v) for v in _probes()))
 
 

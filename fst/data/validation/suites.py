@@ -1,6 +1,5 @@
-"""The suites: what is expected of data, each in a sentence. `critical` ends the pipeline, `warning` does not.
-
-The columns that they speak of are made in fst/data/validation/tables.py.
+"""The suites: what is expected of data, each expectation as a sentence. `critical` ends the pipeline, `warning` does
+not. The columns are made in fst/data/validation/tables.py.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class _Suite:
         return self.gxe.ExpectTableRowCountToBeBetween(min_value=least, severity=CRITICAL, description=sentence)
 
     def nothing_in(self, column: str, sentence: str) -> Any:
-        """The column says what is wrong with a row; None where nothing is."""
+        """Expect a column that says what is wrong with a row to be empty."""
         return self.gxe.ExpectColumnValuesToBeNull(column=column, severity=CRITICAL, description=sentence)
 
     def among(self, column: str, values: Collection[str], sentence: str) -> Any:
@@ -67,7 +66,7 @@ class _Suite:
 
 
 def raw_suite() -> list[Any]:
-    """Of a user's problem file, as it lies there."""
+    """The suite of a user's problem file."""
     s = _Suite()
     return [
         s.rows(1, "The file holds at least one line."),
@@ -86,7 +85,7 @@ def raw_suite() -> list[Any]:
 
 
 def prepared_suite(room: int | None) -> list[Any]:
-    """Of the lines of prepared data; `room` is the number of tokens that a question may have."""
+    """The suite of prepared data's lines; `room` is the number of tokens that a question may have."""
     s = _Suite()
     fits = "Every question fits the model's context"
     return [
@@ -105,7 +104,7 @@ def prepared_suite(room: int | None) -> list[Any]:
 
 
 def sizes_suite(params: ValidateParams) -> list[Any]:
-    """Of the splits of prepared data."""
+    """The suite of prepared data's splits."""
     s = _Suite()
     return [
         s.between("problems", params.min_problems, None, f"Every split has at least {params.min_problems} problems."),
@@ -114,13 +113,13 @@ def sizes_suite(params: ValidateParams) -> list[Any]:
 
 
 def balance_suite(noun: str, most: float) -> list[Any]:
-    """Of the commonest answer, or slice, of every split."""
+    """The suite of the commonest answer, or slice, of every split."""
     s = _Suite()
     return [s.between("share", 0, most, f"No {noun} makes up more than {100 * most:g}% of a split.", WARNING)]
 
 
 def rollout_suite(known_ids: Collection[str] | None) -> list[Any]:
-    """Of the rollouts of a run; `known_ids` are those of the problems that it may have asked."""
+    """The suite of a run's rollouts; `known_ids` are the ids of the problems that it may have asked."""
     s = _Suite()
     known = "Every rollout answers a problem of the domain."
     return [
