@@ -49,7 +49,7 @@ def test_an_installed_package_adds_them_for_every_process(tmp_path: Path) -> Non
     (package / "mine-1.0.dist-info").mkdir(parents=True)
     (package / "mine-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (package / "mine-1.0.dist-info" / "entry_points.txt").write_text(
-        "[fst.domains]\nsums = mine:sums\n[fst.verifiers]\nwithin = mine:within\n"
+        "[fst.domains]\nbroken = mine:nothing\nsums = mine:sums\n[fst.verifiers]\nwithin = mine:within\n"
     )
     (package / "mine.py").write_text("\n".join(ADDITIONS).replace('verifier="numeric"', 'verifier="within"'))
     prepare = (
@@ -62,14 +62,16 @@ def test_an_installed_package_adds_them_for_every_process(tmp_path: Path) -> Non
     write = (
         "domain = load_domain('sums/9', SplitSizes(4, 2, 2), 0)\n"
         "write_prepared(domain, Path('prepared'), lambda questions: [1] * len(questions))\n"
-        "print([example for example, sentence in describe_families()][-1])\n"
+        "print(*[text for described in describe_families()[-2:] for text in described], sep='|')\n"
     )
     read = (
         "domain = load_prepared(Path('prepared'))\n"
         "print(domain.verify(domain.train[0], f'{1.04 * int(domain.train[0].answer)}').reward)\n"
     )
     env = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{Path(__file__).resolve().parents[1]}"}
-    for script, said in ((write, "sums/99"), (read, "1.0")):
+    broken = "broken|fst.domains: 'broken' cannot be loaded: module 'mine' has no attribute 'nothing'"
+    listed = f"sums/99|sums of two whole numbers from 0 to 99|{broken}"
+    for script, said in ((write, listed), (read, "1.0")):
         command = [sys.executable, "-c", prepare + script]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert (done.stdout.strip(), done.returncode) == (said, 0), done.stderr

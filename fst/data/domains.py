@@ -85,13 +85,7 @@ def family(name: str, examples: Mapping[str, str], **facts: Any) -> Callable[[Lo
 
 def describe_families() -> list[tuple[str, str]]:
     """(example spec, what it is) of every family, for help texts; of an installed one that cannot be loaded, why."""
-    found = []
-    for name in FAMILIES.names():
-        try:
-            found += FAMILIES.get(name, FAMILIES.group).examples.items()
-        except UnknownDomain as exc:
-            found.append((name, str(exc)))
-    return found
+    return [described for name in FAMILIES.names() for described in _row(name).examples.items()]
 
 
 def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
@@ -122,8 +116,16 @@ def _family(spec: str) -> Family:
     """The last row of the table that reads a spec, else that of an installed package. Raises UnknownDomain."""
     installed = [name for name in FAMILIES.names() if name not in FAMILIES.rows]
     for name in (*reversed(FAMILIES.rows), *installed):
-        row: Family = FAMILIES.get(name, f"the domain {spec!r}")
-        if re.match(row.reads or re.escape(f"{name}/"), spec):
+        if re.match((row := _row(name)).reads or re.escape(f"{name}/"), spec):
             return row
     examples = "\n".join(f"  {example:<55} {sentence}" for example, sentence in describe_families())
     raise UnknownDomain(f"unknown domain {spec!r}; domains are written like these:\n{examples}")
+
+
+def _row(name: str) -> Family:
+    """A family by its name. One that cannot be loaded reads no spec, and describes why."""
+    try:
+        row: Family = FAMILIES.get(name, FAMILIES.group)
+    except UnknownDomain as exc:
+        return Family({name: str(exc)}, load_file, reads="(?!)")  # a pattern that matches nothing
+    return row

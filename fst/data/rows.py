@@ -17,7 +17,8 @@ from fst.data.types import SPLITS
 from fst.errors import DataError
 
 MOST_MISTAKES = 20
-_NOUNS = {str: "text", dict: "object", int: "int"}
+_NOUNS: dict[type, str] = {str: "text", dict: "object", int: "int"}
+_REMEDIES: dict[type, str] = {str: "write it as a text, in quotes", dict: "write {...}"}
 
 
 @dataclass(frozen=True)
@@ -31,34 +32,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Key:
-    """A key of a line: its value's type (None: any), whether it must be there, and, for keys that a user writes,
-    `remedy`, what to write in place of a wrong value. A `filled` text holds more than blanks; where `among` names
-    values, no other is right."""
+class Keys:
+    """The keys of a line: the types of their values (object: any), and those that may be missing."""
 
-    kind: type | None
-    needed: bool = False
-    filled: bool = False
-    among: tuple[str, ...] = ()
-    remedy: str = ""
+    types: Mapping[str, type]
+    optional: tuple[str, ...]
 
 
-_TEXT = Key(str, needed=True, filled=True, remedy="write it as a text, in quotes")
-RAW = {  # what a user writes
-    "id": _TEXT,
-    "question": _TEXT,
-    "answer": _TEXT,
-    "verifier": Key(None),
-    "split": Key(None, among=SPLITS, remedy="write train, validation or test"),
-    "meta": Key(dict, remedy="write {...}"),
-}
-PREPARED = {  # what fst/data/prepared.py writes
-    **{key: Key(str, needed=True) for key in ("id", "question", "answer", "split")},
-    "meta": Key(dict, needed=True),
-    "tokens": Key(int, needed=True),
-    "line": Key(int),
-    "verifier": Key(dict),
-}
+_TEXTS = {"id": str, "question": str, "answer": str}
+RAW = Keys({**_TEXTS, "verifier": object, "split": object, "meta": dict}, ("verifier", "split", "meta"))
+PREPARED = Keys(
+    {**_TEXTS, "split": str, "meta": dict, "tokens": int, "line": int, "verifier": dict}, ("line", "verifier")
+)
 
 
 def read_rows(path: Path, remedy: str) -> tuple[Row, ...]:
@@ -92,26 +77,24 @@ def _row(number: int, line: bytes) -> Row:
     return Row(number, values)
 
 
-def mistakes(values: Mapping[str, Any], keys: Mapping[str, Key]) -> Iterator[tuple[str, str]]:
-    """(what is wrong, what to do) of an object's keys."""
-    for name, key in keys.items():
-        value = values.get(name)
-        if key.needed and value is None:
+def mistakes(values: Mapping[str, Any], keys: Keys) -> Iterator[tuple[str, str]]:
+    """(what is wrong, what to do) of an object's keys; of a user's, the texts are looked at too."""
+    for name, kind in keys.types.items():
+        value: Any = values.get(name)
+        if value is None and name not in keys.optional:
             yield f"{name!r} is missing", "add it"
-        elif name in values and key.kind and type(value) is not key.kind:
-            yield f"{name!r} is no {_NOUNS[key.kind]}", key.remedy
-        elif name in values and key.among and value not in key.among:
-            yield f"{name!r} is {value!r}", key.remedy
-        elif not key.filled or value is None:
-            continue
-        elif not value.strip():
+        elif name in values and kind is not object and type(value) is not kind:
+            yield f"{name!r} is no {_NOUNS[kind]}", _REMEDIES.get(kind, "")
+        elif keys is RAW and kind is str and not value.strip():
             yield f"{name!r} is empty", "write something, or remove the line"
-        elif half_a_pair(value):
+        elif keys is RAW and kind is str and half_a_pair(value):
             yield f"{name!r} holds half a surrogate pair (\\ud800 to \\udfff)", "write the character itself"
+    if keys is RAW and values.get("split", SPLITS[0]) not in SPLITS:
+        yield f"'split' is {values['split']!r}", "write train, validation or test"
     for name in values:
-        if name not in keys:
-            close = difflib.get_close_matches(name, keys, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(keys)}; put others into meta"
+        if name not in keys.types:
+            close = difflib.get_close_matches(name, keys.types, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(keys.types)}; put others into meta"
             yield f"unknown key {name!r}", hint
 
 

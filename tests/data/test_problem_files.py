@@ -3,6 +3,7 @@
 f1  a file is read whole or not at all: every mistake with its line and its remedy
 f2  a file without splits is dealt the same way for each seed, in proportion to the sizes asked
 f3  a hub dataset or a local folder is read by its columns
+f4  a file is parsed once, however often it is read, and again when its content changes
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fst.data.domains import load_domain
+from fst.data.rows import read_rows
 from fst.data.types import Domain, Problem, SplitSizes
 from fst.errors import DataError, VerifierError
 
@@ -213,3 +215,13 @@ def test_f3_rows_without_an_answer_are_named(folder: Path) -> None:
         load_domain(f"hub:{folder}", ONE, seed=0)
     assert "row 1: the answer is empty" in str(error.value)
     assert "row 2: this question has another answer in an earlier row: 'a'" in str(error.value)
+
+
+def test_f4_a_file_is_parsed_once_for_each_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, ["", *SPLIT_ROWS])
+    rows = read_rows(path, "")
+    assert [(row.number, row.values["id"]) for row in rows if row.values] == [(2, "p1"), (3, "p2"), (4, "p3")]
+    assert read_rows(path, "") is rows
+    write(path, [row(4)])
+    assert [row.values for row in read_rows(path, "")] == [{"id": "p4", "question": "what is 4?", "answer": "4"}]

@@ -21,48 +21,39 @@ class _Suite:
     """Expectations of Great Expectations, by their short forms."""
 
     def __init__(self) -> None:
-        self.gxe = library().expectations
+        self._known = library().expectations
+
+    def _expect(self, what: str, sentence: str, severity: str = CRITICAL, **facts: Any) -> Any:
+        return getattr(self._known, f"Expect{what}")(description=sentence, severity=severity, **facts)
 
     def rows(self, least: int, sentence: str) -> Any:
-        return self.gxe.ExpectTableRowCountToBeBetween(min_value=least, severity=CRITICAL, description=sentence)
+        return self._expect("TableRowCountToBeBetween", sentence, min_value=least)
 
     def nothing_in(self, column: str, sentence: str) -> Any:
         """Expect a column that says what is wrong with a row to be empty."""
-        return self.gxe.ExpectColumnValuesToBeNull(column=column, severity=CRITICAL, description=sentence)
+        return self._expect("ColumnValuesToBeNull", sentence, column=column)
 
     def among(self, column: str, values: Collection[str], sentence: str) -> Any:
-        return self.gxe.ExpectColumnValuesToBeInSet(
-            column=column, value_set=sorted(values), severity=CRITICAL, description=sentence
-        )
+        return self._expect("ColumnValuesToBeInSet", sentence, column=column, value_set=sorted(values))
 
     def unique(self, column: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnValuesToBeUnique(column=column, severity=CRITICAL, description=sentence)
+        return self._expect("ColumnValuesToBeUnique", sentence, column=column)
 
     def filled(self, column: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnValueLengthsToBeBetween(
-            column=column, min_value=1, severity=CRITICAL, description=sentence
-        )
+        return self._expect("ColumnValueLengthsToBeBetween", sentence, column=column, min_value=1)
 
     def between(
         self, column: str, low: float | None, high: float | None, sentence: str, severity: str = CRITICAL
     ) -> Any:
-        return self.gxe.ExpectColumnValuesToBeBetween(
-            column=column, min_value=low, max_value=high, severity=severity, description=sentence
-        )
+        bounds = {"min_value": low, "max_value": high}
+        return self._expect("ColumnValuesToBeBetween", sentence, severity, column=column, **bounds)
 
     def equal(self, column: str, other: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnPairValuesToBeEqual(
-            column_A=column,
-            column_B=other,
-            ignore_row_if="either_value_is_missing",
-            severity=CRITICAL,
-            description=sentence,
-        )
+        pair = {"column_A": column, "column_B": other, "ignore_row_if": "either_value_is_missing"}
+        return self._expect("ColumnPairValuesToBeEqual", sentence, **pair)
 
     def above(self, column: str, other: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A=column, column_B=other, severity=WARNING, description=sentence
-        )
+        return self._expect("ColumnPairValuesAToBeGreaterThanB", sentence, WARNING, column_A=column, column_B=other)
 
 
 def raw_suite() -> list[Any]:

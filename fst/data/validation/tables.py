@@ -44,7 +44,7 @@ def raw_table(path: Path) -> Table:
             "meta_kind": _column(rows, lambda row: _kind(row, "meta") if "meta" in row else None),
             "split": _column(rows, lambda row: _shown(row["split"]) if "split" in row else None),
             "no_split": _column(rows, lambda row: "others have one" if named and "split" not in row else None),
-            "unknown_keys": _column(rows, lambda row: ", ".join(repr(k) for k in row if k not in RAW) or None),
+            "unknown_keys": _column(rows, lambda row: ", ".join(repr(k) for k in row if k not in RAW.types) or None),
             "elsewhere": _elsewhere(asked),
             "reward": [reward for reward, _ in checks],
             "verifier": [trouble for _, trouble in checks],
