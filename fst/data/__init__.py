@@ -1,1 +1,1 @@
-"""Domains, verifiers and the problems they deal."""
+"""Domains, their problems, and the verifiers that score answers to them."""

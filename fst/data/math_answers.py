@@ -9,13 +9,14 @@ when one takes too long. A busy machine does not change a verdict: the timer cou
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import re
 import signal
 import threading
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
 SECONDS = 5.0
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -94,6 +95,8 @@ class _Comparer:
             raise
 
     def _start(self) -> Connection:
+        import multiprocessing  # not at the top: help texts load this module, and should come at once
+
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True, name="math-verify")

@@ -6,30 +6,30 @@
 A line holds `id`, `question`, `answer`, `split`, `meta` and `tokens`, the question's length in the model's tokens;
 problems of a user's file also `line`, where they stand in it, and the `verifier` they name. The bytes depend on the
 problems and the tokenizer alone.
+
+`meta` comes back as it was, tuples, sets, keys that are no text, NaN and infinity included: what JSON has is written as
+it is, anything else becomes an object with a single key that begins with `$`, and an object that has such a key itself
+is written as pairs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fst.data.domains import EACH, GYM, verifier_of
-from fst.data.families.jsonl import own_verifier, verify_each
-from fst.data.families.reasoning_gym import open_dataset
-from fst.data.lossless import decode, encode
-from fst.data.types import Domain, Problem, Verifier
-from fst.data.verifiers import build_verifier
+from fst.data.domains import verifier_of
+from fst.data.rows import PREPARED, Row, half_a_pair, mistakes, read_bytes, read_rows
+from fst.data.types import SPLITS, Domain, Problem, Verifier
+from fst.data.verifiers import OwnVerifiers, domain_verifier
 from fst.errors import DataError, VerifierError
 from fst.files import document, replacing
 
 SCHEMA = 1
-SPLITS = ("train", "validation", "test")
 HEAD = "domain.json"
-FIELDS: dict[str, type] = {"id": str, "question": str, "answer": str, "split": str, "meta": dict, "tokens": int}
-OPTIONAL: dict[str, type] = {"line": int, "verifier": dict}
 _AGAIN = "prepare the domain again"
 
 
@@ -62,17 +62,31 @@ def load_prepared(folder: Path) -> Domain:
     Raises DataError, with file and line, for what is missing or is not as `write_prepared` leaves it.
     """
     head = read_head(folder)
-    parts = {name: _read_split(folder, name, head) for name in SPLITS}
-    problems = [problem for split in parts.values() for problem in split]
+    verify = rebuild_verifier(head, folder)
+    splits: dict[str, tuple[Problem, ...]] = {}
     places: dict[str, str] = {}
-    for name, split in parts.items():
-        for number, problem in enumerate(split, start=1):
-            place = f"{folder / name}.jsonl:{number}"
+    for name in SPLITS:
+        problems = []
+        for row in split_rows(folder, name):
+            place = f"{folder / name}.jsonl:{row.number}"
+            problem = _problem(row, head["spec"], name, place)
             if problem.id in places:
                 raise DataError(f"{place}: the id {problem.id!r} is taken by {places[problem.id]}; {_AGAIN}")
             places[problem.id] = place
-    verify = _verify_each(problems, places) if head["verifier"]["name"] == EACH else rebuild_verifier(head, folder)
-    return Domain(head["spec"], parts["train"], parts["validation"], parts["test"], verify)
+            problems.append(problem)
+        if len(problems) != head["problems"][name]:
+            raise DataError(
+                f"{folder / name}.jsonl: {len(problems)} problems where {HEAD} says {head['problems'][name]}; {_AGAIN}"
+            )
+        splits[name] = tuple(problems)
+    domain = Domain(head["spec"], **splits, verify=verify)
+    if isinstance(verify, OwnVerifiers):
+        for problem in domain.problems:
+            try:
+                verify.check(problem)
+            except VerifierError as exc:
+                raise DataError(f"{places[problem.id]}: {exc}") from exc
+    return domain
 
 
 def contents_sha256(folder: Path) -> str:
@@ -87,7 +101,7 @@ def read_head(folder: Path) -> dict[str, Any]:
     """domain.json. Raises DataError for one that is missing, damaged or of another schema."""
     path = folder / HEAD
     try:
-        head = json.loads(read_bytes(path))
+        head = json.loads(read_bytes(path, _AGAIN))
     except ValueError as exc:
         raise DataError(f"{path}: no valid JSON ({exc}); {_AGAIN}") from exc
     if not isinstance(head, dict) or head.get("schema") != SCHEMA:
@@ -101,50 +115,26 @@ def read_head(folder: Path) -> dict[str, Any]:
     return head
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file of the folder. Raises DataError for one that is not there or cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read ({exc.strerror}); {_AGAIN}") from exc
+def split_rows(folder: Path, name: str) -> tuple[Row, ...]:
+    """The lines of a split's file. Raises DataError for one that cannot be read."""
+    return read_rows(folder / f"{name}.jsonl", _AGAIN)
 
 
-def numbered(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines that hold anything, with their numbers from 1."""
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
-
-
-def problem_of(row: Mapping[str, Any], spec: str) -> Problem:
+def problem_of(values: Mapping[str, Any], spec: str) -> Problem:
     """The problem of a line. Raises ValueError for a line that is not as it was written."""
-    for key, kind in {**FIELDS, **OPTIONAL}.items():
-        if (key in row or key in FIELDS) and type(row.get(key)) is not kind:
-            raise ValueError(f"{key!r} is {'missing' if key not in row else 'no ' + kind.__name__}")
-    if unknown := sorted(row.keys() - FIELDS.keys() - OPTIONAL.keys()):
-        raise ValueError(f"unknown key {unknown[0]!r}")
-    named = row.get("verifier")
-    return Problem(row["id"], spec, row["question"], row["answer"], decode(row["meta"]), named, row.get("line"))
+    for wrong, _ in mistakes(values, PREPARED):
+        raise ValueError(wrong)
+    texts = (values["id"], spec, values["question"], values["answer"])
+    return Problem(*texts, decode(values["meta"]), values.get("verifier"), values.get("line"))
 
 
 def rebuild_verifier(head: Mapping[str, Any], folder: Path) -> Verifier:
-    """The verifier that domain.json names, where it names one for all problems. Raises DataError."""
-    options = dict(head["verifier"])
-    name = options.pop("name")
+    """The verifier that domain.json names. Raises DataError."""
     try:
-        return open_dataset(str(options.get("dataset")))[1] if name == GYM else build_verifier(name, options)
+        return domain_verifier(head["verifier"])
     except (VerifierError, DataError) as exc:
+        name = head["verifier"]["name"]
         raise DataError(f"{folder / HEAD}: the verifier {name!r} cannot be rebuilt: {exc}") from exc
-
-
-def reference_of(problem: Problem, named: Mapping[str, Any]) -> str | None:
-    """The answer that the verifier called `named` should give reward 1, None where a problem has none: a pattern in
-    place of an answer, or a task with many solutions."""
-    if named["name"] == "regex" and not named.get("pattern"):
-        return None
-    if named["name"] == GYM and problem.meta.get("answer") is None:
-        return None
-    return problem.answer
 
 
 def _line(problem: Problem, split: str, tokens: int) -> str:
@@ -158,34 +148,55 @@ def _line(problem: Problem, split: str, tokens: int) -> str:
     if problem.verifier is not None:
         values["verifier"] = dict(problem.verifier)
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
-    if any("\ud800" <= char <= "\udfff" for char in text):  # half a surrogate pair has no bytes: write its escape
-        text = json.dumps(values, allow_nan=False)
+    if half_a_pair(text):
+        text = json.dumps(values, allow_nan=False)  # as its escape
     return text + "\n"
 
 
-def _read_split(folder: Path, name: str, head: Mapping[str, Any]) -> tuple[Problem, ...]:
-    path = folder / f"{name}.jsonl"
-    problems: list[Problem] = []
-    for number, line in numbered(read_bytes(path)):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("no object")
-            problems.append(problem_of(row, head["spec"]))
-            if row["split"] != name:
-                raise ValueError(f"a problem of the split {row['split']!r}")
-        except (ValueError, RecursionError) as exc:
-            raise DataError(f"{path}:{number}: not as it was written ({exc}); {_AGAIN}") from exc
-    if len(problems) != head["problems"][name]:
-        raise DataError(f"{path}: {len(problems)} problems where {HEAD} says {head['problems'][name]}; {_AGAIN}")
-    return tuple(problems)
+def _problem(row: Row, spec: str, split: str, place: str) -> Problem:
+    try:
+        if row.values is None:
+            raise ValueError(row.wrong)
+        problem = problem_of(row.values, spec)
+        if row.values["split"] != split:
+            raise ValueError(f"a problem of the split {row.values['split']!r}")
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"{place}: not as it was written ({exc}); {_AGAIN}") from exc
+    return problem
 
 
-def _verify_each(problems: Sequence[Problem], places: Mapping[str, str]) -> Verifier:
-    verifiers = {}
-    for problem in problems:
-        try:
-            verifiers[problem.id] = own_verifier(problem)
-        except VerifierError as exc:
-            raise DataError(f"{places[problem.id]}: {exc}") from exc
-    return verify_each(verifiers)
+def encode(value: Any) -> Any:
+    """A value that json.dumps writes as strict JSON. Raises TypeError for a type that cannot be written down."""
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [encode(item) for item in value]}
+    if isinstance(value, set | frozenset):
+        return {f"${type(value).__name__}": sorted((encode(item) for item in value), key=repr)}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: encode(item) for key, item in value.items()}
+        return {"$dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`. Raises ValueError for an object with a `$` key that `encode` does not write."""
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if not any(key.startswith("$") for key in value):
+        return {key: decode(item) for key, item in value.items()}
+    try:
+        ((key, inner),) = value.items()
+        if key == "$dict":
+            return {decode(name): decode(item) for name, item in inner}
+        makers = {"$tuple": tuple, "$set": set, "$frozenset": frozenset}
+        return float(inner) if key == "$float" else makers[key](map(decode, inner))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ValueError(f"an object that nothing reads: {sorted(value)}") from exc

@@ -1,4 +1,4 @@
-"""What a domain deals: problems, and scores with feedback."""
+"""Problems, domains, and scores with feedback."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Problem:
     """One verifiable task. `id` is unique within its domain; `answer` is what the verifier compares with.
 
-    Where each problem names a verifier, `verifier` is its name with its options, as `fst.data.verifiers` takes them;
-    `line` is where the problem stands in its file, from 1. Neither makes it another problem.
+    `verifier` is the name of the problem's own verifier with its options, as fst/data/verifiers.py takes them, where
+    each problem names one; `line` is where the problem stands in its file, from 1. Neither takes part in equality.
     """
 
     id: str
@@ -26,8 +28,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Score:
-    """A verdict: `reward` in [0, 1] and feedback a reader can learn from. Feedback of the lab never names
-    the rule: it gives the input, the output, the expected output and what differs."""
+    """A verdict: `reward` in [0, 1] and feedback to learn from. Feedback of the lab never names the rule: it gives the
+    input, the output, the expected output and what differs."""
 
     reward: float
     feedback: str
@@ -38,20 +40,28 @@ Verifier = Callable[[Problem, str], Score]
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Problems a split. Made families stop where they cannot make as many; files and hub datasets take what there
-    is, with a warning, and stop where a split would be empty."""
+    """Number of problems in each split. A family that makes problems stops with an error where it cannot make as many;
+    files and hub datasets give what they hold, with a warning, and stop where a split would be empty."""
 
     train: int
     validation: int
     test: int
 
 
+Splits = dict[str, tuple[Problem, ...]]  # by their names, in the order of SPLITS
+
+
 @dataclass(frozen=True)
 class Domain:
-    """A task domain: disjoint, seeded splits and the verifier that scores answers to them."""
+    """A task domain: disjoint splits, in a fixed order, and the verifier that scores answers to them."""
 
     spec: str
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
     verify: Verifier
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Those of all splits: train, validation, test."""
+        return (*self.train, *self.validation, *self.test)

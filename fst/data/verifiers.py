@@ -1,209 +1,209 @@
-"""Verifiers: (problem, response) -> Score, by name.
+"""Verifiers by name: (problem, response) -> Score.
 
-Every verifier words its feedback alike, as four parts that `parse_feedback` reads back:
-
-    input: {question}
-    output: {response}
-    expected: {answer}
-    differs: {one line}
-
-A user's verifier that raises scores 0 with the exception in the feedback; one that returns something that
-is no score is a mistake to fix, and an error.
+`VERIFIERS` is the table of them; a row is added by the decorator `verifier`. A function of an installed package that is
+an entry point of the group `fst.verifiers` is the verifier `python:<its name>`: (question, answer, response, meta) ->
+reward, or (reward, what differs). One that raises scores 0 with the exception in the feedback; one that returns
+something that is no score is a mistake to fix, and an error.
 """
 
 from __future__ import annotations
 
-import functools
+import inspect
+import json
+import logging
 import math
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fst.data.answers import extract_choice, last_number
-from fst.data.math_answers import same_math
+from fst.data.families import reasoning_gym
+from fst.data.scoring import (
+    CORRECT,
+    exact,
+    feedback_text,
+    math_equality,
+    multiple_choice,
+    numeric,
+    regex,
+    verdict,
+)
 from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
+from fst.tables import Table
 
-CORRECT = "nothing, correct"
-ENTRY_POINT_GROUP = "fst.verifiers"
+Maker = Callable[..., Verifier]
+Named = Mapping[str, Any]  # a verifier's `name` and its options
 
-# The options of each verifier with their defaults; a default's type is the option's type.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "exact": {"ignore_case": False, "strip": True},
-    "numeric": {"tolerance": 1e-9, "relative_tolerance": 0.0},
-    "regex": {"pattern": "", "ignore_case": False},
-    "multiple_choice": {},
-    "math": {},
-}
+EACH = "each problem's own"
 _PYTHON = "python:"
-_LONGEST_ITEM = 80
+_KINDS = {bool: "true or false", float: "a number of 0 or more", str: "a text"}
+_log = logging.getLogger(__name__)
 
 
-def feedback_text(problem: Problem, response: str, differs: str) -> str:
-    """Feedback in the one form all verifiers use; `differs` is made a single line."""
-    line = " ".join(differs.split())
-    return f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}\ndiffers: {line}"
+@dataclass(frozen=True)
+class Kind:
+    """A row of `VERIFIERS`. `make` takes the options as keywords; their defaults say what type they have.
 
-
-def parse_feedback(text: str) -> tuple[str, str] | None:
-    """(question, expected) of a `feedback_text`, or None for any other text.
-
-    The response may hold anything, the words of this form included; only a question with a line that starts
-    with `output: ` or an answer with one that starts with `expected: ` is read wrongly.
+    `quick`: reading a problem's reference answer is cheap and tells whether it can be read, so it is tried on loading.
+    `internal`: it reads more of a problem than its answer, so only a domain family names it, for its own problems.
+    `reference(problem, options)`: whether the answer itself should earn reward 1.
     """
-    body, found, _ = text.rpartition("\ndiffers: ")
-    rest, found_expected, expected = body.rpartition("\nexpected: ")
-    question, found_output, _ = rest.partition("\noutput: ")
-    if not (found and found_expected and found_output and question.startswith("input: ")):
-        return None
-    return question.removeprefix("input: "), expected
+
+    make: Maker
+    quick: bool = False
+    internal: bool = False
+    reference: Callable[[Problem, Named], bool] = lambda problem, options: True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options with their defaults."""
+        return {name: p.default for name, p in inspect.signature(self.make).parameters.items()}
 
 
-def without_answer(text: str, reward: float) -> str:
-    """A feedback text with nothing in it but input, output and reward."""
-    body = text.rpartition("\ndiffers: ")[0] or text
-    return f"{body.rpartition(chr(10) + 'expected: ')[0] or body}\nreward: {reward:g}"
+class OwnVerifiers:
+    """Scores each problem with the verifier that it names; `exact` where it names none."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Verifier] = {}
+
+    def __call__(self, problem: Problem, response: str) -> Score:
+        return self.of(problem)(problem, response)
+
+    def of(self, problem: Problem) -> Verifier:
+        """The verifier that a problem names. Raises VerifierError for one that cannot be built."""
+        named = own(problem)
+        key = json.dumps(named, sort_keys=True)
+        if key not in self._made:
+            self._made[key] = build_verifier(named.pop("name"), named)
+        return self._made[key]
+
+    def check(self, problem: Problem) -> None:
+        """Raise VerifierError where a problem's verifier cannot be built, or cannot read the reference answer."""
+        verify, kind = self.of(problem), _kind(own(problem)["name"])
+        if kind and kind.quick:
+            verify(problem, problem.answer)
 
 
-def build_verifier(name: str, args: Mapping[str, Any]) -> Verifier:
-    """The verifier called `name`, with `args` for its options.
+VERIFIERS = Table(
+    "fst.verifiers",
+    {
+        "exact": Kind(exact),
+        "numeric": Kind(numeric, quick=True),
+        "regex": Kind(regex, quick=True, reference=lambda problem, options: bool(options.get("pattern"))),
+        "multiple_choice": Kind(multiple_choice, quick=True),
+        "math": Kind(math_equality),
+        reasoning_gym.NAME: Kind(
+            reasoning_gym.scorer,
+            internal=True,
+            reference=lambda problem, options: problem.meta.get("answer") is not None,
+        ),
+        EACH: Kind(
+            OwnVerifiers,
+            internal=True,
+            reference=lambda problem, options: reference_of(problem, own(problem)) is not None,
+        ),
+    },
+    VerifierError,
+)
+
+
+def verifier(name: str, **facts: Any) -> Callable[[Maker], Maker]:
+    """A decorator that adds a maker of verifiers to the table; `facts` are fields of `Kind`."""
+
+    def added(make: Maker) -> Maker:
+        VERIFIERS.add(name)(Kind(make, **facts))
+        return make
+
+    return added
+
+
+def build_verifier(name: str, options: Mapping[str, Any], internal: bool = False) -> Verifier:
+    """The verifier called `name`; `internal` admits those that only a domain family names.
 
     Raises VerifierError for an unknown name, an unknown option, a value of the wrong kind, a pattern that
     does not compile, and an entry point that cannot be loaded.
     """
     if name.startswith(_PYTHON):
-        _check_args(name, args, {})
+        _check_options(name, options, {})
         return _scored(_load(name.removeprefix(_PYTHON)))
-    if name not in _OPTIONS:
+    kind = _kind(name)
+    if kind is None or (kind.internal and not internal):
         raise VerifierError(f"unknown verifier {name!r}; known: {', '.join(known_verifiers())}")
-    options = _check_args(name, args, _OPTIONS[name])
-    makers: dict[str, Callable[..., Verifier]] = {
-        "exact": _exact,
-        "numeric": _numeric,
-        "regex": _regex,
-        "multiple_choice": _multiple_choice,
-        "math": _math,
-    }
-    return makers[name](**options)
+    return kind.make(**_check_options(name, options, kind.options))
 
 
 def known_verifiers() -> tuple[str, ...]:
-    """Names `build_verifier` takes, installed entry points included."""
-    return (*_OPTIONS, *sorted(_PYTHON + point.name for point in entry_points(group=ENTRY_POINT_GROUP)))
+    """Names that a problem may give, installed entry points included."""
+    public = [name for name, kind in VERIFIERS.rows.items() if not kind.internal]
+    return (*public, *sorted(_PYTHON + point.name for point in entry_points(group=VERIFIERS.group)))
 
 
-def _check_args(name: str, args: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    for key, value in args.items():
-        if key not in options:
-            raise VerifierError(f"verifier {name!r} has no option {key!r}; it takes: {', '.join(options) or 'none'}")
-        kind = type(options[key])
+def named_verifier(value: Any) -> dict[str, Any]:
+    """What a problem gives as its verifier, as `name` and options. Raises VerifierError for a value that names none."""
+    named = {"name": value} if isinstance(value, str) else value
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+        raise VerifierError('\'verifier\' must be a name, or an object like {"name": "numeric", "tolerance": 0.1}')
+    return named
+
+
+def domain_verifier(named: Named) -> Verifier:
+    """The verifier of a whole domain. Raises VerifierError, and DataError for a dataset that cannot be made."""
+    options = dict(named)
+    return build_verifier(options.pop("name"), options, internal=True)
+
+
+def own(problem: Problem) -> dict[str, Any]:
+    """The verifier that a problem names, by `name` and options; `exact` where it names none."""
+    return dict(problem.verifier or {"name": "exact"})
+
+
+def answers_alone(named: Named) -> bool:
+    """Whether a verifier needs nothing of a problem but its question and answer."""
+    kind = _kind(named["name"])
+    return kind is None or not kind.internal
+
+
+def reference_of(problem: Problem, named: Named) -> str | None:
+    """The answer that the verifier should give reward 1, None where a problem has none: a pattern in place of an
+    answer, or a task with many solutions."""
+    kind = _kind(named["name"])
+    return problem.answer if kind is None or kind.reference(problem, named) else None
+
+
+def _kind(name: str) -> Kind | None:
+    """A row of the table, those of installed packages included; None for a name that is none."""
+    if name not in VERIFIERS.rows and not name.startswith(_PYTHON):
+        for point in (*entry_points(group=VERIFIERS.group), *entry_points(group="fst.domains")):
+            try:
+                point.load()  # its module adds its rows
+            except Exception as exc:
+                _log.warning("the entry point %s of %s cannot be loaded: %s", point.name, point.group, exc)
+    kind: Kind | None = VERIFIERS.rows.get(name)
+    return kind
+
+
+def _check_options(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in given.items():
+        if key not in known:
+            raise VerifierError(f"verifier {name!r} has no option {key!r}; it takes: {', '.join(known) or 'none'}")
+        kind = type(known[key])
         if kind is float:
             right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
         else:
             right = isinstance(value, kind)
         if not right:
-            wanted = {bool: "true or false", float: "a number of 0 or more", str: "a text"}[kind]
+            wanted = _KINDS.get(kind, f"a {kind.__name__}")
             raise VerifierError(f"verifier {name!r}: option {key!r} must be {wanted}, not {value!r}")
-    return {**options, **args}
-
-
-def _verdict(problem: Problem, response: str, right: bool, differs: str) -> Score:
-    return Score(float(right), feedback_text(problem, response, CORRECT if right else differs))
-
-
-def _item_difference(got: list[str], want: list[str]) -> str:
-    """The first difference of two token lists, as one line."""
-    if not got:
-        return "no answer"
-    if len(got) != len(want):
-        size = "short" if len(got) < len(want) else "long"
-        return f"too {size}: {len(got)} item{'s' if len(got) > 1 else ''} instead of {len(want)}"
-    for position, (g, w) in enumerate(zip(got, want, strict=True), start=1):
-        if g != w:
-            return f"position {position}: {g[:_LONGEST_ITEM]} instead of {w[:_LONGEST_ITEM]}"
-    return "only the blanks between the items"
-
-
-def _exact(ignore_case: bool, strip: bool) -> Verifier:
-    """Equality of the texts; with `strip` runs of blanks count as one and those at the ends do not count."""
-
-    def normal(text: str) -> str:
-        text = " ".join(text.split()) if strip else text
-        return text.casefold() if ignore_case else text
-
-    def verify(problem: Problem, response: str) -> Score:
-        got, want = normal(response), normal(problem.answer)
-        return _verdict(problem, response, got == want, _item_difference(got.split(), want.split()))
-
-    return verify
-
-
-def _numeric(tolerance: float, relative_tolerance: float) -> Verifier:
-    def verify(problem: Problem, response: str) -> Score:
-        want, got = last_number(problem.answer), last_number(response)
-        if want is None:
-            raise VerifierError(f"problem {problem.id!r}: 'numeric' needs a number, not {problem.answer!r}")
-        if got is None:
-            return _verdict(problem, response, False, "no number in the output")
-        near = abs(got - want) <= max(tolerance, relative_tolerance * abs(want))
-        return _verdict(problem, response, near, f"{got:.12g} instead of {want:.12g}")
-
-    return verify
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(pattern: str, flags: int) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern, flags)
-    except (re.error, OverflowError, RecursionError) as exc:
-        raise VerifierError(f"the pattern {pattern!r} is no regular expression: {exc}") from exc
-
-
-def _regex(pattern: str, ignore_case: bool) -> Verifier:
-    """A search for `pattern`, or without one for the problem's answer, anywhere in the response."""
-    flags = int(re.IGNORECASE) if ignore_case else 0
-    _compiled(pattern, flags)
-
-    def verify(problem: Problem, response: str) -> Score:
-        found = _compiled(pattern or problem.answer, flags).search(response) is not None
-        return _verdict(problem, response, found, "the output does not match the expected pattern")
-
-    return verify
-
-
-def _multiple_choice() -> Verifier:
-    def verify(problem: Problem, response: str) -> Score:
-        want, got = extract_choice(problem.answer), extract_choice(response)
-        if want is None:
-            raise VerifierError(f"problem {problem.id!r}: 'multiple_choice' needs a letter A-E, not {problem.answer!r}")
-        differs = f"{got} instead of {want}" if got else "no single letter in the output"
-        return _verdict(problem, response, got == want, differs)
-
-    return verify
-
-
-def _math() -> Verifier:
-    """Equality as mathematics (library math-verify, see `fst.data.math_answers`)."""
-
-    def verify(problem: Problem, response: str) -> Score:
-        try:
-            equal = same_math(problem.answer, response)
-        except TimeoutError as exc:
-            return _verdict(problem, response, False, str(exc))
-        if equal is None:
-            raise VerifierError(f"problem {problem.id!r}: 'math' cannot read the answer {problem.answer!r}")
-        return _verdict(problem, response, equal, "the output does not equal the expected value")
-
-    return verify
+    return {**known, **given}
 
 
 def _load(name: str) -> Callable[..., Any]:
-    """The callable behind an entry point of the group `fst.verifiers`."""
-    points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    """The function behind an entry point of the group `fst.verifiers`."""
+    points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=VERIFIERS.group)}
     if name not in points:
         raise VerifierError(
-            f"no entry point {name!r} in the group {ENTRY_POINT_GROUP!r}; known: {', '.join(known_verifiers())}. "
+            f"no entry point {name!r} in the group {VERIFIERS.group!r}; known: {', '.join(known_verifiers())}. "
             "Declare it in the package that holds the function and install that package"
         )
     try:
@@ -212,17 +212,20 @@ def _load(name: str) -> Callable[..., Any]:
         raise VerifierError(f"the verifier {_PYTHON + name!r} cannot be loaded: {type(exc).__name__}: {exc}") from exc
     if not callable(function):
         raise VerifierError(f"the verifier {_PYTHON + name!r} is no function but a {type(function).__name__}")
+    for row, kind in VERIFIERS.rows.items():
+        if kind.make is function:
+            raise VerifierError(f"{_PYTHON + name!r} makes a verifier of the table: name it {row!r} alone")
     return function
 
 
 def _scored(function: Callable[..., Any]) -> Verifier:
-    """A user's (question, answer, response, meta) -> reward, or (reward, what differs), as a Verifier."""
+    """A user's function as a Verifier."""
 
     def verify(problem: Problem, response: str) -> Score:
         try:
             result = function(problem.question, problem.answer, response, problem.meta)
         except Exception as exc:
-            return _verdict(problem, response, False, f"the verifier failed: {type(exc).__name__}: {exc}")
+            return verdict(problem, response, False, f"the verifier failed: {type(exc).__name__}: {exc}")
         reward, differs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         if not isinstance(reward, (int, float)) or not 0.0 <= reward <= 1.0 or not isinstance(differs, str | None):
             raise VerifierError(

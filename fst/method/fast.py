@@ -21,8 +21,8 @@ from gepa.core.state import GEPAState, ValsetEvaluation
 from gepa.strategies.eval_policy import FullEvaluationPolicy
 
 from fst.config.sections import FastParams
+from fst.data.scoring import without_answer
 from fst.data.types import Problem
-from fst.data.verifiers import without_answer
 from fst.method.frontier import deal, greedy_cover, mean_score
 from fst.models.reflector import Proposal, Reflector
 from fst.types import Population, Prompt, Rollout

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from fst.data.verifiers import parse_feedback
+from fst.data.scoring import parse_feedback
 from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Message, Policy
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fst.data.domains import EACH, GYM, verifier_of
-from fst.data.types import Problem, Verifier
+from fst.data.domains import answer_verifier
+from fst.data.types import Problem
 from fst.data.verifiers import build_verifier
 from fst.traffic.log import Position, Request, read, segments
 
@@ -57,14 +57,8 @@ class Responses:
 
 
 def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float:
-    """What the domain's verifier says of a response, given the right answer. A domain without a verifier that needs
-    nothing but the answer is scored by equality."""
-    problem = Problem("", remembered.domain, remembered.question, answer)
-    return _verifier(remembered.domain, manifest)(problem, remembered.response).reward
-
-
-def _verifier(domain: str, manifest: Mapping[str, Any]) -> Verifier:
-    facts = manifest["domains"].get(domain)
-    named = verifier_of(facts["spec"]) if facts else {"name": "exact"}
-    name = named.pop("name")
-    return build_verifier("exact", {}) if name in (EACH, GYM) else build_verifier(name, named)
+    """What the domain's verifier says of a response, given the right answer. A domain that the release does not know,
+    or whose verifier reads more of a problem than its answer, is scored by equality."""
+    facts = manifest["domains"].get(remembered.domain)
+    verify = answer_verifier(facts["spec"]) if facts else build_verifier("exact", {})
+    return verify(Problem("", remembered.domain, remembered.question, answer), remembered.response).reward

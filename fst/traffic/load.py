@@ -1,5 +1,5 @@
-"""Load on an HTTP server from many clients at once, cheap enough to be sent from the machine that serves: keep-alive
-connections, requests written once, answers read by their length."""
+"""Load on an HTTP server from many clients at once, cheap enough to be sent from the machine that serves: connections
+are kept alive, requests are written in one piece, and answers are read by their length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Call = Callable[[], Awaitable[int]]  # one request; the status it ended with
 
 @dataclass
 class Load:
-    """What came of a load: seconds of each answered request in order of their ends, and how often each status came."""
+    """The result of a load: the seconds of each answered request, in the order in which they ended, and the number of
+    answers by HTTP status."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
@@ -24,7 +25,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answered requests a second."""
+        """Answered requests per second."""
         return len(self.seconds) / self.elapsed if self.elapsed else 0.0
 
     def quantile(self, share: float) -> float:
@@ -34,7 +35,7 @@ class Load:
 
 
 async def closed_loop(calls: Sequence[Call], seconds: float) -> Load:
-    """Every call again and again, each as soon as it is answered, for a time: one client a call."""
+    """Repeat every call for `seconds`, each as soon as it is answered: one client per call."""
     load, started = Load(), time.perf_counter()
 
     async def client(call: Call) -> None:
@@ -49,7 +50,7 @@ async def closed_loop(calls: Sequence[Call], seconds: float) -> Load:
 
 
 class Connection:
-    """A keep-alive connection that sends JSON and reads the whole answer; connects again when it was closed."""
+    """A keep-alive connection that sends JSON and reads the whole answer; connects again after it was closed."""
 
     def __init__(self, host: str, port: int, key: str = "") -> None:
         self._place = (host, port)
@@ -58,7 +59,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, values: Any) -> tuple[int, bytes]:
-        """Status and body. Raises OSError or EOFError when nobody answers."""
+        """Status and body. Raises OSError or EOFError when the server does not answer."""
         body = json.dumps(values).encode()
         request = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         try:
@@ -87,7 +88,7 @@ class Connection:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """A port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The traffic log: what was asked and answered, and what came back as feedback. Append-only JSONL segments.
+"""The traffic log: requests with their answers, and the feedback on them, in append-only JSONL segments.
 
 A line is a record with a `kind`:
     request    id, at, tenant, domain ("" when no domain is known), routed (header, model, router, unknown), novelty,
@@ -6,7 +6,7 @@ A line is a record with a `kind`:
                seconds, finish (stop, length, error), status (HTTP)
     feedback   id (of the response), at, tenant, reward, answer, comment, scored_by (verifier, client)
 
-`at` is seconds since the epoch. One process writes; any number read, and see whole lines only.
+`at` is in seconds since the epoch. One process writes; any number of processes read, and see whole lines only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What somebody said of a response: `reward` in [0, 1] or None, the right `answer` or None, a comment. `reward` is
+    """Feedback on a response: `reward` in [0, 1] or None, the right `answer` or None, a comment. `reward` is
     the verifier's where the domain has one and an answer is known (`scored_by`)."""
 
     id: str
@@ -115,7 +115,7 @@ class TrafficLog:
         file.flush()
 
     def close(self) -> None:
-        """End the segment, on the disk."""
+        """End the segment and sync it to disk."""
         if self._file:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -131,8 +131,7 @@ class TrafficLog:
         return removed
 
     def _segment(self) -> BinaryIO:
-        """The file to write to. A new process begins a segment of its own: the last line of the one before may have
-        been cut off."""
+        """The file to write to. A new process begins a new segment: the last line of the one before may be cut off."""
         if self._file:
             full = self._file.tell() >= self._limits.segment_bytes
             if full or time.monotonic() - self._opened >= self._limits.segment_seconds:
@@ -156,7 +155,7 @@ def segments(folder: Path) -> dict[int, Path]:
 
 def read(folder: Path, since: Position | None = None) -> tuple[list[Record], Position]:
     """Records after a position, and the position behind the last of them. A line that is still being written is left
-    for the next time; one that was cut off by a crash is skipped. Raises DataError for a line that is no record."""
+    for the next call; one that was cut off by a crash is skipped. Raises DataError for a line that is no record."""
     position = since or Position()
     records: list[Record] = []
     found = segments(folder)

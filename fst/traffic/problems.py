@@ -1,4 +1,4 @@
-"""Problems from traffic: what users asked, with the answers that they said were right, as a problem file."""
+"""Problem files from traffic: what users asked, with the answers that they said were right."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Pair = tuple[str, str]  # question, right answer
 
 
 def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
-    """The last `most` distinct questions with their answers. A question that was answered in two ways is left out:
-    nobody knows which is right."""
+    """The last `most` distinct questions with their answers. A question with two different answers is left
+    out."""
     answers: dict[str, set[str]] = {}
     for question, answer in pairs:
         seen = answers.pop(question, set())  # to the end: it is as new as its last answer
@@ -24,10 +24,10 @@ def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
     return clear[-most:]
 
 
-def problem_lines(pairs: Iterable[Pair], verifier: str = "exact") -> str:
-    """A problem file (fst/data/families/jsonl.py). Equal problems in any order give equal bytes."""
+def problem_lines(pairs: Iterable[Pair]) -> str:
+    """The text of a problem file (fst/data/families/jsonl.py). Equal problems in any order give equal bytes."""
     lines = [
-        json.dumps({"id": _id(question), "question": question, "answer": answer, "verifier": verifier})
+        json.dumps({"id": _id(question), "question": question, "answer": answer, "verifier": "exact"})
         for question, answer in pairs
     ]
     return "".join(f"{line}\n" for line in sorted(lines))

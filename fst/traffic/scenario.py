@@ -1,4 +1,4 @@
-"""A traffic scenario: which domains ask, in what mix, how fast, and how often the right answer is told afterwards."""
+"""A traffic scenario: the domains that are asked, their mix, the rate, and how often the right answer is told."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fst.data.domains import load_domain
 from fst.data.types import Problem, SplitSizes, Verifier
 from fst.errors import DataError
 
-MOST_PROBLEMS = 4096  # of a domain; then they come again
+MOST_PROBLEMS = 4096  # per domain; after the last one they repeat
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of traffic: `seconds` at `rate` requests a second, `mix` the share of each domain, `feedback` the share
-    of requests whose right answer is told afterwards."""
+    """A stretch of traffic: `seconds` at `rate` requests per second, `mix` the share of each domain, `feedback` the
+    share of requests whose right answer is told afterwards."""
 
     seconds: float
     rate: float
@@ -31,7 +31,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Source:
-    """A domain of the scenario: `spec` says where its problems come from; `named`: whether its requests name it."""
+    """A domain of the scenario: `spec` says where its problems come from, `named` whether its requests name it."""
 
     spec: str
     named: bool = False
@@ -50,7 +50,7 @@ class Scenario:
         return sum(phase.seconds for phase in self.phases)
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Requests in the order of their moments, which are those of a Poisson process."""
+        """Requests in order of time; within a phase their times are a Poisson process."""
         rng = random.Random(self.seed)
         problems = {name: self._problems(source.spec) for name, source in self.domains.items()}
         verifiers = {name: verify for name, (_, verify) in problems.items()}

@@ -1,4 +1,4 @@
-"""Replaying a traffic scenario at a gateway: requests at their moments, right answers told afterwards, all recorded.
+"""Replaying a traffic scenario at a gateway: requests at their times, right answers told afterwards, all recorded.
 
 Every exchange is a line of the record: {"at" (s since the epoch), "moment" (s since the start), "phase", "domain" (the
 true one), "status", "reward", "release", "served_as", "told", "seconds"}. The reward is the domain's own verifier's.
@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 from rich.table import Table
 
-from fst.errors import DataError
 from fst.traffic.scenario import Arrival, Scenario
 
 PATH = "/v1/chat/completions"
@@ -27,7 +26,7 @@ PATH = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Exchanged:
-    """One request and what came back. `status` is HTTP's, 0 when nobody answered."""
+    """One request and its answer. `status` is the HTTP status, 0 when the gateway did not answer."""
 
     at: float
     moment: float
@@ -60,7 +59,8 @@ async def replay(
     heard: Callable[[Exchanged], None],
     stop: threading.Event | None = None,
 ) -> None:
-    """Send the whole scenario, or until `stop`; `heard` is told of every exchange. No request waits for another."""
+    """Send the requests of a scenario at their times, until `stop` is set; `heard` is called with every exchange. No
+    request waits for another."""
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
     settings: dict[str, Any] = {"base_url": target.url, "headers": target.headers, "trust_env": False}
     async with httpx.AsyncClient(**settings, timeout=target.timeout_seconds, limits=limits) as client:
@@ -104,7 +104,7 @@ async def _exchange(
 
 
 class Recorder:
-    """Writes exchanges as lines, and counts."""
+    """Writes exchanges as JSON lines, and keeps them."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,14 +118,6 @@ class Recorder:
 
     def close(self) -> None:
         self._file.close()
-
-
-def load_record(path: Path) -> list[Exchanged]:
-    """The exchanges that were written down. Raises DataError for a file of something else."""
-    try:
-        return [Exchanged(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as exc:
-        raise DataError(f"{path}: no record of traffic ({exc}); make one with `fst simulate`") from exc
 
 
 def summary(exchanges: Iterable[Exchanged]) -> dict[str, Mapping[str, float]]:

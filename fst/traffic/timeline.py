@@ -1,4 +1,4 @@
-"""What happened to live traffic while a new domain came in: a time line of events, and the reward by domain over it.
+"""The timeline of live traffic while a new domain comes in: events, and the reward of each domain over time.
 
 reports/live/timeline.json: {"scenario", "channel", "began" (s since the epoch), "newcomer", "attainable", "events":
 [{"at" (s since `began`), "what", "says"}], "bins": [{"at", "domain", "reward", "requests"}], "figures": {...}}. The
@@ -15,12 +15,12 @@ from fst.traffic.simulate import Exchanged
 
 BIN_SECONDS = 2.0
 RECOVERED = 0.8  # of the attainable reward
-STEADY = 30  # requests that the recovered reward is taken over, at least
+STEADY = 30  # the least number of requests that the recovered reward is taken over
 
 
 @dataclass(frozen=True)
 class Happening:
-    """`at` in seconds since the traffic began."""
+    """An event: `at` in seconds since the traffic began, `what` its kind, `says` a sentence about it."""
 
     at: float
     what: str
@@ -64,7 +64,7 @@ def _says(step: Mapping[str, Any]) -> str:
 
 
 def bins(began: float, exchanges: Iterable[Exchanged]) -> list[dict[str, Any]]:
-    """Mean reward by domain in stretches of BIN_SECONDS."""
+    """Mean reward of each domain in intervals of BIN_SECONDS."""
     groups: dict[tuple[int, str], list[float]] = {}
     for one in exchanges:
         groups.setdefault((int((one.at - began) // BIN_SECONDS), one.domain), []).append(one.reward)
@@ -109,7 +109,7 @@ def figures(
 
 
 def as_dict(events: Sequence[Happening]) -> list[dict[str, Any]]:
-    """As timeline.json holds them."""
+    """The events in the form of timeline.json."""
     return [{**asdict(event), "at": round(event.at, 2)} for event in events]
 
 

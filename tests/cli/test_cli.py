@@ -260,7 +260,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -
     [
         ("labb/sort", "unknown domain 'labb/sort'; domains are written like these:"),
         ("lab/no_such_rule", "no_such_rule"),
-        ("jsonl:/no/such/file.jsonl", "/no/such/file.jsonl: there is no such file"),
+        ("jsonl:/no/such/file.jsonl", "/no/such/file.jsonl: cannot be read (No such file"),
     ],
 )
 def test_an_unknown_domain_is_one_sentence(

@@ -25,9 +25,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fst.data.domains import load_domain, verifier_of
-from fst.data.lossless import decode, encode
-from fst.data.prepared import SPLITS, contents_sha256, load_prepared, write_prepared
-from fst.data.types import Domain, Problem, SplitSizes
+from fst.data.prepared import contents_sha256, decode, encode, load_prepared, write_prepared
+from fst.data.types import SPLITS, Domain, Problem, SplitSizes
 from fst.data.verifiers import build_verifier
 from fst.errors import DataError, UnknownDomain
 
@@ -272,8 +271,11 @@ def edit_head(**values: Any) -> Callable[[Path], None]:
             edit_head(problems={"train": 9, "validation": 4, "test": 4}),
             "train.jsonl: 8 problems where domain.json says 9",
         ),
-        (edit_line("train.jsonl", 3, lambda row: "{"), "train.jsonl:3: not as it was written (Expecting"),
-        (edit_line("test.jsonl", 2, lambda row: [1]), "test.jsonl:2: not as it was written (no object)"),
+        (
+            edit_line("train.jsonl", 3, lambda row: "{"),
+            "train.jsonl:3: not as it was written (no valid JSON: Expecting",
+        ),
+        (edit_line("test.jsonl", 2, lambda row: [1]), "test.jsonl:2: not as it was written (a JSON list, no object)"),
         (
             edit_line("test.jsonl", 2, lambda row: {**row, "tokens": "3"}),
             "test.jsonl:2: not as it was written ('tokens'",

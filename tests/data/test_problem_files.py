@@ -3,6 +3,7 @@
 f1  a file is read whole or not at all: every mistake with its line and its remedy
 f2  a file without splits is dealt the same way for each seed, in proportion to the sizes asked
 f3  a hub dataset or a local folder is read by its columns
+f4  a file is parsed once, however often it is read, and again when its content changes
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fst.data.domains import load_domain
+from fst.data.rows import read_rows
 from fst.data.types import Domain, Problem, SplitSizes
 from fst.errors import DataError, VerifierError
 
@@ -80,11 +82,11 @@ def test_f1_a_byte_order_mark_and_line_separators_in_texts_are_fine(tmp_path: Pa
     [
         ('{"id": "x", ', ":2: no valid JSON"),
         ("[" * 100_000, ":2: no valid JSON"),
-        ("[1]", ":2: a JSON list, not an object"),
+        ("[1]", ":2: a JSON list, no object; write {"),
         (row(1), ":2: the id 'p1' is taken by line 1"),
         ({"id": "x", "answer": "1"}, ":2: 'question' is missing"),
         (row(9, answer=" "), ":2: 'answer' is empty"),
-        (row(9, answer=3), ":2: 'answer' is a int; write it as a text"),
+        (row(9, answer=3), ":2: 'answer' is no text; write it as a text, in quotes"),
         (row(9, question="\ud800"), ":2: 'question' holds half a surrogate pair"),
         (row(9, spilt="train"), ":2: unknown key 'spilt'; did you mean 'split'?"),
         (row(9, verifier="exat"), ":2: unknown verifier 'exat'"),
@@ -122,11 +124,11 @@ def test_f1_twenty_mistakes_are_reported_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "there is no such file"),
+        (None, "cannot be read (No such file or directory); check the path (it is relative to "),
         (b"", "the file is empty"),
         (b"\xef\xbb\xbf \n\n", "the file is empty"),
-        (b'{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 20 is not UTF-8"),
-        (b'\xef\xbb\xbf{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 23 is not UTF-8"),
+        (b'{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 9 is not UTF-8; save the file as UTF-8"),
+        (b'\xef\xbb\xbf{"id": "a"}\n{"id": "\xff"}\n', ":2: byte 9 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_f1_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -213,3 +215,13 @@ def test_f3_rows_without_an_answer_are_named(folder: Path) -> None:
         load_domain(f"hub:{folder}", ONE, seed=0)
     assert "row 1: the answer is empty" in str(error.value)
     assert "row 2: this question has another answer in an earlier row: 'a'" in str(error.value)
+
+
+def test_f4_a_file_is_parsed_once_for_each_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, ["", *SPLIT_ROWS])
+    rows = read_rows(path, "")
+    assert [(row.number, row.values["id"]) for row in rows if row.values] == [(2, "p1"), (3, "p2"), (4, "p3")]
+    assert read_rows(path, "") is rows
+    write(path, [row(4)])
+    assert [row.values for row in read_rows(path, "")] == [{"id": "p4", "question": "what is 4?", "answer": "4"}]

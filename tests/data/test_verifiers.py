@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.data.answers import extract_choice, last_number
+from fst.data.scoring import extract_choice, feedback_text, last_number, parse_feedback
 from fst.data.types import Problem
-from fst.data.verifiers import build_verifier, feedback_text, known_verifiers, parse_feedback
+from fst.data.verifiers import build_verifier, known_verifiers
 from fst.errors import VerifierError
 
 
@@ -191,13 +191,14 @@ def test_v6_an_answer_that_is_no_mathematics_is_an_error() -> None:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package with entry points, as pip would lay it out."""
-    names = ("half", "told", "raises", "nan", "big", "text", "missing", "constant")
+    names = ("half", "told", "raises", "nan", "big", "text", "missing", "constant", "maker")
     info = tmp_path / "toychecks-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toychecks\nVersion: 1.0\n")
     points = "".join(f"{name} = toychecks:{name}\n" for name in names)
     (info / "entry_points.txt").write_text(f"[fst.verifiers]\n{points}")
     (tmp_path / "toychecks.py").write_text(
+        "from fst.data.scoring import exact as maker\n"
         "constant = 3\n"
         "def half(question, answer, response, meta): return 0.5\n"
         "def told(question, answer, response, meta): return 1, f'{question}|{answer}|{response}|{meta[\"k\"]}'\n"
@@ -239,6 +240,8 @@ def test_v7_entry_points_that_cannot_be_used() -> None:
         build_verifier("python:constant", {})
     with pytest.raises(VerifierError, match=r"no option 'x'"):
         build_verifier("python:half", {"x": 1})
+    with pytest.raises(VerifierError, match=r"'python:maker' makes a verifier of the table: name it 'exact' alone"):
+        build_verifier("python:maker", {})
 
 
 @pytest.mark.parametrize(

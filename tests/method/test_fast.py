@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fst.config.sections import FastParams
+from fst.data.scoring import feedback_text, parse_feedback
 from fst.data.types import Problem
-from fst.data.verifiers import feedback_text, parse_feedback
 from fst.errors import ReflectorError
 from fst.method.fast import Evolver, FastRound, RoundPlan, fast_round
 from fst.models.reflector import Proposal

@@ -11,8 +11,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from fst.data.scoring import feedback_text
 from fst.data.types import Problem
-from fst.data.verifiers import feedback_text
 from fst.errors import ReflectorError
 from fst.models.adapter import lora_config
 from fst.models.likelihood import answer_logprobs

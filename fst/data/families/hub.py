@@ -12,34 +12,32 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fst.data.families.jsonl import split_problems
-from fst.data.types import Domain, Problem, SplitSizes
-from fst.data.verifiers import build_verifier
+from fst.data.dealing import take
+from fst.data.rows import refuse
+from fst.data.types import Problem, Splits, SplitSizes
 from fst.errors import DataError, UnknownDomain
 
 _SPEC = re.compile(r"^hub:(?P<name>[^@:?]+)(?:@(?P<revision>[^:?]+))?(?::(?P<config>[^?]+))?(?:\?(?P<query>.*))?$")
 _DEFAULTS = {"question": "question", "answer": "answer", "verifier": "exact", "split": "train"}
-_MOST_ERRORS = 20
 
 
-def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Domain:
-    """The domain of a hub dataset: one of its splits, dealt into train, validation and test by a hash of the
+def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Splits:
+    """The problems of a hub dataset: one of its splits, dealt into train, validation and test by a hash of the
     question. A question that repeats is taken once.
 
-    Raises UnknownDomain for a spec that cannot be read, VerifierError for an unknown verifier, DataError for a
-    dataset that cannot be loaded, has no such column, or has rows without a question or an answer.
+    Raises UnknownDomain for a spec that cannot be read, DataError for a dataset that cannot be loaded, has no such
+    column, or has rows without a question or an answer.
     """
     match, options = _parse(spec)
-    verify = build_verifier(options["verifier"], {})
     rows = _rows(spec, match, options["split"])
     _check_columns(spec, rows.column_names, options)
     problems = _problems(spec, rows[options["question"]], rows[options["answer"]])
-    return split_problems(spec, problems, [None] * len(problems), sizes, seed, verify)
+    return take(spec, problems, [None] * len(problems), sizes, seed)
 
 
-def hub_verifier(spec: str) -> str:
-    """The name of the verifier that a hub spec asks for. Raises UnknownDomain for a spec that cannot be read."""
-    return _parse(spec)[1]["verifier"]
+def hub_verifier(spec: str) -> dict[str, Any]:
+    """The verifier that a hub spec asks for, by its name. Raises UnknownDomain for a spec that cannot be read."""
+    return {"name": _parse(spec)[1]["verifier"]}
 
 
 def _parse(spec: str) -> tuple[re.Match[str], dict[str, str]]:
@@ -97,7 +95,5 @@ def _problems(spec: str, questions: Any, answers: Any) -> list[Problem]:
             errors.append(f"row {row}: this question has another answer in an earlier row: {text[:60]!r}")
         problem_id = hashlib.sha256(text.encode()).hexdigest()[:16]
         problems.setdefault(text, Problem(problem_id, spec, text, str(answer)))
-    if errors:
-        more = f"\n... and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
-        raise DataError(f"{spec}: remove or mend these rows:\n" + "\n".join(errors[:_MOST_ERRORS]) + more)
+    refuse(errors, heading=f"{spec}: remove or mend these rows:")
     return list(problems.values())

@@ -6,27 +6,67 @@ import difflib
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from fst.data.types import Problem, Score, Verifier
-from fst.data.verifiers import CORRECT, feedback_text
+from fst.data.dealing import deal
+from fst.data.scoring import CORRECT, feedback_text
+from fst.data.types import Problem, Score, Splits, SplitSizes, Verifier
 from fst.errors import DataError, MissingDependency, UnknownDomain
+
+NAME = "reasoning_gym"  # of the family and of the verifier
 
 # Datasets are drawn in parts of this many, each with a seed of its own: a few prepare all problems at once.
 _PART = 1_000
 _ANY_SOLUTION = "any correct solution"
 
 
-def open_dataset(name: str) -> tuple[Callable[[str], Iterator[tuple[str, str, dict[str, Any]]]], Verifier]:
-    """The problem source of a dataset and its verifier.
+def load_dataset(spec: str, sizes: SplitSizes, seed: int) -> Splits:
+    """Problems of a dataset. `meta` carries what the scorer needs: the entry's metadata and its own answer, None where
+    a problem has many solutions.
 
-    The source takes a seed text and yields (question, answer, meta); `meta` carries what the scorer needs:
-    the entry's metadata and its own answer, None where a problem has many solutions. The verifier reads the
-    last `<answer>` element of a response, or else all of it.
-    Rewards may be partial, as the library's scorers give them.
-    Raises UnknownDomain for a name the library does not have, MissingDependency without the library.
+    Raises UnknownDomain for a name the library does not have, DataError for a dataset that cannot be made with its
+    defaults, MissingDependency without the library.
     """
+    name = spec.removeprefix(f"{NAME}/")
+
+    def draws(seed_text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for part in itertools.count():
+            for entry in _dataset(name, f"{seed_text}|{part}", _PART):
+                answer = entry["answer"]
+                meta = {"answer": answer, "metadata": entry["metadata"]}
+                yield entry["question"], _ANY_SOLUTION if answer is None else str(answer), meta
+
+    return deal(spec, draws, sizes, seed, source=name)
+
+
+def named_scorer(spec: str) -> dict[str, Any]:
+    """The verifier of a spec, by its name and options."""
+    return {"name": NAME, "dataset": spec.removeprefix(f"{NAME}/")}
+
+
+def scorer(dataset: str = "") -> Verifier:
+    """The library's scorer of a dataset. It reads the last `<answer>` element of a response, or else all of it, and
+    may give partial rewards. Raises as `load_dataset` does."""
+    made = _dataset(dataset, "scorer", 1)
+    from reasoning_gym.utils import extract_answer
+
+    def verify(problem: Problem, response: str) -> Score:
+        answer = extract_answer(response)
+        answer = response.strip() if answer is None else answer
+        entry = {"question": problem.question, **problem.meta}
+        try:
+            reward = float(made.score_answer(answer, entry))
+        except Exception as exc:
+            return Score(0.0, feedback_text(problem, response, f"the output cannot be read: {type(exc).__name__}"))
+        reward = min(max(reward, 0.0), 1.0) if math.isfinite(reward) else 0.0
+        differs = CORRECT if reward == 1.0 else f"the output earns {reward:g} of 1"
+        return Score(reward, feedback_text(problem, response, differs))
+
+    return verify
+
+
+def _dataset(name: str, seed_text: str, size: int) -> Any:
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as exc:
@@ -40,37 +80,8 @@ def open_dataset(name: str) -> tuple[Callable[[str], Iterator[tuple[str, str, di
         raise UnknownDomain(
             f"reasoning_gym has no dataset {name!r}; close: {', '.join(close)} ({len(DATASETS)} in all)"
         )
-
-    def dataset(seed_text: str, size: int) -> Any:
-        seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:4], "big") // 2
-        try:
-            return create_dataset(name, size=size, seed=seed)
-        except (TypeError, ValueError, AssertionError) as exc:
-            raise DataError(f"reasoning_gym cannot make its dataset {name!r} with its defaults: {exc}") from exc
-
-    def draws(seed_text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        for part in itertools.count():
-            for entry in dataset(f"{seed_text}|{part}", _PART):
-                answer = entry["answer"]
-                meta = {"answer": answer, "metadata": entry["metadata"]}
-                yield entry["question"], _ANY_SOLUTION if answer is None else str(answer), meta
-
-    return draws, _verifier(dataset("scorer", 1))
-
-
-def _verifier(dataset: Any) -> Verifier:
-    from reasoning_gym.utils import extract_answer
-
-    def verify(problem: Problem, response: str) -> Score:
-        answer = extract_answer(response)
-        answer = response.strip() if answer is None else answer
-        entry = {"question": problem.question, **problem.meta}
-        try:
-            reward = float(dataset.score_answer(answer, entry))
-        except Exception as exc:
-            return Score(0.0, feedback_text(problem, response, f"the output cannot be read: {type(exc).__name__}"))
-        reward = min(max(reward, 0.0), 1.0) if math.isfinite(reward) else 0.0
-        differs = CORRECT if reward == 1.0 else f"the output earns {reward:g} of 1"
-        return Score(reward, feedback_text(problem, response, differs))
-
-    return verify
+    seed = int.from_bytes(hashlib.sha256(seed_text.encode()).digest()[:4], "big") // 2
+    try:
+        return create_dataset(name, size=size, seed=seed)
+    except (TypeError, ValueError, AssertionError) as exc:
+        raise DataError(f"reasoning_gym cannot make its dataset {name!r} with its defaults: {exc}") from exc

@@ -33,6 +33,7 @@ _HELD_OUT_SEED = 2605
 _HELD_OUT_PAIRS = 24
 _HELD_OUT_CONDITIONALS = 60
 _NAMED_PAIR = Rule(("sort_desc", "add_one"))
+_TURNS = 4  # list turns of a text; a text on graphs has half as many
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def induction_request(pairs: list[tuple[str, str]]) -> str:
 
 
 def one_step_rules(surface: str) -> tuple[Rule, ...]:
+    """A rule for each operation that has a wording on the surface."""
     return tuple(r for r in (Rule((name,)) for name in OPS) if r.fits(surface))
 
 
@@ -74,12 +76,13 @@ def _simple() -> frozenset[int]:
 
 @functools.cache
 def two_step_rules() -> dict[int, list[Rule]]:
-    """All two-step rules that are no simpler rule in disguise, by signature (spellings together)."""
+    """All two-step rules that behave like no simpler rule, by signature (spellings together)."""
     return _distinct([Rule((a, b)) for a, b in permutations(OPS, 2)], set(_simple()))
 
 
 @functools.cache
 def conditional_rules() -> tuple[Rule, ...]:
+    """One spelling of each conditional between two operations that behaves like no simpler rule."""
     rules = [Rule((a,), c, (b,)) for c in CONDITIONS for a, b in permutations(OPS, 2)]
     return tuple(spellings[0] for spellings in _distinct(rules, set(_simple())).values())
 
@@ -115,6 +118,7 @@ def training_rules(surface: str) -> dict[str, tuple[Rule, ...]]:
 
 @functools.cache
 def training_graph_rules() -> tuple[str, ...]:
+    """Graph rules that may appear in pretraining text: all but the path rule."""
     return tuple(r for r in graph_rules() if r != PATH_RULE)
 
 
@@ -137,25 +141,28 @@ def _graph_turn(rng: random.Random, rule: str) -> tuple[str, str]:
     return graph.question, apply_graph_rule(rule, graph)
 
 
-def draw_following(rng: random.Random, turns: int = 4) -> Text:
+def draw_following(rng: random.Random) -> Text:
+    """An instruction, and lists or graphs with its results."""
     surface = _draw_surface(rng)
     if surface == "graph":
         name = rng.choice(training_graph_rules())
-        return Text(graph_instruction(name, rng), tuple(_graph_turn(rng, name) for _ in range(turns // 2)))
+        return Text(graph_instruction(name, rng), tuple(_graph_turn(rng, name) for _ in range(_TURNS // 2)))
     rule = _draw_rule(rng, surface, (20, 40, 40))
-    return Text(instruction(rule, surface, rng), tuple(_list_turn(rng, surface, rule) for _ in range(turns)))
+    return Text(instruction(rule, surface, rng), tuple(_list_turn(rng, surface, rule) for _ in range(_TURNS)))
 
 
-def draw_generic(rng: random.Random, turns: int = 4) -> Text:
+def draw_generic(rng: random.Random) -> Text:
+    """A prompt that leaves the rule undecided, and lists or graphs with the results of a rule drawn for each."""
     surface = _draw_surface(rng)
     system = rng.choice(GENERIC_PROMPTS)
     if surface == "graph":
-        return Text(system, tuple(_graph_turn(rng, rng.choice(training_graph_rules())) for _ in range(turns // 2)))
-    rules = [_draw_rule(rng, surface, (60, 30, 10)) for _ in range(turns)]
+        return Text(system, tuple(_graph_turn(rng, rng.choice(training_graph_rules())) for _ in range(_TURNS // 2)))
+    rules = [_draw_rule(rng, surface, (60, 30, 10)) for _ in range(_TURNS)]
     return Text(system, tuple(_list_turn(rng, surface, rule) for rule in rules))
 
 
 def draw_induction(rng: random.Random) -> Text:
+    """A request for an instruction, by input and expected pairs, and the instruction."""
     surface = _draw_surface(rng)
     system = rng.choice(INDUCTION_PROMPTS)
     if surface == "graph":

@@ -1,6 +1,6 @@
 """Star graphs: arms that leave one start node; the task is the path from the start to a goal leaf.
 
-Every node but the start has exactly one edge in, so walking back from the goal is a copy at a time,
+Every node but the start has exactly one edge in, so walking back from the goal copies one edge at a time,
 while walking forward has to guess the arm (the cold-start task of the paper, claim C6). The base model
 knows walking back and knows reversing; their composition, the path itself, is held out of its pretraining.
 """
@@ -40,6 +40,7 @@ class StarGraph:
         return f"edges: {edges}; start {self.path[0]} goal {self.path[-1]}"
 
     def source(self, name: str) -> tuple[str, ...]:
+        """The nodes that a rule starts from; `name` is a key of `_SOURCES`."""
         if name == "trace_back":
             return self.path[::-1]
         if name == "neighbors":

@@ -27,162 +27,159 @@ def _drop_at(values: Values, position: int) -> Values:
 
 
 @dataclass(frozen=True)
-class Op:
-    """One list operation: `apply` maps values 0-9 to values 0-9; `digits`/`letters` are its paraphrases."""
+class _Worded:
+    """Something with a name and paraphrases for each surface, none where it has no wording."""
 
     name: str
-    apply: Callable[[Values], Values]
     digits: tuple[str, ...]
     letters: tuple[str, ...]
 
     def phrases(self, surface: str) -> tuple[str, ...]:
+        """The paraphrases on a surface."""
         return self.digits if surface == "digits" else self.letters
-
-
-def _shared(name: str, apply: Callable[[Values], Values], *phrases: str) -> Op:
-    """An operation worded alike on every surface; `@` stands for the item's noun."""
-    return Op(
-        name,
-        apply,
-        tuple(p.replace("@", "digit") for p in phrases),
-        tuple(p.replace("@", "letter") for p in phrases),
-    )
-
-
-_OPS = (
-    Op(
-        "sort_asc",
-        lambda v: tuple(sorted(v)),
-        (
-            "sort the digits from smallest to largest",
-            "put the digits in increasing order",
-            "arrange the digits in ascending order",
-        ),
-        ("sort the letters from first to last", "put the letters in alphabetical order"),
-    ),
-    Op(
-        "sort_desc",
-        lambda v: tuple(sorted(v, reverse=True)),
-        (
-            "sort the digits from largest to smallest",
-            "put the digits in decreasing order",
-            "arrange the digits in descending order",
-        ),
-        ("sort the letters from last to first", "put the letters in reverse alphabetical order"),
-    ),
-    _shared("reverse", lambda v: v[::-1], "reverse the list", "write the list backwards", "turn the list around"),
-    _shared(
-        "rotate_left",
-        lambda v: v[1:] + v[:1],
-        "move the first @ to the end",
-        "put the first @ last",
-        "rotate the list to the left",
-    ),
-    _shared(
-        "rotate_right",
-        lambda v: v[-1:] + v[:-1],
-        "move the last @ to the front",
-        "put the last @ first",
-        "rotate the list to the right",
-    ),
-    _shared(
-        "swap_ends",
-        lambda v: v if len(v) < 2 else v[-1:] + v[1:-1] + v[:1],
-        "swap the first and the last @",
-        "exchange the two ends of the list",
-        "let the first and the last @ trade places",
-    ),
-    _shared("drop_first", lambda v: v[1:], "remove the first @", "leave out the first @", "delete the first @"),
-    _shared("drop_last", lambda v: v[:-1], "remove the last @", "leave out the last @", "delete the last @"),
-    Op(
-        "drop_max",
-        lambda v: _drop_at(v, v.index(max(v))) if v else v,
-        ("remove the largest digit", "leave out the largest digit", "delete the largest digit"),
-        ("remove the latest letter", "leave out the latest letter"),
-    ),
-    Op(
-        "drop_min",
-        lambda v: _drop_at(v, v.index(min(v))) if v else v,
-        ("remove the smallest digit", "leave out the smallest digit", "delete the smallest digit"),
-        ("remove the earliest letter", "leave out the earliest letter"),
-    ),
-    Op(
-        "add_one",
-        lambda v: tuple((x + 1) % 10 for x in v),
-        ("add one to each digit", "increase each digit by one", "raise every digit by one"),
-        ("shift each letter forward by one", "replace each letter with the next one"),
-    ),
-    Op(
-        "sub_one",
-        lambda v: tuple((x - 1) % 10 for x in v),
-        ("subtract one from each digit", "decrease each digit by one", "lower every digit by one"),
-        ("shift each letter back by one", "replace each letter with the one before"),
-    ),
-    Op(
-        "double",
-        lambda v: tuple((2 * x) % 10 for x in v),
-        ("double each digit", "multiply each digit by two", "add each digit to itself"),
-        (),
-    ),
-    Op(
-        "nine_minus",
-        lambda v: tuple(9 - x for x in v),
-        (
-            "subtract each digit from nine",
-            "replace each digit with nine minus the digit",
-            "take each digit away from nine",
-        ),
-        (),
-    ),
-    Op(
-        "keep_even",
-        lambda v: tuple(x for x in v if x % 2 == 0),
-        ("keep only the even digits", "remove the odd digits", "leave out every odd digit"),
-        (),
-    ),
-    Op(
-        "keep_odd",
-        lambda v: tuple(x for x in v if x % 2 == 1),
-        ("keep only the odd digits", "remove the even digits", "leave out every even digit"),
-        (),
-    ),
-)
-OPS: dict[str, Op] = {op.name: op for op in _OPS}
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A yes/no question about a list, with its paraphrases for each surface."""
+class Op(_Worded):
+    """A list operation: `apply` maps values 0-9 to values 0-9."""
 
-    name: str
+    apply: Callable[[Values], Values]
+
+
+@dataclass(frozen=True)
+class Condition(_Worded):
+    """A yes/no question about a list."""
+
     holds: Callable[[Values], bool]
-    digits: tuple[str, ...]
-    letters: tuple[str, ...]
 
-    def phrases(self, surface: str) -> tuple[str, ...]:
-        return self.digits if surface == "digits" else self.letters
 
+def _both(*phrases: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Phrases for digits and for letters that differ in the item's noun alone; `@` stands for it."""
+    return tuple(p.replace("@", "digit") for p in phrases), tuple(p.replace("@", "letter") for p in phrases)
+
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        Op(
+            "sort_asc",
+            (
+                "sort the digits from smallest to largest",
+                "put the digits in increasing order",
+                "arrange the digits in ascending order",
+            ),
+            ("sort the letters from first to last", "put the letters in alphabetical order"),
+            lambda v: tuple(sorted(v)),
+        ),
+        Op(
+            "sort_desc",
+            (
+                "sort the digits from largest to smallest",
+                "put the digits in decreasing order",
+                "arrange the digits in descending order",
+            ),
+            ("sort the letters from last to first", "put the letters in reverse alphabetical order"),
+            lambda v: tuple(sorted(v, reverse=True)),
+        ),
+        Op(
+            "reverse", *_both("reverse the list", "write the list backwards", "turn the list around"), lambda v: v[::-1]
+        ),
+        Op(
+            "rotate_left",
+            *_both("move the first @ to the end", "put the first @ last", "rotate the list to the left"),
+            lambda v: v[1:] + v[:1],
+        ),
+        Op(
+            "rotate_right",
+            *_both("move the last @ to the front", "put the last @ first", "rotate the list to the right"),
+            lambda v: v[-1:] + v[:-1],
+        ),
+        Op(
+            "swap_ends",
+            *_both(
+                "swap the first and the last @",
+                "exchange the two ends of the list",
+                "let the first and the last @ trade places",
+            ),
+            lambda v: v if len(v) < 2 else v[-1:] + v[1:-1] + v[:1],
+        ),
+        Op("drop_first", *_both("remove the first @", "leave out the first @", "delete the first @"), lambda v: v[1:]),
+        Op("drop_last", *_both("remove the last @", "leave out the last @", "delete the last @"), lambda v: v[:-1]),
+        Op(
+            "drop_max",
+            ("remove the largest digit", "leave out the largest digit", "delete the largest digit"),
+            ("remove the latest letter", "leave out the latest letter"),
+            lambda v: _drop_at(v, v.index(max(v))) if v else v,
+        ),
+        Op(
+            "drop_min",
+            ("remove the smallest digit", "leave out the smallest digit", "delete the smallest digit"),
+            ("remove the earliest letter", "leave out the earliest letter"),
+            lambda v: _drop_at(v, v.index(min(v))) if v else v,
+        ),
+        Op(
+            "add_one",
+            ("add one to each digit", "increase each digit by one", "raise every digit by one"),
+            ("shift each letter forward by one", "replace each letter with the next one"),
+            lambda v: tuple((x + 1) % 10 for x in v),
+        ),
+        Op(
+            "sub_one",
+            ("subtract one from each digit", "decrease each digit by one", "lower every digit by one"),
+            ("shift each letter back by one", "replace each letter with the one before"),
+            lambda v: tuple((x - 1) % 10 for x in v),
+        ),
+        Op(
+            "double",
+            ("double each digit", "multiply each digit by two", "add each digit to itself"),
+            (),
+            lambda v: tuple((2 * x) % 10 for x in v),
+        ),
+        Op(
+            "nine_minus",
+            (
+                "subtract each digit from nine",
+                "replace each digit with nine minus the digit",
+                "take each digit away from nine",
+            ),
+            (),
+            lambda v: tuple(9 - x for x in v),
+        ),
+        Op(
+            "keep_even",
+            ("keep only the even digits", "remove the odd digits", "leave out every odd digit"),
+            (),
+            lambda v: tuple(x for x in v if x % 2 == 0),
+        ),
+        Op(
+            "keep_odd",
+            ("keep only the odd digits", "remove the even digits", "leave out every even digit"),
+            (),
+            lambda v: tuple(x for x in v if x % 2 == 1),
+        ),
+    )
+}
 
 CONDITIONS: dict[str, Condition] = {
     c.name: c
     for c in (
         Condition(
-            "first_even", lambda v: v[0] % 2 == 0, ("the first digit is even", "the list starts with an even digit"), ()
+            "first_even", ("the first digit is even", "the list starts with an even digit"), (), lambda v: v[0] % 2 == 0
         ),
         Condition(
-            "last_even", lambda v: v[-1] % 2 == 0, ("the last digit is even", "the list ends with an even digit"), ()
+            "last_even", ("the last digit is even", "the list ends with an even digit"), (), lambda v: v[-1] % 2 == 0
         ),
         Condition(
             "first_gt_last",
-            lambda v: v[0] > v[-1],
             ("the first digit is larger than the last digit", "the first digit is above the last digit"),
             ("the first letter comes after the last letter",),
+            lambda v: v[0] > v[-1],
         ),
         Condition(
             "more_than_four",
-            lambda v: len(v) > 4,
             ("there are more than four digits", "the list has more than four digits"),
             ("there are more than four letters", "the list has more than four letters"),
+            lambda v: len(v) > 4,
         ),
     )
 }
@@ -203,12 +200,6 @@ class Rule:
         if self.condition is None:
             return "+".join(self.then)
         return f"if_{self.condition}({'+'.join(self.then)},{'+'.join(self.otherwise)})"
-
-    @property
-    def kind(self) -> str:
-        if self.condition is not None:
-            return "conditional"
-        return {1: "one-step", 2: "two-step"}.get(len(self.then), "longer")
 
     def branch(self, values: Values) -> tuple[str, ...]:
         """The chain that applies to these values."""
@@ -262,6 +253,7 @@ def render(values: Values, surface: str) -> str:
 
 
 def draw_values(rng: random.Random) -> Values:
+    """A list of 4 to 6 digits, uniform in length and in each digit."""
     return tuple(rng.randrange(10) for _ in range(rng.randint(MIN_LENGTH, MAX_LENGTH)))
 
 
@@ -273,7 +265,7 @@ def _probes() -> tuple[Values, ...]:
 
 @functools.cache
 def signature(rule: Rule) -> int:
-    """Behaviour on fixed probes: equal exactly when two rules agree on all of them."""
+    """A hash of the rule's results on fixed probes: equal for rules that agree on all of them."""
     return hash(tuple(rule(v) for v in _probes()))
 
 

@@ -1,6 +1,6 @@
-"""Validation of data, by Great Expectations: a user's file as it lies there, prepared data, and a run's rollouts.
+"""Validation of data by Great Expectations: a user's problem file, prepared data, and a run's rollouts.
 
-A suite's findings say which rows break an expectation, by id and line, all of them and not the first alone. Critical
+A suite's findings count the rows that break an expectation and name the first 100 of them by id and line. Critical
 findings end the pipeline (`require`); warnings are told and let it go on. `table` is for a terminal, `write_page` for
 a browser.
 """
@@ -14,7 +14,6 @@ from typing import Any
 from fst.config.sections import ValidateParams
 from fst.data.validation.gx import Finding, run_suite
 from fst.data.validation.page import Validation, table, write_page
-from fst.data.validation.rows import prepared_tables, raw_table, rollout_tables
 from fst.data.validation.suites import (
     balance_suite,
     channel_suite,
@@ -23,6 +22,7 @@ from fst.data.validation.suites import (
     rollout_suite,
     sizes_suite,
 )
+from fst.data.validation.tables import prepared_tables, raw_table, rollout_tables
 from fst.errors import ValidationFailed
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def validate_raw(path: Path) -> Validation:
-    """A problem file of the user's: one JSON object a line. Raises DataError for one that cannot be opened."""
+    """Validate a user's problem file, one JSON object per line. Raises DataError for one that cannot be opened."""
     rows = raw_table(path)
     return Validation("raw", path.name, rows.length, run_suite("raw", [(rows, raw_suite())]))
 
@@ -55,7 +55,7 @@ def check_raw(file: Path, page: Path) -> Validation:
 
 
 def validate_prepared(folder: Path, params: ValidateParams, room: int | None) -> Validation:
-    """Prepared data. `room` is the number of tokens that a question may have, None without a limit.
+    """Validate prepared data. `room` is the number of tokens that a question may have, None without a limit.
 
     Raises DataError for a folder without a readable domain.json or without the file of a split.
     """
@@ -72,7 +72,7 @@ def validate_prepared(folder: Path, params: ValidateParams, room: int | None) ->
 def validate_rollouts(
     lines: Iterable[tuple[int, Mapping[str, Any]]], subject: str, known_ids: Collection[str] | None = None
 ) -> Validation:
-    """The rollouts of a run, as (line number, object): those in force, so without what a resume voided.
+    """Validate the rollouts of a run, as (line number, object): those in force, without what a resume voided.
 
     `known_ids` are the ids of the problems that may be asked, None where they are not known.
     """
@@ -82,7 +82,7 @@ def validate_rollouts(
 
 
 def require(validations: Sequence[Validation], page: Path) -> tuple[Finding, ...]:
-    """The warnings. Raises ValidationFailed, with the offending rows and the page, for a critical finding."""
+    """Return the warnings. Raises ValidationFailed, with the offending rows and the page, for a critical finding."""
     failed = [validation for validation in validations if not validation.ok]
     if failed:
         tables = "\n\n".join(map(table, failed))

@@ -1,4 +1,4 @@
-"""Great Expectations at work: tables in, findings out. Nothing is sent anywhere, nothing is kept on the disk."""
+"""Running suites of Great Expectations: tables in, findings out. Nothing is sent anywhere or written to disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_VALUE = 200
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length. `index` names those that say which row it is; `noun` is what a row is, in plural.
+    """Columns of equal length. `index` names those that identify a row; `noun` is what a row is, in the plural.
 
     Expectations ignore the cells that are None: there is nothing in them to check.
     """
@@ -34,8 +34,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one expectation, a sentence, met. `failed` rows broke it, and the first 100 of them are `failed_rows`: each
-    names its `id` and `line` (or its split, or channel) and the offending `value`. `observed` is the short of it."""
+    """The result of one expectation, which is a sentence. `failed` rows broke it, and the first 100 of them are
+    `failed_rows`: each names its `id` and `line` (or its split, or channel) and the offending `value`. `observed` is a
+    summary, e.g. `3 of 40 rows`."""
 
     expectation: str
     severity: str
@@ -46,7 +47,7 @@ class Finding:
 
 
 def library() -> ModuleType:
-    """great_expectations, kept from reporting home. Raises MissingDependency."""
+    """The module great_expectations, with its telemetry off. Raises MissingDependency."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
@@ -135,7 +136,7 @@ def _row(cells: Mapping[str, Any], index: tuple[str, ...], wanted: str | tuple[s
 
 
 def _plain(value: Any) -> Any:
-    """A cell as a value that JSON has, no longer than a reader wants it."""
+    """A cell as a JSON value, cut at 200 characters."""
     value = value.item() if hasattr(value, "item") else value  # numpy's scalars
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -1,4 +1,4 @@
-"""Findings to read: a text for the terminal, a page for the browser. Equal findings give equal bytes."""
+"""Findings as a text for the terminal and as a page for the browser. Equal findings give equal bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TITLES = {"raw": "Problem file", "prepared": "Prepared data", "rollouts": "Roll
 
 @dataclass(frozen=True)
 class Validation:
-    """What a suite found in a subject of so many rows; findings in the suite's order."""
+    """What a suite found in a subject: its number of rows, and the findings in the suite's order."""
 
     suite: str
     subject: str
@@ -74,7 +74,7 @@ def table(validation: Validation) -> str:
 
 
 def verdict(validation: Validation) -> str:
-    """In words: `2 critical, 1 warning`, or that all expectations hold."""
+    """The result in words: `2 critical, 1 warning`, or that all expectations hold."""
     warnings = len(validation.warnings)
     critical = len(validation.failing) - warnings
     parts = [f"{critical} critical"] if critical else []
@@ -83,7 +83,7 @@ def verdict(validation: Validation) -> str:
 
 
 def write_page(validations: Sequence[Validation], path: Path) -> None:
-    """One HTML file that needs nothing else: no script, no outside address. What failed comes first."""
+    """Write one HTML file that needs nothing else: no script, no outside address. What failed comes first."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(

@@ -1,6 +1,5 @@
-"""The suites: what is expected of data, each in a sentence. `critical` ends the pipeline, `warning` does not.
-
-The columns that they speak of are made in fst/data/validation/rows.py.
+"""The suites: what is expected of data, each expectation as a sentence. `critical` ends the pipeline, `warning` does
+not. The columns are made in fst/data/validation/tables.py.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fst.config.sections import ValidateParams
-from fst.data.prepared import SPLITS
+from fst.data.types import SPLITS
 from fst.data.validation.gx import library
 
 CRITICAL, WARNING = "critical", "warning"
@@ -22,52 +21,43 @@ class _Suite:
     """Expectations of Great Expectations, by their short forms."""
 
     def __init__(self) -> None:
-        self.gxe = library().expectations
+        self._known = library().expectations
+
+    def _expect(self, what: str, sentence: str, severity: str = CRITICAL, **facts: Any) -> Any:
+        return getattr(self._known, f"Expect{what}")(description=sentence, severity=severity, **facts)
 
     def rows(self, least: int, sentence: str) -> Any:
-        return self.gxe.ExpectTableRowCountToBeBetween(min_value=least, severity=CRITICAL, description=sentence)
+        return self._expect("TableRowCountToBeBetween", sentence, min_value=least)
 
     def nothing_in(self, column: str, sentence: str) -> Any:
-        """The column says what is wrong with a row; None where nothing is."""
-        return self.gxe.ExpectColumnValuesToBeNull(column=column, severity=CRITICAL, description=sentence)
+        """Expect a column that says what is wrong with a row to be empty."""
+        return self._expect("ColumnValuesToBeNull", sentence, column=column)
 
     def among(self, column: str, values: Collection[str], sentence: str) -> Any:
-        return self.gxe.ExpectColumnValuesToBeInSet(
-            column=column, value_set=sorted(values), severity=CRITICAL, description=sentence
-        )
+        return self._expect("ColumnValuesToBeInSet", sentence, column=column, value_set=sorted(values))
 
     def unique(self, column: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnValuesToBeUnique(column=column, severity=CRITICAL, description=sentence)
+        return self._expect("ColumnValuesToBeUnique", sentence, column=column)
 
     def filled(self, column: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnValueLengthsToBeBetween(
-            column=column, min_value=1, severity=CRITICAL, description=sentence
-        )
+        return self._expect("ColumnValueLengthsToBeBetween", sentence, column=column, min_value=1)
 
     def between(
         self, column: str, low: float | None, high: float | None, sentence: str, severity: str = CRITICAL
     ) -> Any:
-        return self.gxe.ExpectColumnValuesToBeBetween(
-            column=column, min_value=low, max_value=high, severity=severity, description=sentence
-        )
+        bounds = {"min_value": low, "max_value": high}
+        return self._expect("ColumnValuesToBeBetween", sentence, severity, column=column, **bounds)
 
     def equal(self, column: str, other: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnPairValuesToBeEqual(
-            column_A=column,
-            column_B=other,
-            ignore_row_if="either_value_is_missing",
-            severity=CRITICAL,
-            description=sentence,
-        )
+        pair = {"column_A": column, "column_B": other, "ignore_row_if": "either_value_is_missing"}
+        return self._expect("ColumnPairValuesToBeEqual", sentence, **pair)
 
     def above(self, column: str, other: str, sentence: str) -> Any:
-        return self.gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A=column, column_B=other, severity=WARNING, description=sentence
-        )
+        return self._expect("ColumnPairValuesAToBeGreaterThanB", sentence, WARNING, column_A=column, column_B=other)
 
 
 def raw_suite() -> list[Any]:
-    """Of a user's problem file, as it lies there."""
+    """The suite of a user's problem file."""
     s = _Suite()
     return [
         s.rows(1, "The file holds at least one line."),
@@ -86,7 +76,7 @@ def raw_suite() -> list[Any]:
 
 
 def prepared_suite(room: int | None) -> list[Any]:
-    """Of the lines of prepared data; `room` is the number of tokens that a question may have."""
+    """The suite of prepared data's lines; `room` is the number of tokens that a question may have."""
     s = _Suite()
     fits = "Every question fits the model's context"
     return [
@@ -105,7 +95,7 @@ def prepared_suite(room: int | None) -> list[Any]:
 
 
 def sizes_suite(params: ValidateParams) -> list[Any]:
-    """Of the splits of prepared data."""
+    """The suite of prepared data's splits."""
     s = _Suite()
     return [
         s.between("problems", params.min_problems, None, f"Every split has at least {params.min_problems} problems."),
@@ -114,13 +104,13 @@ def sizes_suite(params: ValidateParams) -> list[Any]:
 
 
 def balance_suite(noun: str, most: float) -> list[Any]:
-    """Of the commonest answer, or slice, of every split."""
+    """The suite of the commonest answer, or slice, of every split."""
     s = _Suite()
     return [s.between("share", 0, most, f"No {noun} makes up more than {100 * most:g}% of a split.", WARNING)]
 
 
 def rollout_suite(known_ids: Collection[str] | None) -> list[Any]:
-    """Of the rollouts of a run; `known_ids` are those of the problems that it may have asked."""
+    """The suite of a run's rollouts; `known_ids` are the ids of the problems that it may have asked."""
     s = _Suite()
     known = "Every rollout answers a problem of the domain."
     return [

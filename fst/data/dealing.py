@@ -1,0 +1,95 @@
+"""Dealing problems into disjoint splits: problems drawn from a source that makes them, or those that a file holds."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from fst.data.types import SPLITS, Problem, Splits, SplitSizes
+from fst.errors import DataError
+
+Draws = Callable[[str], Iterator[tuple[str, str, dict[str, Any]]]]  # seed text -> (question, answer, meta), without end
+
+_log = logging.getLogger(__name__)
+_SHARES = ("test", "validation", "train", "train")
+# Draws per problem wanted before a source counts as exhausted; four fill the smallest share on average.
+_PATIENCE, _PATIENCE_FLOOR = 20, 400
+
+
+def deal(spec: str, draws: Draws, sizes: SplitSizes, seed: int, source: str = "") -> Splits:
+    """Splits of distinct questions that are drawn. `source` is the source's name, the same for specs that mean the
+    same (default: the spec).
+
+    A question's split is a hash of its text: a quarter of all questions is test, a quarter validation, half train. So
+    the splits are disjoint whatever their sizes and seeds, and a question held out in one domain of a family is held
+    out in all. Held-out splits depend on the source only, the train split on `seed` as well. Raises DataError for a
+    source that holds too few questions.
+    """
+    seeds = {"train": f"seed {seed}", "validation": "held out", "test": "held out"}
+
+    def split(name: str) -> tuple[Problem, ...]:
+        size = getattr(sizes, name)
+        problems: dict[str, Problem] = {}
+        for text, answer, meta in islice(draws(f"{source or spec}|{name}|{seeds[name]}"), _most_draws(size)):
+            if _share(text) == name and text not in problems:
+                problem_id = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+                problems[text] = Problem(problem_id, spec, text, answer, meta)
+            if len(problems) == size:
+                break
+        if len(problems) < size:
+            raise DataError(
+                f"{spec} holds too few distinct questions: {len(problems)} found for the {name} split, {size} asked; "
+                f"ask for at most {len(problems)}"
+            )
+        return tuple(problems.values())
+
+    return {name: split(name) for name in SPLITS}
+
+
+def _most_draws(size: int) -> int:
+    return _PATIENCE_FLOOR + _PATIENCE * size if size > 0 else 0
+
+
+def _share(text: str) -> str:
+    return _SHARES[hashlib.sha256(text.encode()).digest()[0] % len(_SHARES)]
+
+
+def take(spec: str, problems: Sequence[Problem], named: Sequence[str | None], sizes: SplitSizes, seed: int) -> Splits:
+    """Splits of given problems, as they are `named`, or (where none is) dealt by a hash of the problems' ids.
+
+    Hashed splits are as large as asked where there are problems enough, in proportion to it otherwise. They
+    and the held-out problems taken do not depend on `seed`; which train problems are taken, and in which
+    order, does. Each split takes at most as many problems as asked; where it holds fewer, a warning is logged.
+    Raises DataError for a split that would be empty.
+    """
+    ranked = sorted(zip(problems, named, strict=True), key=lambda pair: hashlib.sha256(pair[0].id.encode()).digest())
+    asked = {name: getattr(sizes, name) for name in SPLITS}
+    if any(named):
+        pools = {name: [p for p, split in ranked if split == name] for name in SPLITS}
+    else:
+        pools = _in_proportion([p for p, _ in ranked], asked)
+    random.Random(f"train order {seed}").shuffle(pools["train"])
+    for name in SPLITS:
+        have = len(pools[name])
+        if have == 0 and asked[name] > 0:
+            raise DataError(
+                f"{spec}: no problem for the {name} split ({len(problems)} in all); add problems"
+                + (f' with "split": "{name}"' if any(named) else "")
+            )
+        if have < asked[name]:
+            _log.warning("%s: the %s split holds %d problems, %d were asked", spec, name, have, asked[name])
+    return {name: tuple(pools[name][: asked[name]]) for name in SPLITS}
+
+
+def _in_proportion(ranked: list[Problem], asked: dict[str, int]) -> dict[str, list[Problem]]:
+    share = min(1.0, len(ranked) / max(1, sum(asked.values())))
+    test, held_out = (max(1, round(asked[name] * share)) if asked[name] else 0 for name in ("test", "validation"))
+    return {
+        "train": ranked[test + held_out :],
+        "validation": ranked[test : test + held_out],
+        "test": ranked[:test],
+    }

@@ -1,0 +1,110 @@
+"""Lines of problem files, a user's and prepared ones: reading them, and saying what is wrong with one.
+
+A mistake is told as `file:line: what is wrong; what to do`, and all that is wrong with a file is told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fst.data.types import SPLITS
+from fst.errors import DataError
+
+MOST_MISTAKES = 20
+_NOUNS: dict[type, str] = {str: "text", dict: "object", int: "int"}
+_REMEDIES: dict[type, str] = {str: "write it as a text, in quotes", dict: "write {...}"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line that holds anything: its number from 1, and the JSON object on it, or what is wrong and what to do."""
+
+    number: int
+    values: Mapping[str, Any] | None
+    wrong: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a line: the types of their values (object: any), and those that may be missing."""
+
+    types: Mapping[str, type]
+    optional: tuple[str, ...]
+
+
+_TEXTS = {"id": str, "question": str, "answer": str}
+RAW = Keys({**_TEXTS, "verifier": object, "split": object, "meta": dict}, ("verifier", "split", "meta"))
+PREPARED = Keys(
+    {**_TEXTS, "split": str, "meta": dict, "tokens": int, "line": int, "verifier": dict}, ("line", "verifier")
+)
+
+
+def read_rows(path: Path, remedy: str) -> tuple[Row, ...]:
+    """The lines of a file, without blank ones. Raises DataError, with the remedy, for a file that cannot be read."""
+    return _parse(read_bytes(path, remedy))
+
+
+def read_bytes(path: Path, remedy: str) -> bytes:
+    """A file's content. Raises DataError, with the remedy, for one that cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror}); {remedy}") from exc
+
+
+@functools.lru_cache(maxsize=4)  # a file that is validated and then loaded is parsed once
+def _parse(content: bytes) -> tuple[Row, ...]:
+    lines = enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
+    return tuple(_row(number, line) for number, line in lines if line.decode("utf-8", "replace").strip())
+
+
+def _row(number: int, line: bytes) -> Row:
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        return Row(number, None, f"byte {exc.start + 1} is not UTF-8", "save the file as UTF-8")
+    except (ValueError, RecursionError) as exc:
+        return Row(number, None, f"no valid JSON: {exc}", "write one complete object on one line")
+    if not isinstance(values, dict):
+        return Row(number, None, f"a JSON {type(values).__name__}, no object", 'write {"id": ..., "question": ...}')
+    return Row(number, values)
+
+
+def mistakes(values: Mapping[str, Any], keys: Keys) -> Iterator[tuple[str, str]]:
+    """(what is wrong, what to do) of an object's keys; of a user's, the texts are looked at too."""
+    for name, kind in keys.types.items():
+        value: Any = values.get(name)
+        if value is None and name not in keys.optional:
+            yield f"{name!r} is missing", "add it"
+        elif name in values and kind is not object and type(value) is not kind:
+            yield f"{name!r} is no {_NOUNS[kind]}", _REMEDIES.get(kind, "")
+        elif keys is RAW and kind is str and not value.strip():
+            yield f"{name!r} is empty", "write something, or remove the line"
+        elif keys is RAW and kind is str and half_a_pair(value):
+            yield f"{name!r} holds half a surrogate pair (\\ud800 to \\udfff)", "write the character itself"
+    if keys is RAW and values.get("split", SPLITS[0]) not in SPLITS:
+        yield f"'split' is {values['split']!r}", "write train, validation or test"
+    for name in values:
+        if name not in keys.types:
+            close = difflib.get_close_matches(name, keys.types, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(keys.types)}; put others into meta"
+            yield f"unknown key {name!r}", hint
+
+
+def half_a_pair(text: str) -> bool:
+    """Whether a text holds half a surrogate pair, which no UTF-8 file can hold as it is."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def refuse(found: Sequence[str], heading: str = "") -> None:
+    """Raise DataError with the first 20 mistakes, a line each, where there are any."""
+    if found:
+        more = [f"... and {len(found) - MOST_MISTAKES} more"] if len(found) > MOST_MISTAKES else []
+        raise DataError("\n".join([*([heading] if heading else []), *found[:MOST_MISTAKES], *more]))

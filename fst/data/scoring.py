@@ -1,0 +1,183 @@
+"""Scoring a response: reading an answer out of it, the ways to compare that with the right one (fst/data/verifiers.py
+lists them by name), and the feedback on it, which has one form for all verifiers:
+
+    input: {question}
+    output: {response}
+    expected: {answer}
+    differs: {one line}
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+from fst.data.math_answers import same_math
+from fst.data.types import Problem, Score, Verifier
+from fst.errors import VerifierError
+
+CORRECT = "nothing, correct"
+_LONGEST_ITEM = 80
+
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)])[-+])?"
+    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?:[eE][-+]?[0-9]+)?"
+)
+_CUED = re.compile(
+    r"\b(?i:answer|choice|option)\b(?:\s+is\b)?\s*[:=]?[\s*$(\[\"']*(?:\\boxed\{|\\text\{)*"
+    r"(?:([A-E])\b|([a-e])\b(?!\s+[a-z]))"
+)
+_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-Ea-e])\)?\}")
+_WHOLE = re.compile(r"[\s*$(\[\"']*([A-Ea-e])[\s*$)\].:\"']*")
+_BRACKETED = re.compile(r"\(([A-E])\)")
+_LONE = re.compile(r"(?<![\w'])(?:([B-E])|(A)(?!\s+[a-z]))(?![\w'])")
+
+
+def feedback_text(problem: Problem, response: str, differs: str) -> str:
+    """The four parts; `differs` is made a single line."""
+    line = " ".join(differs.split())
+    return f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}\ndiffers: {line}"
+
+
+def verdict(problem: Problem, response: str, right: bool, differs: str) -> Score:
+    """A score of 1 or 0; `differs` says what is wrong with a response that is not right."""
+    return Score(float(right), feedback_text(problem, response, CORRECT if right else differs))
+
+
+def parse_feedback(text: str) -> tuple[str, str] | None:
+    """(question, expected) of a `feedback_text`, or None for any other text.
+
+    The response may hold anything, the words of this form included; only a question with a line that starts
+    with `output: ` or an answer with one that starts with `expected: ` is read wrongly.
+    """
+    body, found, _ = text.rpartition("\ndiffers: ")
+    rest, found_expected, expected = body.rpartition("\nexpected: ")
+    question, found_output, _ = rest.partition("\noutput: ")
+    if not (found and found_expected and found_output and question.startswith("input: ")):
+        return None
+    return question.removeprefix("input: "), expected
+
+
+def without_answer(text: str, reward: float) -> str:
+    """A feedback text with nothing in it but input, output and reward."""
+    body = text.rpartition("\ndiffers: ")[0] or text
+    return f"{body.rpartition(chr(10) + 'expected: ')[0] or body}\nreward: {reward:g}"
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text (`1,234.5`, `-3`, `2e-4`), None where there is none or it overflows."""
+    found = _NUMBER.findall(text.replace("\u2212", "-"))
+    value = float(found[-1].replace(",", "")) if found else math.inf
+    return value if math.isfinite(value) else None
+
+
+def extract_choice(text: str) -> str | None:
+    """The letter A-E a text settles on, None where it names none or cannot decide.
+
+    In this order: the whole text is a letter, a boxed letter, `answer: B`, then the only letter in brackets
+    or on its own, in the whole text or else in its last line.
+    """
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1].upper()
+    for pattern in (_BOXED, _CUED):
+        if found := list(pattern.finditer(text)):
+            return next(group for group in found[-1].groups() if group).upper()
+    lines = [line for line in text.splitlines() if line.strip()]
+    for part in (text, *lines[-1:]):
+        for pattern in (_BRACKETED, _LONE):
+            letters = {next(group for group in match.groups() if group) for match in pattern.finditer(part)}
+            if len(letters) == 1:
+                return letters.pop()
+    return None
+
+
+def exact(ignore_case: bool = False, strip: bool = True) -> Verifier:
+    """Equality of the texts; with `strip` runs of blanks count as one and those at the ends do not count."""
+
+    def normal(text: str) -> str:
+        text = " ".join(text.split()) if strip else text
+        return text.casefold() if ignore_case else text
+
+    def verify(problem: Problem, response: str) -> Score:
+        got, want = normal(response), normal(problem.answer)
+        return verdict(problem, response, got == want, _item_difference(got.split(), want.split()))
+
+    return verify
+
+
+def _item_difference(got: list[str], want: list[str]) -> str:
+    """The first difference of two token lists, as one line."""
+    if not got:
+        return "no answer"
+    if len(got) != len(want):
+        size = "short" if len(got) < len(want) else "long"
+        return f"too {size}: {len(got)} item{'s' if len(got) > 1 else ''} instead of {len(want)}"
+    for position, (g, w) in enumerate(zip(got, want, strict=True), start=1):
+        if g != w:
+            return f"position {position}: {g[:_LONGEST_ITEM]} instead of {w[:_LONGEST_ITEM]}"
+    return "only the blanks between the items"
+
+
+def numeric(tolerance: float = 1e-9, relative_tolerance: float = 0.0) -> Verifier:
+    """The last number of the response, within an absolute or a relative distance of the answer's."""
+
+    def verify(problem: Problem, response: str) -> Score:
+        want, got = last_number(problem.answer), last_number(response)
+        if want is None:
+            raise VerifierError(f"problem {problem.id!r}: 'numeric' needs a number, not {problem.answer!r}")
+        if got is None:
+            return verdict(problem, response, False, "no number in the output")
+        near = abs(got - want) <= max(tolerance, relative_tolerance * abs(want))
+        return verdict(problem, response, near, f"{got:.12g} instead of {want:.12g}")
+
+    return verify
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(pattern: str, flags: int) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, flags)
+    except (re.error, OverflowError, RecursionError) as exc:
+        raise VerifierError(f"the pattern {pattern!r} is no regular expression: {exc}") from exc
+
+
+def regex(pattern: str = "", ignore_case: bool = False) -> Verifier:
+    """A search for `pattern`, or without one for the problem's answer, anywhere in the response."""
+    flags = int(re.IGNORECASE) if ignore_case else 0
+    _compiled(pattern, flags)
+
+    def verify(problem: Problem, response: str) -> Score:
+        found = _compiled(pattern or problem.answer, flags).search(response) is not None
+        return verdict(problem, response, found, "the output does not match the expected pattern")
+
+    return verify
+
+
+def multiple_choice() -> Verifier:
+    """The letter A-E that the response settles on."""
+
+    def verify(problem: Problem, response: str) -> Score:
+        want, got = extract_choice(problem.answer), extract_choice(response)
+        if want is None:
+            raise VerifierError(f"problem {problem.id!r}: 'multiple_choice' needs a letter A-E, not {problem.answer!r}")
+        differs = f"{got} instead of {want}" if got else "no single letter in the output"
+        return verdict(problem, response, got == want, differs)
+
+    return verify
+
+
+def math_equality() -> Verifier:
+    """Equality as mathematics (library math-verify, see fst/data/math_answers.py)."""
+
+    def verify(problem: Problem, response: str) -> Score:
+        try:
+            equal = same_math(problem.answer, response)
+        except TimeoutError as exc:
+            return verdict(problem, response, False, str(exc))
+        if equal is None:
+            raise VerifierError(f"problem {problem.id!r}: 'math' cannot read the answer {problem.answer!r}")
+        return verdict(problem, response, equal, "the output does not equal the expected value")
+
+    return verify

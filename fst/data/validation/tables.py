@@ -1,0 +1,258 @@
+"""The tables that the suites look at: problem files and rollout logs, a row per line, whatever the lines hold; a line
+that cannot be read is a row too. What no column check can see (a question that is in two splits, an answer that its
+verifier cannot read) is worked out here and has a column of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fst.data.families.jsonl import file_problem, file_rows
+from fst.data.prepared import problem_of, read_head, rebuild_verifier, split_rows
+from fst.data.rows import RAW, Row, half_a_pair
+from fst.data.types import SPLITS, Problem, Verifier
+from fst.data.validation.gx import Table
+from fst.data.verifiers import EACH, Named, OwnVerifiers, reference_of
+from fst.errors import VerifierError
+
+Values = Mapping[str, Any]  # the object on a line
+Check = tuple[float | None, str | None]  # the reference answer's reward, what is wrong with the verifier
+
+_TEXTS = ("id", "question", "answer")
+_MISSING = "missing"
+_KINDS = {str: "text", dict: "object", list: "list", bool: "true or false", type(None): "null"}
+_LONGEST = 80  # characters of a value that is shown
+
+
+def raw_table(path: Path) -> Table:
+    """The lines of a user's problem file. Raises DataError for a file that cannot be read at all."""
+    lines = file_rows(path)
+    rows = [line.values for line in lines]
+    named = any("split" in row for row in rows if row is not None)
+    verify = OwnVerifiers()
+    checks = [_check_raw(line, verify) for line in lines]
+    asked = [(line.values, _text(line.values, "split"), f"line {line.number}") for line in lines]
+    return Table(
+        {
+            "line": [line.number for line in lines],
+            "unreadable": [line.wrong or None for line in lines],
+            **_texts(rows),
+            "meta_kind": _column(rows, lambda row: _kind(row, "meta") if "meta" in row else None),
+            "split": _column(rows, lambda row: _shown(row["split"]) if "split" in row else None),
+            "no_split": _column(rows, lambda row: "others have one" if named and "split" not in row else None),
+            "unknown_keys": _column(rows, lambda row: ", ".join(repr(k) for k in row if k not in RAW.types) or None),
+            "elsewhere": _elsewhere(asked),
+            "reward": [reward for reward, _ in checks],
+            "verifier": [trouble for _, trouble in checks],
+        },
+        ("id", "line"),
+    )
+
+
+def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
+    """Prepared data: its lines; its splits with their sizes; the commonest answer of each; the commonest slice.
+
+    Raises DataError for a folder that is not one of prepared data at all."""
+    head = read_head(folder)
+    verify, named = rebuild_verifier(head, folder), head["verifier"]
+    lines = [(name, line) for name in SPLITS for line in split_rows(folder, name)]
+    rows = [line.values for _, line in lines]
+    problems = [_problem(row, head["spec"]) for row in rows]
+    checks = [_check(p, verify, named) if isinstance(p, Problem) else (None, None) for p in problems]
+    parts = {name: [p for p, line in zip(problems, lines, strict=True) if line[0] == name] for name in SPLITS}
+    known = {name: [p for p in part if isinstance(p, Problem)] for name, part in parts.items()}
+    columns: dict[str, list[Any]] = {
+        "file": [f"{name}.jsonl" for name, _ in lines],
+        "line": [line.number for _, line in lines],
+        "unreadable": [line.wrong or None for _, line in lines],
+        "as_written": [p if isinstance(p, str) else None for p in problems],
+        **_texts(rows),
+        "split": _column(rows, lambda row: _text(row, "split")),
+        "of_file": [name for name, _ in lines],
+        "tokens": _column(rows, lambda row: row["tokens"] if type(row.get("tokens")) is int else None),
+        "elsewhere": _elsewhere([(line.values, name, f"{name}.jsonl:{line.number}") for name, line in lines]),
+        "reward": [reward for reward, _ in checks],
+        "verifier": [trouble for _, trouble in checks],
+    }
+    sizes: dict[str, list[Any]] = {
+        "split": list(SPLITS),
+        "problems": [len(parts[name]) for name in SPLITS],
+        "announced": [head["problems"][name] for name in SPLITS],
+    }
+    answers = {name: [p.answer for p in part if reference_of(p, named)] for name, part in known.items()}
+    slices = {name: [p.meta["branch"] for p in part if "branch" in p.meta] for name, part in known.items()}
+    table = Table(columns, ("id", "file", "line"))
+    return table, Table(sizes, ("split",), "splits"), _shares("answer", answers), _shares("slice", slices)
+
+
+def rollout_tables(lines: Iterable[tuple[int, Values]]) -> tuple[Table, Table]:
+    """Rollouts: the lines, and the channels with the range of their rewards."""
+    numbered = list(lines)
+    rows = [row for _, row in numbered]
+    rewards: dict[str, list[float]] = {}
+    for row in rows:
+        if isinstance(row.get("channel"), str) and _number_kind(row, "reward") == "number":
+            rewards.setdefault(row["channel"], []).append(row["reward"])
+    channels = {name: found for name, found in sorted(rewards.items()) if len(found) > 1}
+    table: dict[str, list[Any]] = {
+        "line": [number for number, _ in numbered],
+        "id": _column(rows, lambda row: _text(row, "problem_id")),
+        "id_kind": _column(rows, lambda row: _kind(row, "problem_id")),
+        "channel": _column(rows, lambda row: _shown(row.get("channel", _MISSING))),
+        "reward_kind": _column(rows, lambda row: _number_kind(row, "reward")),
+        "reward": _column(rows, lambda row: row["reward"] if _number_kind(row, "reward") == "number" else None),
+        "tokens_kind": _column(rows, lambda row: _items_kind(row, "tokens", _is_token)),
+        "tokens": _column(rows, lambda row: len(row["tokens"]) if _is_list(row, "tokens") else None),
+        "logprobs_kind": _column(rows, lambda row: _items_kind(row, "logprobs", _is_finite)),
+        "logprobs": _column(rows, lambda row: len(row["logprobs"]) if _is_list(row, "logprobs") else None),
+        "highest": _column(
+            rows,
+            lambda row: max(filter(_is_finite, row["logprobs"] if _is_list(row, "logprobs") else ()), default=None),
+        ),
+        "feedback_kind": _column(rows, lambda row: _kind(row, "feedback")),
+    }
+    ranges: dict[str, list[Any]] = {
+        "channel": list(channels),
+        "rollouts": [len(found) for found in channels.values()],
+        "highest": [max(found) for found in channels.values()],
+        "lowest": [min(found) for found in channels.values()],
+    }
+    return Table(table, ("id", "line"), "rollouts"), Table(ranges, ("channel", "rollouts"), "channels")
+
+
+# -- columns of problems ------------------------------------------------------------------------------------
+
+
+def _column(rows: Sequence[Values | None], cell: Callable[[Values], Any]) -> list[Any]:
+    """A cell per row; None where there is no object, and so nothing to check."""
+    return [None if row is None else cell(row) for row in rows]
+
+
+def _texts(rows: Sequence[Values | None]) -> dict[str, list[Any]]:
+    """The id; the three texts of a problem, without blanks at their ends, and their kinds."""
+    columns = {"id": _column(rows, lambda row: _text(row, "id"))}
+    for key in _TEXTS:
+        texts = [_text(row, key) for row in rows]
+        columns[f"{key}_kind"] = [None if row is None else _kind(row, key) for row in rows]
+        columns[f"{key}_text"] = [None if text is None else text.strip() for text in texts]
+    return columns
+
+
+def _elsewhere(asked: Sequence[tuple[Values | None, str | None, str]]) -> list[str | None]:
+    """For each (row, split, place) one place of another split that has the row's question too. Without splits, every
+    other place counts: a question that is there twice is dealt into two of them."""
+    questions = [_text(row, "question") for row, _, _ in asked]
+    first: dict[str, dict[str | None, list[str]]] = {}
+    for question, (_, split, place) in zip(questions, asked, strict=True):
+        if question is not None:
+            places = first.setdefault(question, {}).setdefault(split, [])
+            if len(places) < 2:
+                places.append(place)
+    found = []
+    for question, (_, split, place) in zip(questions, asked, strict=True):
+        others = first[question] if question is not None else {}
+        also = [
+            p if name is None else f"{name}, {p}"
+            for name, places in others.items()
+            for p in places
+            if p != place and (name is None or name != split)
+        ]
+        found.append(f"also in {also[0]}" if also else None)
+    return found
+
+
+def _problem(row: Values | None, spec: str) -> Problem | str | None:
+    """The problem of a prepared line, or what is wrong with the line; None where there is no object."""
+    try:
+        return None if row is None else problem_of(row, spec)
+    except ValueError as exc:
+        return str(exc)
+
+
+def _check_raw(line: Row, verify: OwnVerifiers) -> Check:
+    row = line.values
+    if row is None or any(_kind(row, key) != "text" or not row[key].strip() for key in _TEXTS):
+        return None, None
+    try:
+        problem = file_problem(line, row, "")
+    except VerifierError as exc:
+        return None, str(exc)
+    return _check(problem, verify, {"name": EACH})
+
+
+def _check(problem: Problem, verify: Verifier, named: Named) -> Check:
+    """What the domain's verifier, which is called `named`, makes of a problem's reference answer."""
+    try:
+        if isinstance(verify, OwnVerifiers):
+            verify.check(problem)
+        reference = reference_of(problem, named)
+        return None if reference is None else verify(problem, reference).reward, None
+    except VerifierError as exc:
+        return None, str(exc)
+
+
+def _shares(noun: str, values: Mapping[str, Sequence[Any]]) -> Table:
+    """The commonest value of each split, with its share of those that there are."""
+    columns: dict[str, list[Any]] = {"split": list(values), noun: [], "share": []}
+    for found in values.values():
+        top = Counter(map(_shown, found)).most_common(1)
+        columns[noun].append(top[0][0] if top else None)
+        columns["share"].append(round(top[0][1] / len(found), 6) if top else None)
+    return Table(columns, ("split", noun), "splits")
+
+
+# -- cells --------------------------------------------------------------------------------------------------
+
+
+def _kind(row: Values, key: str) -> str:
+    """The kind of a value: text, object, list ...; with the value itself where it is short and no text or object."""
+    if key not in row:
+        return _MISSING
+    value = row[key]
+    if isinstance(value, str):
+        return "half a surrogate pair" if half_a_pair(value) else "text"
+    kind = _KINDS.get(type(value), "number")
+    return kind if isinstance(value, dict) or value is None else f"{kind}: {_shown(value)}"
+
+
+def _number_kind(row: Values, key: str) -> str:
+    """`number` for a finite one."""
+    value = row.get(key)
+    if type(value) not in (int, float):
+        return f"text: {_shown(value)}" if type(value) is str else _kind(row, key)
+    return "number" if _is_finite(value) else str(value)
+
+
+def _items_kind(row: Values, key: str, right: Callable[[Any], bool]) -> str:
+    """`list` for one whose items are all right, else what it is, or the first item that is not."""
+    if not _is_list(row, key):
+        return _kind(row, key)
+    wrong = [_shown(item) for item in row[key] if not right(item)]
+    return f"item {wrong[0]}" if wrong else "list"
+
+
+def _text(row: Values | None, key: str) -> str | None:
+    value = row.get(key) if row is not None else None
+    return value if isinstance(value, str) else None
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _is_list(row: Values, key: str) -> bool:
+    return isinstance(row.get(key), list | tuple)
+
+
+def _is_token(item: Any) -> bool:
+    return type(item) is int and item >= 0
+
+
+def _is_finite(item: Any) -> bool:
+    """Whether it is a number; whole ones of any size are."""
+    return type(item) is int or (type(item) is float and math.isfinite(item))
