@@ -1,27 +1,35 @@
-"""Every error a user can meet, as one tree.
+"""The errors that are raised on purpose, as one tree. Those that several rooms share are here, the others in the file
+that is named. Each message says what to do.
 
-FstError                     base: the message says what to do
+FstError                     base of all
 |-- ConfigError              params.yaml or a flag: names the key's path
 |-- DataError                a problem file: names file, line and remedy
-|   `-- UnknownDomain        a domain spec nobody can read
-|-- VerifierError            an unknown verifier, or one whose arguments are off
-|-- ModelError               a model that cannot be loaded or has no chat template
-|-- EngineError              whoever samples answers died, or cannot be reached (exit code 3)
-|-- ReflectorError           the reflection model failed for good (after its retries)
-|-- RecordError              a run folder that is damaged, taken or of another configuration
+|   `-- UnknownDomain        a domain spec that no family reads
+|-- VerifierError            an unknown verifier, or one with wrong arguments
+|-- ModelError               a model or adapter that cannot be loaded, or has no chat template
+|-- EngineError              the engine died or cannot be reached (exit code 3)
+|-- ReflectorError           the reflection model failed, after its retries (exit code 3)
+|-- RecordError              a run folder that is damaged, in use, or made with other parameters
 |-- MissingDependency        an optional package that this command needs
 |-- ValidationFailed         data that broke a critical expectation (exit code 5)
 |-- GateRefused              a candidate that may not replace production (exit code 5)
-|-- ChannelMoved             somebody else released meanwhile (exit code 6)
+|-- ChannelMoved             another release came first (exit code 6)
 |-- StoreError               the store cannot be reached or cannot do what is needed (exit code 3)
-`-- IntegrityError           bytes that are not what their checksum or signature says (exit code 7)
+|-- IntegrityError           bytes that do not match their checksum or signature (exit code 7)
+|-- RanksDisagree            fst/method/ranks.py: processes of one run differ (exit code 3)
+|-- NotReproduced            fst/release/reproduce.py: a stage failed on the way (exit code 3)
+|-- ClaimsError              fst/claims/run.py: a piece of work did not end (exit code 3)
+|-- WorkerDied               pipelines/worker.py: a flow's child process died or hung (exit code 3)
+|-- GraphBusy                pipelines/graph.py: another process holds DVC's lock (exit code 3)
+|-- NotReady                 pipelines/background.py: a process started beside this one ended (exit code 3)
+`-- BenchFailed              pipelines/overhead.py: one side of the comparison failed
 """
 
 from __future__ import annotations
 
 
 class FstError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the CLI exits with."""
+    """Base of all errors raised on purpose. `exit_code` is the status that the command line exits with."""
 
     exit_code = 2
 
@@ -35,35 +43,35 @@ class DataError(FstError):
 
 
 class UnknownDomain(DataError):
-    """A domain spec that no domain family can read."""
+    """A domain spec that no domain family reads."""
 
 
 class VerifierError(FstError):
-    """A verifier that does not exist or whose arguments are wrong."""
+    """A verifier does not exist, or its arguments are wrong."""
 
 
 class ModelError(FstError):
-    """A model that cannot be loaded, or that lacks what training needs."""
+    """A model or adapter cannot be loaded, or lacks something that training needs."""
 
 
 class EngineError(FstError):
-    """The engine that samples answers died, is out of memory, or does not reach its server."""
+    """The engine that samples answers died, is out of memory, or cannot reach its server."""
 
     exit_code = 3
 
 
 class ReflectorError(FstError):
-    """The reflection model could not answer after its retries."""
+    """The reflection model gave no answer, after its retries."""
 
     exit_code = 3
 
 
 class RecordError(FstError):
-    """A run folder that is damaged, locked by a living process, or made with other parameters."""
+    """A run folder is damaged, locked by a living process, or made with other parameters."""
 
 
 class MissingDependency(FstError):
-    """An optional package that this command needs is not installed."""
+    """An optional package that the command needs is not installed."""
 
 
 class ValidationFailed(FstError):
@@ -79,18 +87,18 @@ class GateRefused(FstError):
 
 
 class ChannelMoved(FstError):
-    """A channel points elsewhere than when this release was decided; nothing was changed."""
+    """A channel moved after this release was decided; nothing was changed."""
 
     exit_code = 6
 
 
 class StoreError(FstError):
-    """The store of releases cannot be reached, refuses, or cannot do what is needed."""
+    """The store of releases cannot be reached, refuses a request, or cannot do what is needed."""
 
     exit_code = 3
 
 
 class IntegrityError(FstError):
-    """Bytes are not what their checksum or signature says; nothing of them is used."""
+    """Bytes do not match their checksum or signature; none of them are used."""
 
     exit_code = 7

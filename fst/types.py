@@ -12,13 +12,14 @@ Purpose = Literal["train", "fast", "eval"]
 
 
 def prompt_id(text: str) -> str:
-    """Content address of a prompt: equal texts are one prompt."""
+    """Content hash of a prompt, 12 hex digits: equal texts are one prompt."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A member of the fast weights: a system prompt with its ancestry."""
+    """A member of the fast weights: a system prompt with its ancestry. `parents` are prompt ids, `born` is the round
+    that proposed it."""
 
     text: str
     parents: tuple[str, ...] = ()
@@ -35,7 +36,7 @@ class Prompt:
 
 
 def prompt_from_dict(values: Mapping[str, Any]) -> Prompt:
-    """What `Prompt.as_dict` gave."""
+    """The prompt that `Prompt.as_dict` wrote."""
     return Prompt(values["text"], tuple(values["parents"]), values["origin"], values["born"])
 
 
@@ -43,9 +44,9 @@ def prompt_from_dict(values: Mapping[str, Any]) -> Prompt:
 class Rollout:
     """One answer of the policy to one problem under one prompt, and its score.
 
-    `tokens` are the answer's token ids (end token included), `logprobs` the behaviour policy's
-    log-probabilities of them at T=1, in nats. `weights` names the slow weights that answered
-    (the number of optimizer steps taken).
+    `tokens` are the answer's token ids (end token included), `logprobs` their log-probabilities under the behaviour
+    policy at T=1, in nats. `weights` is the number of RL steps that the answering weights had taken. `purpose` is what
+    the rollout was sampled for; records on disk have it under the key "channel".
     """
 
     purpose: Purpose
@@ -61,7 +62,7 @@ class Rollout:
 
 @dataclass
 class Budget:
-    """Rollouts spent, by purpose. Every rollout of a run is counted here exactly once."""
+    """Rollouts spent, by purpose. Every rollout of a run counts exactly once."""
 
     train: int = 0
     fast: int = 0
@@ -69,7 +70,7 @@ class Budget:
 
     @property
     def learning(self) -> int:
-        """Rollouts that were spent to learn: training and fast rounds, not evaluation."""
+        """Rollouts spent on learning: RL steps and fast rounds, not evaluation."""
         return self.train + self.fast
 
     def add(self, purpose: Purpose, count: int) -> None:
@@ -81,8 +82,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Population:
-    """The fast weights: K prompts, best first, with the mean reward of each on the round's anchor
-    problems under the slow weights `weights`. Never empty. `prompts` may repeat a text only as padding."""
+    """The fast weights: K prompts, best first, never none; a text is repeated only as padding. `scores` is the mean
+    reward of each on the round's anchor problems, by prompt id, under the slow weights after `weights` RL steps."""
 
     prompts: tuple[Prompt, ...]
     scores: dict[str, float] = field(default_factory=dict)

@@ -30,6 +30,7 @@ LIBRARY_ROOMS = {
         "fst/traffic/simulate.py",
         "fst/monitoring/alerts.py",
     ),
+    "pydantic": ("fst/config/*",),
     "boto3": ("fst/store/s3.py",),
     "botocore": ("fst/store/s3.py",),
     "reasoning_gym": ("fst/data/families/reasoning_gym.py",),
@@ -269,6 +270,25 @@ def test_every_folder_is_a_room_with_a_place_in_the_order() -> None:
 def test_every_error_class_is_raised_somewhere() -> None:
     used = set().union(*(raised(source) for path, source in modules().items() if path != "fst/errors.py"))
     assert error_classes() - used == set()
+
+
+def test_the_tree_in_errors_py_shows_every_error() -> None:
+    """With the file that it is in, where that is another one."""
+    shown = {}
+    for line in (ast.get_docstring(parse((ROOT / "fst" / "errors.py").read_text(encoding="utf-8"))) or "").splitlines():
+        name, _, says = line.lstrip("|`- ").partition(" ")
+        if line[:1] in "|`" and name:
+            place = says.strip().partition(":")[0]
+            shown[name] = place if place.endswith(".py") else "fst/errors.py"
+    bases = error_classes() | {"FstError"}
+    found = {
+        node.name: path
+        for path, source in modules().items()
+        for node in parse(source).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        if {ast.unparse(base) for base in node.bases} & bases
+    }
+    assert shown == found
 
 
 def test_an_error_class_that_nobody_raises_would_be_noticed() -> None:

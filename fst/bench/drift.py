@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import beta
 
-from fst.config.sections_live import DriftParams
+from fst.config import DriftParams
 from fst.data.domains import load_domain
 from fst.data.types import Problem, SplitSizes
 from fst.monitoring.calibration import calibrate

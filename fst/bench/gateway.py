@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from fst.config import Params
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.errors import EngineError
+from fst.models.engines.registry import load_engine
 from fst.models.policy import load_policy
 from fst.models.sampler import Ask
-from fst.serving.worker import TransformersFactory, Worker
+from fst.serving.worker import Worker
 from fst.store.bundle import write_bundle
 from fst.store.channel import Action
 from fst.store.releases import Releases
@@ -63,7 +65,7 @@ def serve(params: Params, seconds: float, minutes: float) -> Iterator[str]:
 
 async def _compare(params: Params, questions: list[str], seconds: float) -> list[str]:
     model = params.model
-    worker = Worker(TransformersFactory(model.base, model.max_new_tokens, model.dtype, model.threads))
+    worker = Worker(partial(load_engine, params))
     await worker.start()
     policy = load_policy(model.base, model.max_new_tokens)
     asks = [

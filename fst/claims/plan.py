@@ -51,7 +51,7 @@ class Size:
         return {
             "loop": {"cycles": 10_000, **loop},
             "prepare": {"validation": self.problems, "test": self.problems},
-            "evaluate": {"drift_problems": min(100, self.problems)},
+            "evaluate": {"kl_problems": min(100, self.problems)},
         }
 
 

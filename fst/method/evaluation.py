@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from fst.config.sections import EvaluateParams
+from fst.config import EvaluateParams
 from fst.data.types import Problem
 from fst.method.kl import drift
 from fst.models.policy import Policy
@@ -49,8 +49,8 @@ class Meter:
 
     def read(self, prompt: Prompt, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> Evaluation:
         """Rollouts come `params.samples` a problem, in the problems' order. Drift is taken on the first answer to
-        each of the first `params.drift_problems` problems."""
-        samples, probes = self.params.samples, problems[: self.params.drift_problems]
+        each of the first `params.kl_problems` problems."""
+        samples, probes = self.params.samples, problems[: self.params.kl_problems]
         answers = [rollouts[i * samples].tokens for i in range(len(probes))]
         kl = [
             drift(self.policy, self._contexts(text, probes), answers) if self.moved else 0.0

@@ -20,7 +20,7 @@ from gepa.core.adapter import EvaluationBatch
 from gepa.core.state import GEPAState, ValsetEvaluation
 from gepa.strategies.eval_policy import FullEvaluationPolicy
 
-from fst.config.sections import FastParams
+from fst.config import FastParams
 from fst.data.scoring import without_answer
 from fst.data.types import Problem
 from fst.method.frontier import deal, greedy_cover, mean_score

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fst.config import Params, params_from_dict
+from fst.config import Params, params_from_record
 from fst.data.domains import load_domain
 from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
@@ -135,7 +135,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     torch.manual_seed(job.seed)
     domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
     start = read_bundle(job.start) if job.start else None
-    policy = load_with_engine(params.model, params.vllm, params.slow.lora_rank)
+    policy = load_with_engine(params)
     check_lengths(policy, domain, params)
     reflector = build_reflector(policy, params)
     trl_config(params.slow, params.model, job.folder, job.seed)
@@ -244,7 +244,7 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
             config["domain"],
             config["seed"],
             Path(scratch) / folder.name,
-            params_from_dict(config["params"]),
+            params_from_record(config["params"]),
             problems=_path(places.get("problems")),
             start=_path(places.get("start")),
         )

@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from fst.config.sections import ModelParams, SlowParams
+from fst.config import ModelParams, SlowParams
 from fst.data.types import Problem, Verifier
 from fst.errors import ConfigError
 from fst.method import ranks

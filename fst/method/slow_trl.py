@@ -15,8 +15,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from fst.config import Params
-from fst.config.sections import ModelParams, SlowParams
+from fst.config import ModelParams, Params, SlowParams
 from fst.data.types import Problem
 from fst.errors import ConfigError
 from fst.models.adapter import lora_config

@@ -1,1 +1,1 @@
-"""The policy, its engines, the reflector and the lab base model."""
+"""The policy, its engines, the reflectors and the lab base model."""

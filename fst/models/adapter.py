@@ -18,12 +18,12 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def lora_config(rank: int, alpha: int) -> LoraConfig:
-    """LoRA on every linear layer but the head, without dropout (answers are sampled from the same weights)."""
+    """LoRA on every linear layer except the output head. No dropout: answers are sampled from the trained weights."""
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Copies of the adapter's tensors by name, on the CPU."""
+    """Copies of the adapter's tensors, by name, on the CPU."""
     return {
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in sorted(get_peft_model_state_dict(model).items())
@@ -31,8 +31,8 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write adapter_config.json and the weights, loadable by PEFT and vLLM. Same adapter, same bytes, wherever the
-    base model lies: its place is left out of the configuration, and sets are sorted."""
+    """Write adapter_config.json and adapter_model.safetensors, as PEFT and vLLM load them. Equal adapters give equal
+    bytes: the configuration leaves out the base model's path, and sets are sorted."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": None, "inference_mode": True}
     text = json.dumps(config, indent=1, sort_keys=True, default=sorted)
@@ -41,7 +41,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
-    """Replace the adapter's tensors by those in `folder`. Raises ModelError when shapes or names differ."""
+    """Replace the adapter's tensors by those in `folder`. Raises ModelError when names or shapes differ."""
     tensors = load_file(folder / WEIGHTS)
     expected = adapter_state(model)
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in expected.items()}:
@@ -49,8 +49,16 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     set_peft_model_state_dict(model, tensors)
 
 
+def adapter_name(folder: Path) -> str:
+    """The name that engines give the adapter in a folder: a content hash. Raises ModelError when it has no weights."""
+    try:
+        return f"fst-{hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]}"
+    except OSError as exc:
+        raise ModelError(f"{folder} has no {WEIGHTS} ({exc.strerror}); name a folder with an adapter") from exc
+
+
 def attach_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
-    """The model with the adapter in `folder` on it, frozen. Raises ModelError when it does not fit."""
+    """Wrap the model with the adapter in `folder`, frozen. Raises ModelError when it does not fit."""
     try:
         return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False).eval()
     except (ValueError, RuntimeError, OSError, SafetensorError) as exc:
@@ -58,7 +66,7 @@ def attach_adapter(model: PreTrainedModel, folder: Path, name: str = "default") 
 
 
 def adapter_sha256(tensors: dict[str, torch.Tensor]) -> str:
-    """Content hash of an adapter: names, shapes and bytes, independent of the file's header."""
+    """Content hash of an adapter: names, shapes, types and bytes; independent of the file's header."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

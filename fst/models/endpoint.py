@@ -1,8 +1,8 @@
-"""A reflection model behind an OpenAI-compatible chat endpoint. The only file that imports httpx.
+"""A reflection model behind an OpenAI-compatible chat endpoint.
 
-What is retried: 408, 429 (waiting as long as Retry-After asks, up to a cap), 5xx, time-outs, broken
-connections, and replies that hold no text. Everything else fails at once with a remedy. The API key is read
-from the environment at every call and kept nowhere; where a server echoes it, it is blanked.
+Retried are status 408, 429 (waiting as long as Retry-After asks, up to a limit) and 5xx, time-outs, broken connections
+and replies without text. Everything else fails at once, with a remedy. httpx's errors become ReflectorError here. The
+API key is read from the environment at every call and never stored; where a server echoes it, it is blanked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fst.errors import ConfigError, ReflectorError
 
 LONGEST_WAIT_SECONDS = 60.0
 LARGEST_REPLY_BYTES = 4 * 1024 * 1024
-CHARACTERS_PER_TOKEN = 4  # the usual rule of thumb for English, used only where a reply states no usage
+CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English, used only where a reply states no usage
 
 REMEDIES = {
     403: "The key in {env} may not use model {model!r}",
@@ -37,11 +37,11 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Where the reflection model answers, and how patiently it is asked.
+    """Address of the reflection model, and how patiently it is asked.
 
-    `api_key_env` names an environment variable; when that is unset no key is sent, as local servers want it.
-    `timeout_seconds` bounds one whole attempt. `max_retries` counts attempts after the first. Prices are in the
-    currency of your bill. Raises ConfigError on values out of range.
+    `api_key_env` names an environment variable; when it is unset no key is sent, which suits local servers.
+    `timeout_seconds` bounds one whole attempt, `max_retries` counts attempts after the first. Raises ConfigError for
+    values out of range.
     """
 
     base_url: str
@@ -52,8 +52,6 @@ class EndpointConfig:
     backoff_seconds: float = 1.0
     temperature: float = 1.0
     max_tokens: int = 1024
-    price_per_million_input: float = 0.0
-    price_per_million_output: float = 0.0
 
     def __post_init__(self) -> None:
         _check_url(self.base_url)
@@ -63,8 +61,6 @@ class EndpointConfig:
             "backoff_seconds": (0, True),
             "temperature": (0, True),
             "max_tokens": (1, True),
-            "price_per_million_input": (0, True),
-            "price_per_million_output": (0, True),
         }
         for name, (low, allowed) in ranges.items():
             value = getattr(self, name)
@@ -73,20 +69,19 @@ class EndpointConfig:
         if not self.model:
             raise ConfigError("endpoint.model: name the model that the endpoint serves")
         if not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
-            # The value is not repeated: the usual mistake is to put the key itself here.
+            # The message does not repeat the value: the usual mistake is to put the key itself here.
             raise ConfigError("endpoint.api_key_env: must be the NAME of an environment variable, not the key")
 
 
 @dataclass
 class Usage:
-    """What the endpoint was asked and what it billed. `calls` are texts asked for, `retries` the extra requests;
-    `estimated` counts replies that stated no usage, whose tokens are a guess from their length."""
+    """Requests and tokens. `calls` counts texts asked for, `retries` further requests, `estimated` replies that stated
+    no usage, whose tokens are estimated from their length."""
 
     calls: int = 0
     retries: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    cost: float = 0.0
     estimated: int = 0
 
     def as_dict(self) -> dict[str, float]:
@@ -95,14 +90,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class _Setback:
-    """An attempt that may succeed when repeated: why it failed, and the wait in seconds the server asked for."""
+    """An attempt that failed and may succeed when repeated: the reason, and the wait in seconds that the server asked
+    for."""
 
     reason: str
     wait: float = 0.0
 
 
 class EndpointReflector:
-    """A callable `text -> text` for the reflection step. Safe to call from several threads.
+    """A callable `text -> text` for reflection, safe to call from several threads.
 
     `sleep` and `jitter` (uniform in [0, 1)) are arguments so that tests need not wait.
     """
@@ -123,8 +119,8 @@ class EndpointReflector:
         return f"EndpointReflector({self.config.model!r} at {self.config.base_url})"
 
     def __call__(self, text: str) -> str:
-        """Ask the model once; returns its text (possibly empty). Raises ReflectorError after the retries, or at
-        once where retrying cannot help."""
+        """Ask the model once; returns its text, which may be empty. Raises ReflectorError after the retries, or at once
+        where a retry cannot help."""
         with self._lock:
             self.usage.calls += 1
         reason = ""
@@ -144,7 +140,8 @@ class EndpointReflector:
         )
 
     def _wait(self, attempt: int, asked: float) -> float:
-        """Exponential back-off with half of it random; never less than the server asked for, never above the cap."""
+        """Seconds: exponential back-off, half of it random; at least what the server asked for, at most
+        LONGEST_WAIT_SECONDS."""
         backoff = self.config.backoff_seconds * 2**attempt * (0.5 + 0.5 * self._jitter())
         return min(LONGEST_WAIT_SECONDS, max(asked, backoff))
 
@@ -166,7 +163,7 @@ class EndpointReflector:
         raise ReflectorError(f"{self!r} answered HTTP {status}: {said}. {self._remedy(status, key)}")
 
     def _post(self, client: httpx.Client, text: str, key: str) -> tuple[int, httpx.Headers, bytes]:
-        """One request. httpx bounds each read, not the whole: a reply that drips is cut off here."""
+        """Status, headers and body of one request. httpx bounds each read only; a reply that drips is cut off here."""
         deadline = time.monotonic() + self.config.timeout_seconds
         request = {
             "model": self.config.model,
@@ -187,7 +184,7 @@ class EndpointReflector:
             return response.status_code, response.headers, bytes(body)
 
     def _read(self, text: str, body: bytes) -> str | _Setback:
-        """The text of a 200 reply. Its tokens are counted even when it holds no text: they are billed."""
+        """The text of a reply with status 200. Its tokens count even when it has no text, since they are billed."""
         try:
             reply = json.loads(body)
         except (ValueError, RecursionError):
@@ -203,17 +200,15 @@ class EndpointReflector:
         known = all(type(n) is int and n >= 0 for n in (tokens_in, tokens_out))
         if not known:
             tokens_in, tokens_out = (math.ceil(len(t) / CHARACTERS_PER_TOKEN) for t in (asked, answered))
-        price_in, price_out = self.config.price_per_million_input, self.config.price_per_million_output
         with self._lock:
             self.usage.estimated += not known
             self.usage.input_tokens += tokens_in
             self.usage.output_tokens += tokens_out
-            self.usage.cost += (tokens_in * price_in + tokens_out * price_out) / 1e6
 
     def _key(self) -> str:
         key = os.environ.get(self.config.api_key_env, "").strip()
         if not (key.isascii() and key.isprintable()) or " " in key:
-            # Checked here because httpx would print the header, and so the key, in its own error.
+            # httpx would print the header, and so the key, in its own error.
             raise ReflectorError(f"{self.config.api_key_env} holds characters that no API key has: set it again")
         return key
 
@@ -231,17 +226,17 @@ def _check_url(text: str) -> None:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
-        # From None: httpx quotes the part it cannot read, which may be a password.
+        # from None: httpx quotes the part that it cannot read, which may be a password.
         raise ConfigError("endpoint.base_url: not a URL; give one such as http://localhost:8000/v1") from None
     if url.userinfo or url.query or url.fragment:
-        # The URL is printed in errors and records, and these parts are where people put secrets.
+        # Errors and records print the URL, and people put secrets in these parts.
         raise ConfigError("endpoint.base_url: must hold no user, password, query or fragment; use api_key_env")
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"endpoint.base_url: {text!r} must look like http://localhost:8000/v1")
 
 
 def _content(reply: Any) -> tuple[str | None, str]:
-    """The answer's text, or None and what is wrong with the reply."""
+    """The answer's text and "", or None and what is wrong with the reply."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None, "the reply has no choices"
@@ -253,7 +248,7 @@ def _content(reply: Any) -> tuple[str | None, str]:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds from a Retry-After header in either of its forms (seconds, or an HTTP date); 0 where unreadable."""
+    """Seconds from a Retry-After header in either form (seconds, or an HTTP date); 0 where it cannot be read."""
     try:
         seconds = float(value)
     except ValueError:
@@ -266,5 +261,5 @@ def _retry_after(value: str) -> float:
 
 
 def _blank(text: str, key: str) -> str:
-    """Remove the key, where a server quotes it back."""
+    """Blank the key in what a server said."""
     return text.replace(key, "[key]") if key else text

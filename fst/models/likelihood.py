@@ -1,4 +1,4 @@
-"""Forced scoring: what the model gives to known tokens. Screening of prompts and the drift meter stand on it."""
+"""Forced scoring: the log-probabilities of known tokens. Used to screen prompts and to measure KL."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-MAX_TOKENS = 8192
+MAX_TOKENS = 8192  # per batch, padding included
 
 
 def forced_logits(
     model: nn.Module, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Logits of the answer tokens, in batches of like length.
+    """Logits at the answer tokens, in batches of similar length; A is the longest answer of a batch.
 
-    Yields (rows, logits (rows, A, vocabulary), answer ids (rows, A) with -100 behind each answer's end);
-    `rows` index the inputs. Gradients flow unless the caller switches them off.
+    Yields (rows, logits (len(rows), A, vocabulary), answer ids (len(rows), A), -100 after each answer's end);
+    `rows` are indices into the inputs. Gradients flow unless the caller switches them off.
     """
     device = next(model.parameters()).device
     lengths = [len(c) + len(a) for c, a in zip(contexts, answers, strict=True)]
@@ -50,7 +50,7 @@ def forced_logits(
 def answer_logprobs(
     model: nn.Module, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
 ) -> list[float]:
-    """Summed log-probability of each answer after its context, in nats."""
+    """Summed log-probability of each answer given its context, in nats."""
     totals = [0.0] * len(contexts)
     for rows, logits, targets in forced_logits(model, contexts, answers, pad_id):
         logprobs = torch.log_softmax(logits.float(), -1)

@@ -1,7 +1,7 @@
-"""The policy: a causal LM with its chat template, and the one place where answers are sampled.
+"""The policy: a causal LM with its chat template, which answers problems under prompts.
 
-Any Hugging Face causal LM works, by directory or hub id, with or without a system role. Groups share
-their prefill: each distinct request is encoded once and its cache is repeated for its n answers.
+Any Hugging Face causal LM with a chat template works, by directory or hub id, with or without a system role. Its engine
+(fst/models/engines/) samples the answers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Message = dict[str, str]
 
 @dataclass
 class Reader:
-    """A model's tokenizer with its chat template: how problems and prompts look to it. `context` is the most tokens
-    it reads, None where the model names no limit."""
+    """A model's tokenizer and chat template: how problems and prompts look to the model. `context` is the longest input
+    in tokens, None where the model's configuration names no limit."""
 
     tokenizer: PreTrainedTokenizerBase
     name: str
@@ -39,8 +39,8 @@ class Reader:
     context: int | None
 
     def messages(self, prompt: str, question: str) -> list[Message]:
-        """One problem under one prompt. Without a system role the prompt stands before the question; an
-        empty prompt adds nothing."""
+        """The conversation for a question under a prompt. For a model without a system role the prompt goes before the
+        question; an empty prompt adds nothing."""
         if not prompt:
             return [{"role": "user", "content": question}]
         if self.has_system_role:
@@ -48,17 +48,19 @@ class Reader:
         return [{"role": "user", "content": f"{prompt}\n\n{question}"}]
 
     def encode(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
-        """Token ids of each conversation, ready for the assistant's turn."""
+        """Token ids of each conversation, up to where the assistant's turn begins."""
         encoded = self.tokenizer.apply_chat_template(list(conversations), add_generation_prompt=True, tokenize=True)
         return [list(ids) for ids in encoded["input_ids"]]
 
     def count_tokens(self, text: str) -> int:
+        """Tokens in a text, special tokens that the tokenizer adds included."""
         return len(self.tokenizer(text)["input_ids"])
 
 
 @dataclass
 class Policy(Reader):
-    """Model and tokenizer; `model` is the plain base or, once slow weights train, the PEFT model around it."""
+    """A model with its tokenizer and engine. `model` is the plain base model, or the PEFT model around it once it has
+    an adapter. `max_new_tokens` bounds an answer."""
 
     model: PreTrainedModel | PeftModel
     max_new_tokens: int
@@ -75,7 +77,7 @@ class Policy(Reader):
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
     ) -> list[list[Answer]]:
-        """n sampled answers to each request, in order. Same seed and weights: same answers."""
+        """n sampled answers to each request, in order. The same seed and weights give the same answers."""
         return self.answer_ids(self.encode(requests), n, seed, temperature, max_new_tokens)
 
     def answer_ids(
@@ -88,16 +90,18 @@ class Policy(Reader):
     ) -> list[list[Answer]]:
         """As `answer`, for encoded requests."""
         plan = Sampling(n, max_new_tokens or self.max_new_tokens, temperature, self.end_ids, self.pad_id, seed)
-        answers = self.engine.sample(requests, plan)
-        texts = self.tokenizer.batch_decode(
-            [list(a.tokens) for group in answers for a in group], skip_special_tokens=True
-        )
-        decoded = iter(texts)
-        return [[Answer(a.tokens, a.logprobs, next(decoded).strip()) for a in group] for group in answers]
+        groups = self.engine.sample(requests, plan)
+        decoded = iter(self.decoded([answer for group in groups for answer in group]))
+        return [[next(decoded) for _ in group] for group in groups]
+
+    def decoded(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers with their texts: without special tokens, stripped of blanks."""
+        texts = self.tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
+        return [Answer(a.tokens, a.logprobs, text.strip()) for a, text in zip(answers, texts, strict=True)]
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer: the tokenizer's and the generation config's."""
+        """Token ids that end an answer: the tokenizer's and the generation configuration's."""
         ids = {self.tokenizer.eos_token_id}
         configured = getattr(self.model, "generation_config", None)
         extra = getattr(configured, "eos_token_id", None)
@@ -110,7 +114,7 @@ class Policy(Reader):
 
     @contextlib.contextmanager
     def frozen_base(self) -> Iterator[None]:
-        """The same policy with its adapter switched off: the frozen base."""
+        """Switch the adapter off inside the block: the frozen base model answers."""
         if isinstance(self.model, PeftModel):
             with self.model.disable_adapter():
                 yield
@@ -119,11 +123,11 @@ class Policy(Reader):
 
 
 def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template renders a system turn (some raise, some drop it)."""
+    """Whether the chat template renders a system turn (some raise an error, some drop the turn)."""
     probe = [{"role": "system", "content": "fst-probe"}, {"role": "user", "content": "hello"}]
     try:
         return "fst-probe" in str(tokenizer.apply_chat_template(probe, tokenize=False))
-    except Exception:  # jinja templates raise errors of their own making
+    except Exception:  # a chat template may raise anything
         return False
 
 
@@ -143,7 +147,7 @@ def load_reader(base: str) -> Reader:
 
 
 def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Policy:
-    """Load a model by directory, hub id or `lab`. Raises ModelError saying what to do."""
+    """Load a model by directory, hub id or `lab`. Raises ModelError that says what to do."""
     disable_progress_bar()
     with _explained(base):
         model = AutoModelForCausalLM.from_pretrained(model_place(base), dtype=getattr(torch, dtype))
@@ -151,7 +155,7 @@ def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Polic
 
 
 def model_place(base: str) -> str:
-    """Where a model is: a directory, or a hub id. Raises ModelError for a lab base that is not there."""
+    """The directory or hub id of a model. Raises ModelError when `lab` is asked for and its weights are missing."""
     if base == "lab" and not (LAB_BASE / "model.safetensors").exists():
         raise ModelError(f"the lab base model is missing from {LAB_BASE}; build it with `fst lab-base build`")
     return str(LAB_BASE) if base == "lab" else base
@@ -159,7 +163,7 @@ def model_place(base: str) -> str:
 
 @contextlib.contextmanager
 def _explained(base: str) -> Iterator[None]:
-    """What a library says about a model that cannot be loaded, with what to do."""
+    """Turn a library's error about a model that cannot be loaded into a ModelError with a remedy."""
     try:
         yield
     except (OSError, ValueError, SafetensorError) as exc:

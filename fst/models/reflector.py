@@ -1,8 +1,8 @@
-"""Reflectors: who reads feedback and writes the next prompt.
+"""Reflectors read feedback and write the next prompt.
 
-`PolicyReflector` is the frozen base itself (as the paper's frozen LLM is): it draws many proposals, which
-cost no rollout, and screens them by the likelihood the policy gives to the expected answers under each,
-in one batched forward pass. `CallableReflector` wraps any `str -> str`, such as an OpenAI-compatible endpoint.
+`PolicyReflector` uses the policy's own frozen base (the paper reflects with a frozen LLM). It draws many proposals,
+which cost no rollout, and screens them by the likelihood that the policy gives to the expected answers under each, in
+batched forward passes. `CallableReflector` wraps any `str -> str`, such as an OpenAI-compatible endpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from fst.data.lab.corpus import induction_request
 from fst.data.scoring import parse_feedback
 from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Message, Policy
@@ -37,8 +38,8 @@ between lines of three backticks."""
 
 @dataclass(frozen=True)
 class Proposal:
-    """One proposed prompt and what finding it cost: proposals drawn, distinct ones screened, tokens read by
-    the screening, seconds."""
+    """A proposed prompt and what finding it cost: proposals drawn, distinct ones screened, tokens that the screening
+    read, seconds."""
 
     text: str
     drawn: int = 1
@@ -51,28 +52,28 @@ class Reflector(Protocol):
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """A prompt that should do better than `current` on what `feedback` tells, and is none of `avoid`.
+        """A prompt, none of `avoid`, that should do better than `current` on the problems in `feedback`.
 
-        `evidence` is more feedback that was paid for already, to check proposals on. An empty text means:
-        nothing to propose."""
+        `evidence` is further feedback that has been paid for already, to check proposals on. An empty text means that
+        there is nothing to propose."""
         ...
 
 
 def feedback_request(current: str, feedback: Sequence[str]) -> str:
-    """The full reflection request for a general LLM."""
+    """The reflection request for a general LLM."""
     return FEEDBACK_TEMPLATE.format(current=current, feedback="\n\n".join(feedback))
 
 
 def extract_prompt(reply: str) -> str:
-    """The text between the last pair of triple backticks (a language tag is dropped), or the whole reply."""
+    """The text between the last pair of triple backticks, without a language tag; else the whole reply."""
     fenced = re.findall(r"```[a-z]*\n?(.*?)```", reply, re.DOTALL)
     return (fenced[-1] if fenced else reply).strip()
 
 
 @dataclass
 class CallableReflector:
-    """Any callable from request to reply, for instance models.endpoint.EndpointReflector. What it raises is the
-    caller's to handle: the fast round counts it and goes on."""
+    """Reflects with a callable from request to reply, such as fst.models.endpoint.EndpointReflector. Its exceptions are
+    passed on: the fast round counts a ReflectorError and goes on."""
 
     call: Callable[[str], str]
 
@@ -85,19 +86,18 @@ class CallableReflector:
 
     @property
     def usage(self) -> dict[str, float]:
-        """Calls, tokens and cost so far, where the callable counts them."""
+        """Calls and tokens so far, where the callable counts them."""
         counted = getattr(self.call, "usage", None)
         return dict(counted.as_dict()) if counted else {}
 
 
 @dataclass
 class PolicyReflector:
-    """The frozen base as its own reflection LM; see the module's docstring. With `weights` "current", the policy as
-    it is now reflects.
+    """Reflects with the policy: its frozen base, or its current weights where `weights` is "current".
 
-    `style` "pairs" asks for a rule from (input, expected) pairs, each proposal from its own random subset of
-    at most `max_pairs`; "feedback" asks with the full text, as one asks a general LLM. All distinct proposals are
-    screened on the feedback, the best `finalists` again on all evidence there is.
+    `style` "pairs" asks for a rule behind (input, expected) pairs, each request with its own random subset of at most
+    `max_pairs` pairs and about `max_request_tokens` tokens; "feedback" asks with the full text, like a general LLM. All
+    distinct proposals are screened on the feedback, the best `finalists` once more on all the evidence.
     """
 
     policy: Policy
@@ -141,13 +141,13 @@ class PolicyReflector:
         requests = []
         for _ in range(max(1, self.proposals // 8)):
             chosen = rng.sample(list(pairs), min(len(pairs), rng.randint(3, self.max_pairs)))
-            while len(chosen) > 1 and self.policy.count_tokens(_pairs_text(chosen)) > self.max_request_tokens:
+            while len(chosen) > 1 and self.policy.count_tokens(induction_request(chosen)) > self.max_request_tokens:
                 chosen.pop()
-            requests.append(self.policy.messages(INDUCTION_SYSTEM, _pairs_text(chosen)))
+            requests.append(self.policy.messages(INDUCTION_SYSTEM, induction_request(chosen)))
         return requests
 
     def _screen(self, texts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, float], int]:
-        """Mean log-likelihood of the expected answers under each text, and the tokens read for it."""
+        """Mean log-likelihood of the expected answers under each text, in nats, and the tokens read for it."""
         if not texts or not pairs:
             return dict.fromkeys(texts, 0.0), 0
         asked = [(text, q, a) for text in texts for q, a in pairs]
@@ -161,8 +161,3 @@ class PolicyReflector:
         n = len(pairs)
         means = {text: sum(logprobs[i * n : (i + 1) * n]) / n for i, text in enumerate(texts)}
         return means, sum(map(len, contexts)) + sum(map(len, answers))
-
-
-def _pairs_text(pairs: Sequence[tuple[str, str]]) -> str:
-    """The lab base's induction form: `digits: 3 1 -> 1 3; digits: ...`."""
-    return "; ".join(f"{question} -> {expected}" for question, expected in pairs)

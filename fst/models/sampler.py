@@ -1,5 +1,5 @@
-"""Batched sampling: left-padded prefill of distinct requests, caches repeated for n answers each, then one
-token a step for all rows, finished rows leaving the batch."""
+"""Batched sampling: left-padded prefill of the distinct requests, their caches repeated for n answers each, then one
+token per step for all rows; finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-MAX_ROWS = 1024
+MAX_ROWS = 1024  # per batch of training and evaluation
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Sampled token ids (the end token included, if it came), their log-probabilities under the sampling
-    model at T=1 in nats, and the text without special tokens."""
+    """Sampled token ids (the end token included, if it was drawn), their log-probabilities under the sampling model
+    at temperature 1, in nats, and the text without special tokens."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -24,8 +24,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample: n answers a request, at most `max_new_tokens` each, `temperature` 0 is greedy. An answer
-    ends with one of `end_ids`; `pad_id` fills rows on the left."""
+    """How to sample: n answers per request, of at most `max_new_tokens` each; temperature 0 is greedy. An answer ends
+    with one of `end_ids`; `pad_id` fills rows on the left."""
 
     n: int
     max_new_tokens: int
@@ -37,7 +37,7 @@ class Sampling:
 
 @torch.inference_mode()
 def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-    """n answers to each request, in order. The model's mode is left as it was found."""
+    """n answers to each request, in order. The model is left in the mode (training or not) that it was in."""
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(plan.seed)
@@ -56,8 +56,8 @@ def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sa
 
 @dataclass(frozen=True)
 class Ask:
-    """One request that is served: its tokens, and how to answer it. `adapter` is a name that `load` gave, None for the
-    base; temperature 0 is greedy; the same seed, weights and neighbours give the same answer."""
+    """A request that is served: its tokens, and how to answer it. `adapter` is a name that `Engine.load` gave, None for
+    the base; temperature 0 is greedy. The same ask in the same batch, under the same weights, gets the same answer."""
 
     tokens: tuple[int, ...]
     adapter: str | None
@@ -70,7 +70,7 @@ class Ask:
 def serve_rows(
     model: nn.Module, rows: Sequence[Ask], end_ids: Sequence[int], pad_id: int, heard: Callable[[int, int], None]
 ) -> list[Answer]:
-    """One answer to each row, all in one batch; `heard(row, token)` is told of every token that is no end."""
+    """One answer to each row, all in one batch. `heard(row, token)` is called with every token except end tokens."""
     was_training = model.training
     model.eval()
     generators = [torch.Generator().manual_seed(row.seed) for row in rows]
@@ -91,8 +91,8 @@ def serve_rows(
 
 
 def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    """Token ids (rows,) drawn from logits (rows, vocabulary); drawn on the CPU so that a seed means the
-    same on every device."""
+    """Token ids (rows,) drawn from logits (rows, vocabulary). The draw is on the CPU, so that a seed means the same on
+    every device."""
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, -1).cpu()
@@ -110,8 +110,8 @@ def _sample_chunk(
 
 @dataclass(frozen=True)
 class _Decoding:
-    """Prefill and decoding of a batch. `limits` are tokens a row; `draw(logits, rows)` gives the next token of each row
-    that is alive."""
+    """Prefill and decoding of a batch. `limits` are the most tokens of each row; `draw(logits, rows)` gives the next
+    token of each unfinished row; `heard(row, token)` is called with every token except end tokens."""
 
     limits: Sequence[int]
     end_ids: Sequence[int]
@@ -120,7 +120,7 @@ class _Decoding:
     heard: Callable[[int, int], None] | None = None
 
     def run(self, model: nn.Module, requests: Sequence[Sequence[int]], n: int) -> list[Answer]:
-        """n answers to each request, request by request."""
+        """n answers to each request, those of one request together."""
         device = next(model.parameters()).device
         longest = max(len(r) for r in requests)
         ids = torch.tensor([[self.pad_id] * (longest - len(r)) + list(r) for r in requests], device=device)

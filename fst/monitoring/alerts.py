@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import httpx
 
-from fst.config.sections_live import AlertParams
+from fst.config import AlertParams
 from fst.errors import ConfigError
 
 Sink = Callable[["Alert"], object]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fst.config.sections_live import DriftParams
+from fst.config import DriftParams
 from fst.files import document, write_atomic
 from fst.monitoring.signals import Reference, distance
 
@@ -53,7 +53,7 @@ def calibrate(reference: Reference, params: DriftParams) -> Thresholds:
 
 def thresholds_of(reference: Reference, params: DriftParams, folder: Path) -> Thresholds:
     """As `calibrate`, kept in a file for the same reference and parameters."""
-    digest = hashlib.sha256(json.dumps(asdict(params), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(params.as_dict(), sort_keys=True).encode())
     for key, column in sorted(reference.columns.items()):
         digest.update(repr(key).encode() + column.tobytes())
     file = folder / f"thresholds-{digest.hexdigest()[:16]}.json"

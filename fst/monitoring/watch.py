@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fst.config.sections_live import DriftParams
+from fst.config import DriftParams
 from fst.files import document, write_atomic
 from fst.lines import append_line, read_lines
 from fst.monitoring.alerts import Alert

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fst.config import Params, params_from_dict
+from fst.config import Params, params_from_dict, upgraded
 from fst.errors import ConfigError, DataError
 from fst.release.recipe import candidate_manifest, in_order
 from fst.stages.places import Places
@@ -61,7 +61,7 @@ class Adaptation:
         """The project's parameters with these domains, and those that production was made of, in them."""
         provenance = production.manifest["provenance"] or {"params": {"domains": {}}}
         values = params.as_dict()
-        known = {**provenance["params"]["domains"], **values["domains"], **self.domains(params)}
+        known = {**upgraded(provenance["params"])["domains"], **values["domains"], **self.domains(params)}
         values["store"] = {**values["store"], "channel": self.channel}
         return params_from_dict(in_order({**values, "domains": known}))
 

@@ -7,7 +7,6 @@ point is finished by asking again, and going through all domains again changes n
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Iterator
@@ -104,7 +103,7 @@ class Candidate:
             "provenance": {
                 "commit": commit(),
                 "dvc_lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
-                "params": dataclasses.asdict(self.stages.params),
+                "params": self.stages.params.as_dict(),
             },
         }
         documents = {

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fst.config.sections import GateParams
+from fst.config import GateParams
 
 Entry = Mapping[str, Any]  # a domain's entry of evaluation.json
 Verdict = Literal["release", "refuse"]
@@ -78,7 +78,7 @@ class Decision:
         return [finding.sentence for finding in self.findings if not finding.passed]
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "limits": self.limits.as_dict()}
 
 
 def decide(candidate: str, production: str | None, cases: Sequence[Case], limits: GateParams) -> Decision:

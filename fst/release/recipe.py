@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fst.config import Params
+from fst.config import Params, upgraded
 from fst.errors import ConfigError, IntegrityError
 from fst.files import document
 from fst.release.views import changes, flat
@@ -122,7 +121,7 @@ def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Itera
 
 
 def _params_of_candidate(manifest: Mapping[str, Any], now: Params) -> dict[str, Any]:
-    params = {**dataclasses.asdict(now), **manifest["params"]}
+    params = {**now.as_dict(), **upgraded(manifest["params"])}
     for name, facts in manifest["domains"].items():
         params["domains"] = {**params["domains"], name: {**params["domains"].get(name, {}), "spec": facts["spec"]}}
         now.domain(name)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from fst.config import upgraded
 from fst.release.references import References
 from fst.store.bundle import Bundle
 
@@ -156,4 +157,4 @@ def _pairs(domain: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> 
 
 def _made_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
     facts = {key: value for key, value in manifest.items() if key not in _NOT_MADE_WITH and value is not None}
-    return flat({**facts, **manifest.get("params", {})})
+    return flat({**facts, **upgraded(manifest.get("params", {}))})

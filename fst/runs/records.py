@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from fst.config import upgraded
 from fst.errors import RecordError
 from fst.files import sync_folder, write_atomic
 from fst.types import Rollout
@@ -59,6 +60,7 @@ def check_same(path: Path, config: Mapping[str, Any]) -> None:
         before = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as exc:
         raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
+    before["params"] = upgraded(before.get("params", {}))
     for key, value in config.items():
         if before.get(key) != json.loads(json.dumps(value)):
             raise RecordError(

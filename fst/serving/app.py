@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from fst.config.sections_live import ServeParams
+from fst.config import ServeParams
 from fst.errors import EngineError, FstError, VerifierError
 from fst.serving import openai
 from fst.serving.answering import MODEL, Answering

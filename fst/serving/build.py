@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from fst.config import Params
 from fst.errors import ConfigError
-from fst.models.engines.registry import load_with_engine
+from fst.models.engines.registry import engine_class, load_engine
 from fst.models.policy import load_reader
 from fst.serving.answering import Answering
 from fst.serving.app import Gateway
@@ -24,7 +25,7 @@ from fst.serving.keys import Keys
 from fst.serving.live import Live
 from fst.serving.metrics import Metrics
 from fst.serving.threads import Threads
-from fst.serving.worker import TransformersFactory, Worker
+from fst.serving.worker import Worker
 from fst.store.releases import Releases
 from fst.traffic.log import LogLimits, Redactor, TrafficLog
 
@@ -46,10 +47,8 @@ def build(params: Params, fetched: Callable[[str], Path], channel: str) -> Gatew
     reader = load_reader(model.base)
     limits = LogLimits(traffic.segment_bytes, traffic.segment_seconds, traffic.retention_days * DAY_SECONDS)
     responses = Responses.of_log(Path(traffic.folder))
-    if model.engine == "vllm":
-        worker: Worker | Threads = Threads(lambda: load_with_engine(model, params.vllm, params.slow.lora_rank).engine)
-    else:
-        worker = Worker(TransformersFactory(model.base, model.max_new_tokens, model.dtype, model.threads))
+    kind = Threads if engine_class(model.engine).concurrent else Worker
+    worker: Worker | Threads = kind(partial(load_engine, params))
     live = Live(Releases.open(params.store), worker, params.serve, channel)
     live.folder = fetched
     log = TrafficLog(Path(traffic.folder), limits, _redactor(traffic.redact))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fst.config.sections_live import ServeParams
+from fst.config import ServeParams
 from fst.errors import ChannelMoved, EngineError, FstError
 from fst.serving.router import Route, Router
 from fst.serving.threads import Threads

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from fst.errors import EngineError, FstError
+from fst.models.engines.engine import Engine
 from fst.models.sampler import Answer, Ask
 
 MOST_ROWS = 64  # in a batch: more make each other wait
 ATTEMPTS = 2
 RESTARTS_IN_A_ROW = 3  # without an answer in between, then it is given up until the next request
-Factory = Callable[[], Any]  # makes the engine, in the child
+Factory = Callable[[], Engine]  # makes the engine, in the child
 Heard = Callable[[int], None]
 
 
@@ -245,19 +246,3 @@ def _tried(number: int, do: Callable[[], Any]) -> tuple[int, str, Any]:
         return number, "failed", exc
     except Exception as exc:
         return number, "failed", EngineError(f"the engine failed: {type(exc).__name__}: {exc}")
-
-
-class TransformersFactory:
-    """Makes the transformers engine of a base model in the child."""
-
-    def __init__(self, base: str, max_new_tokens: int, dtype: str, threads: int) -> None:
-        self._arguments, self._threads = (base, max_new_tokens, dtype), threads
-
-    def __call__(self) -> Any:
-        import torch
-
-        from fst.models.policy import load_policy
-
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        torch.set_num_threads(self._threads)
-        return load_policy(*self._arguments).engine

@@ -32,7 +32,7 @@ class Served:
     @classmethod
     def load(cls, params: Params, adapter: Path | None) -> Served:
         torch.set_num_threads(params.model.threads)
-        policy = load_with_engine(params.model, params.vllm, params.slow.lora_rank)
+        policy = load_with_engine(params)
         if adapter:
             policy.model = attach_adapter(policy.model, adapter)
         return cls(policy, params, adapter)

@@ -121,7 +121,7 @@ class Stages:
 
         params = self.of(name)
         room = room_of(load_reader(params.model.base), params)
-        found = [validate_prepared(self.places.prepared(name), params.validate, room)]
+        found = [validate_prepared(self.places.prepared(name), params.validation, room)]
         page = self.places.validated(name) / "index.html"
         with replacing(self.places.validated(name)) as folder:
             (folder / "validation.json").write_text(document([v.as_dict() for v in found]), encoding="utf-8")

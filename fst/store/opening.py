@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fst.config.sections import StoreParams
+from fst.config import StoreParams
 from fst.errors import ConfigError, MissingDependency
 from fst.store.local import LocalStore
 from fst.store.objects import Objects

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fst.config.sections import StoreParams
+from fst.config import StoreParams
 from fst.errors import ChannelMoved, ConfigError, StoreError
 from fst.store import collector
 from fst.store.channel import Action, Channel, Entry, check_name, is_bundle_reference, parse_channel

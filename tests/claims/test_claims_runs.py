@@ -41,7 +41,7 @@ def params() -> Params:
         "reflector": {"proposals": 16},
         "loop": {"steps_per_cycle": 2},
         "prepare": {"train": 64},
-        "evaluate": {"samples": 2, "drift_problems": 8},
+        "evaluate": {"samples": 2, "kl_problems": 8},
     }
     return merged(load_params(ROOT / "params.yaml"), small)
 

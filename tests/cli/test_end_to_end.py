@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SMALL = (
     *("loop.cycles=2", "loop.steps_per_cycle=2", "prepare.validation=20", "prepare.test=20", "prepare.train=128"),
     *("slow.problems_per_step=4", "fast.anchors=16", "fast.budget=120", "evaluate.samples=2"),
-    *("evaluate.drift_problems=10", "reflector.proposals=32", "model.threads=1"),
+    *("evaluate.kl_problems=10", "reflector.proposals=32", "model.threads=1"),
 )
 
 

@@ -1,22 +1,28 @@
-"""params.yaml: it ships the defaults, mistakes are refused by the key's path, and every field has a reader."""
+"""params.yaml: it ships the defaults, mistakes are refused by the key's path, every key is documented and has a reader,
+records are read with the names that keys had in them, and the JSON of parameters does not move."""
 
 from __future__ import annotations
 
 import ast
-import dataclasses
+import hashlib
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from fst.config import Params, load_params, params_from_dict
-from fst.config.sections import DomainParams
+from fst.config import DomainParams, Params, load_params, params_from_dict, params_from_record
+from fst.config.section import Section
 from fst.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "params.yaml"
+SECTIONS = {field.alias or name: field.annotation for name, field in Params.model_fields.items()}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -26,17 +32,17 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_file_is_the_defaults() -> None:
-    assert dataclasses.replace(load_params(SHIPPED), domains={}) == Params() == load_params(None)
+    assert load_params(SHIPPED).replace(domains={}) == Params() == load_params(None)
 
 
 def test_the_shipped_file_names_every_section() -> None:
     shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-    assert list(shipped) == [field.name for field in dataclasses.fields(Params)]
+    assert list(shipped) == list(SECTIONS)
 
 
 def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
     params = load_params(write(tmp_path, "loop:\n  cycles: 3\nslow:\nprepare: {}\n"))
-    assert params == dataclasses.replace(Params(), loop=dataclasses.replace(Params().loop, cycles=3))
+    assert params == Params().replace(loop=Params().loop.replace(cycles=3))
     assert load_params(write(tmp_path, "")) == Params()
 
 
@@ -62,6 +68,20 @@ def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
         ({"fast": {"prompts": 3}}, "fast.prompts: K=3 does not divide slow.group_size G=8"),
         ({"fast": {"prompts": 16}}, "fast.prompts: K=16 does not divide slow.group_size G=8"),
         ({"fast": {"minibatch": 33}}, "fast.minibatch: 33 is more than fast.anchors (32)"),
+        ({"gate": {"confidence": 1}}, "gate.confidence: 1 is out of range, it must be between 0.5 and 0.9999"),
+        ({"slow": {"learning_rate": "fast"}}, "slow.learning_rate: expected float, found 'fast'"),
+        ({"fast": {"carry": 1}}, "fast.carry: expected bool, found 1"),
+        ({"vllm": {"arguments": "--x"}}, "vllm.arguments: expected a list, found str"),
+        ({"vllm": {"arguments": ["--x", 5]}}, "vllm.arguments[1]: expected str, found 5"),
+        ({"slow": {7: 1}}, "slow[7]: unknown key; known keys: problems_per_step"),
+        ({"domains": {7: {}}}, "domains[7]: expected str, found 7"),
+        ({"validation": {}}, "validation: unknown key; did you mean 'validate'?"),
+        ({"prepare": {"train": 0}, "slo": {}}, "slo: unknown key; did you mean 'slow'?"),
+        (
+            {"evaluate": {"drift_problems": 5}},
+            "evaluate.drift_problems: unknown key; its name is evaluate.kl_problems",
+        ),
+        ({"model": {"engine": "vlm"}}, "model.engine: 'vlm' is none of 'transformers', 'vllm'; did you mean 'vllm'?"),
     ],
 )
 def test_a_mistake_is_refused_by_its_path(values: dict[str, Any], message: str) -> None:
@@ -89,6 +109,14 @@ def test_an_override_may_be_in_scientific_notation() -> None:
     assert load_params(None, ["slow.learning_rate=1e-4"]).slow.learning_rate == 0.0001
 
 
+def test_an_override_reaches_any_depth() -> None:
+    params = load_params(SHIPPED, ["domains.sort_add.spec=lab/reverse", "slow.trl.top_k=5", "slow.trl.top_p=0.5"])
+    assert params.domains["sort_add"] == load_params(SHIPPED).domains["sort_add"].replace(spec="lab/reverse")
+    assert list(params.domains) == ["sort_add", "letters", "odd_rotate"]
+    assert params.slow.trl == {"top_k": 5, "top_p": 0.5}
+    assert load_params(SHIPPED, ["domains.new={spec: lab/reverse}"]).domain("new").spec == "lab/reverse"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -97,12 +125,19 @@ def test_an_override_may_be_in_scientific_notation() -> None:
         ("loop.cycle=3", "loop.cycle: unknown key; did you mean 'cycles'?"),
         ("loop.cycles=three", "loop.cycles: expected int, found 'three'"),
         ("loop.cycles=", "loop.cycles: expected int, found None"),
+        ("domains.sort_ad.spec=x", "domains.sort_ad: params.yaml has no such domain; did you mean 'sort_add'?"),
+        (
+            "domains.zebra.spec=x",
+            "domains.zebra: params.yaml has no such domain; it has: sort_add, letters",
+        ),
+        ("domains.letters.sepc=x", "domains.letters.sepc: unknown key; did you mean 'spec'?"),
+        ("model.base.x=1", "model.base: expected a section with keys, found 'lab'"),
         ("loop.seed_prompt=a: b: c", "--set loop.seed_prompt=a: b: c: not readable as YAML"),
     ],
 )
 def test_a_wrong_override_is_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        load_params(None, [override])
+        load_params(SHIPPED, [override])
 
 
 def test_an_override_inside_a_section_that_is_no_section_is_refused(tmp_path: Path) -> None:
@@ -152,22 +187,63 @@ def test_the_rollout_budget_of_all_arms_is_what_fst_may_spend() -> None:
     assert params_from_dict({"loop": {"rollout_budget": 77}}).rollout_budget == 77
 
 
-def test_every_field_of_every_section_has_a_reader() -> None:
+def classes() -> dict[str, type[Section]]:
+    """The class of every section; of `domains`, a domain's."""
+    return {name: DomainParams if name == "domains" else kind for name, kind in SECTIONS.items()}
+
+
+def test_every_key_has_a_reader() -> None:
     read: set[str] = set()
-    for room in ("data", "models", "fst", "monitoring", "pipelines"):
+    for room in ("fst", "pipelines"):
         for path in (ROOT / room).rglob("*.py"):
-            if path.name not in ("config.py", "sections.py", "sections_live.py"):
+            if path.parent.name != "config":
                 tree = ast.parse(path.read_text(encoding="utf-8"))
                 read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    sections = {field.name: type(getattr(Params(), field.name)) for field in dataclasses.fields(Params)}
-    sections["domains"] = DomainParams
-    unread = {
-        f"{section}.{field.name}"
-        for section, kind in sections.items()
-        for field in dataclasses.fields(kind)
-        if field.name not in read
-    }
-    assert unread == set()
+    keys = {f"{section}.{key}": key for section, kind in classes().items() for key in kind.model_fields}
+    assert len(keys) > 100
+    assert {path for path, key in keys.items() if key not in read} == set()
+
+
+def test_every_key_says_what_it_is_and_every_number_where_it_ends() -> None:
+    for section, kind in classes().items():
+        assert kind.__doc__, section
+        for key, field in kind.model_fields.items():
+            assert len(field.description or "") > 8, f"{section}.{key}"
+            if field.annotation in (int, float):
+                assert any(hasattr(bound, "ge") for bound in field.metadata), f"{section}.{key} has no lower bound"
+
+
+def test_the_schema_that_editors_use_is_current() -> None:
+    printed = subprocess.run([sys.executable, "-m", "fst.config"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert (ROOT / "params.schema.json").read_text(encoding="utf-8") == printed.stdout, (
+        "write it again: python -m fst.config > params.schema.json"
+    )
+    schema = json.loads(printed.stdout)
+    group_size = schema["$defs"]["SlowParams"]["properties"]["group_size"]
+    assert (group_size["minimum"], group_size["default"], group_size["type"]) == (2, 8, "integer")
+    assert schema["additionalProperties"] is False
+    assert list(schema["properties"]) == list(SECTIONS)
+
+
+@pytest.mark.parametrize("path", [SHIPPED, *sorted((ROOT / "params").glob("*.yaml"))], ids=lambda path: path.stem)
+def test_editors_find_the_schema_from_every_params_file(path: Path) -> None:
+    head, _, place = path.read_text(encoding="utf-8").splitlines()[0].partition("=")
+    assert head == "# yaml-language-server: $schema"
+    assert (path.parent / place).resolve() == ROOT / "params.schema.json"
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def test_the_json_of_parameters_does_not_move() -> None:
+    """Run folders and bundles have names that are hashes of it: its keys, their order and how numbers are written."""
+    overrides = ["slow.trl={top_k: 5, x: [1, 2.5]}", "slow.learning_rate=1e-4", "vllm.arguments=[a, b]"]
+    odd = load_params(SHIPPED, [*overrides, "domains.x={set: [loop.cycles=2]}"])
+    assert fingerprint(odd.as_dict()) == "f5f0017f9276b91f"
+    assert fingerprint(load_params(SHIPPED).as_dict()) == "ff020ee1b0f9b096"
+    assert fingerprint(load_params(SHIPPED).of_run()) == "d920071930ea477c"
+    assert fingerprint(load_params(ROOT / "params/qwen3-8b.yaml").of_run()) == "6878d6baa32c4c13"
 
 
 @pytest.mark.parametrize(
@@ -199,3 +275,34 @@ def test_a_run_is_decided_by_its_own_sections() -> None:
     before = Params().of_run()
     assert params_from_dict({"gate": {"max_kl": 9}, "domains": {"a": {}}, "store": {"channel": "x"}}).of_run() == before
     assert params_from_dict({"slow": {"lora_rank": 2}}).of_run() != before
+
+
+def test_a_domains_overrides_hold_for_its_stages() -> None:
+    params = load_params(SHIPPED, ["domains.letters.set=[loop.cycles=2, slow.trl.top_k=5]"])
+    own = params.of_domain("letters")
+    assert (own.loop.cycles, own.slow.trl, params.loop.cycles) == (2, {"top_k": 5}, 10)
+    assert own.replace(loop=params.loop, slow=params.slow) == params
+    assert params.of_domain("sort_add") is params
+    wrong = load_params(SHIPPED, ["domains.letters.set=[loop.cycle=2]"])
+    with pytest.raises(ConfigError, match=r"^domains\.letters\.set: loop\.cycle: unknown key; did you mean 'cycles'"):
+        wrong.of_domain("letters")
+
+
+def test_records_are_read_with_the_names_that_keys_had() -> None:
+    record = json.loads(json.dumps(Params().of_run()).replace("kl_problems", "drift_problems"))
+    record["domains"] = {"a": {"set": ["evaluate.drift_problems=7", "loop.cycles=2"]}, "b": {}}
+    params = params_from_record(record)
+    assert params.of_run() == Params().of_run()
+    assert params.domains["a"].set == ("evaluate.kl_problems=7", "loop.cycles=2")
+    assert record["evaluate"]["drift_problems"] == 100, "the record itself stays as it is"
+
+
+def test_a_checked_copy() -> None:
+    slow = Params().slow.replace(group_size=4)
+    assert (slow.group_size, slow.lora_rank, Params().slow.group_size) == (4, 16, 8)
+    with pytest.raises(ValidationError):
+        slow.replace(group_size=1)
+    with pytest.raises(ValidationError):
+        slow.group_size = 3  # type: ignore[misc]
+    with pytest.raises(ConfigError, match=r"^fast\.prompts: K=4 does not divide"):
+        Params().replace(slow={"group_size": 6})

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from fst.config.sections import ValidateParams
+from fst.config import ValidateParams
 from fst.data.domains import load_domain
 from fst.data.prepared import write_prepared
 from fst.data.types import SplitSizes
@@ -337,7 +337,9 @@ def test_v2_a_users_problems_are_read_by_their_own_verifiers(tmp_path: Path) -> 
     gone = lines_of(folder)
     gone[0]["verifier"] = {"name": "python:gone"}
     (folder / TEST).write_text("".join(json.dumps(row) + "\n" for row in gone))
-    assert failing(validate_prepared(folder, ValidateParams(4, 1, 1), 60)) == {VERIFIERS: [(gone[0]["id"], 1)]}
+    assert failing(
+        validate_prepared(folder, ValidateParams(min_problems=4, max_answer_share=1, max_slice_share=1), 60)
+    ) == {VERIFIERS: [(gone[0]["id"], 1)]}
 
 
 def test_v2_splits_that_are_too_small_or_not_as_announced(clean_folder: Path, tmp_path: Path) -> None:
@@ -358,7 +360,9 @@ def test_v2_splits_that_are_too_small_or_not_as_announced(clean_folder: Path, tm
 
 
 def test_v2_an_uneven_split_is_a_warning(clean_folder: Path) -> None:
-    found = validate_prepared(clean_folder, ValidateParams(4, 0.06, 0.5), 60)
+    found = validate_prepared(
+        clean_folder, ValidateParams(min_problems=4, max_answer_share=0.06, max_slice_share=0.5), 60
+    )
     assert {f.expectation: f.severity for f in found.failing} == {
         "No answer makes up more than 6% of a split.": "warning",
         "No slice makes up more than 50% of a split.": "warning",
@@ -537,7 +541,9 @@ def test_v4_a_critical_finding_stops_and_names_rows_and_page(tmp_path: Path) -> 
 
 
 def test_v4_a_warning_is_told_and_does_not_stop(clean_folder: Path, tmp_path: Path) -> None:
-    uneven = validate_prepared(clean_folder, ValidateParams(4, 0.06, 0.9), 60)
+    uneven = validate_prepared(
+        clean_folder, ValidateParams(min_problems=4, max_answer_share=0.06, max_slice_share=0.9), 60
+    )
     warnings = require([uneven, validate_rollouts(CLEAN_ROLLOUTS, "first")], tmp_path / "page.html")
     assert [finding.expectation for finding in warnings] == ["No answer makes up more than 6% of a split."]
     assert require([], tmp_path / "page.html") == ()

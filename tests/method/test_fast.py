@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fst.config.sections import FastParams
+from fst.config import FastParams
 from fst.data.scoring import feedback_text, parse_feedback
 from fst.data.types import Problem
 from fst.errors import ReflectorError

@@ -37,7 +37,7 @@ def step(world: int, model: Path, out: Path, case: str) -> list[dict[str, Any]]:
     out.mkdir()
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
     shared = {**os.environ, **shared, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "rank_toys", str(model), str(out), case]
+    command = [sys.executable, "-m", "support.rank_toys", str(model), str(out), case]
     started = [
         subprocess.Popen(
             command, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
@@ -75,7 +75,7 @@ SMALL = (
         "loop.steps_per_cycle=10",
         "loop.rollout_budget=3000",
         "evaluate.samples=1",
-        "evaluate.drift_problems=4",
+        "evaluate.kl_problems=4",
     ),
     "loop.seed_prompt=put the digits in decreasing order, then add one to each digit",
 )

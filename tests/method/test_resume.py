@@ -35,7 +35,7 @@ SMALL = (
     *("slow.problems_per_step=2", "slow.group_size=4", "slow.learning_rate=0.01", "slow.warmup_steps=1"),
     *("fast.prompts=2", "fast.anchors=4", "fast.minibatch=2", "fast.budget=32", "fast.patience=9"),
     *("loop.cycles=2", "loop.steps_per_cycle=2", "reflector.proposals=8", "reflector.max_new_tokens=6"),
-    *("evaluate.samples=1", "evaluate.drift_problems=4"),
+    *("evaluate.samples=1", "evaluate.kl_problems=4"),
 )
 
 Line = dict[str, Any]

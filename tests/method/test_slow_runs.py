@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from fst.config.sections import ModelParams, SlowParams
+from fst.config import ModelParams, SlowParams
 from fst.errors import ConfigError, ModelError
 from fst.method.dealing import slot
 from fst.method.slow_trl import trl_config

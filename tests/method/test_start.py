@@ -29,7 +29,7 @@ SMALL = {
     "fast": {"prompts": 2, "anchors": 4, "minibatch": 2, "budget": 16},
     "reflector": {"proposals": 4, "max_new_tokens": 4},
     "loop": {"cycles": 1, "steps_per_cycle": 1},
-    "evaluate": {"samples": 1, "drift_problems": 4},
+    "evaluate": {"samples": 1, "kl_problems": 4},
 }
 
 

@@ -15,8 +15,7 @@ import torch
 from peft import get_peft_model
 
 from fst.errors import EngineError, ModelError
-from fst.models.adapter import WEIGHTS, lora_config, save_adapter
-from fst.models.engines.in_process import adapter_name
+from fst.models.adapter import WEIGHTS, adapter_name, lora_config, save_adapter
 from fst.models.policy import Policy, load_policy
 from fst.models.sampler import Answer, Ask
 

@@ -15,17 +15,16 @@ import pytest
 import torch
 from peft import PeftModel
 
-from fst.config import Params, params_from_dict
-from fst.config.sections_live import VllmParams
+from fst.config import Params, VllmParams, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.types import Domain, SplitSizes
 from fst.errors import EngineError
 from fst.method.fast import Evolver, RoundPlan, fast_round
 from fst.method.rollouts import Asker
 from fst.method.slow import SlowWeights
-from fst.models.engines.registry import load_with_engine, shared_server
+from fst.models.engines.registry import load_with_engine
 from fst.models.engines.vllm import VllmEngine
-from fst.models.engines.vllm_server import VllmServer
+from fst.models.engines.vllm_server import VllmServer, shared_server
 from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Policy, model_place
 from fst.models.reflector import PolicyReflector
@@ -63,7 +62,7 @@ def server(params: Params) -> Iterator[VllmServer]:
 
 @pytest.fixture
 def policy(params: Params, server: VllmServer) -> Iterator[Policy]:
-    policy = load_with_engine(params.model, params.vllm, params.slow.lora_rank)
+    policy = load_with_engine(params)
     yield policy
     engine_of(policy)._http.close()  # the server is everybody's
 

@@ -29,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fst.bench.drift import Simulated
-from fst.config.sections_live import AlertParams, DriftParams
+from fst.config import AlertParams, DriftParams
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.errors import ConfigError
@@ -62,7 +62,7 @@ def test_w1_silent_without_drift_and_heard_with_it() -> None:
 
 
 def test_w2_an_improvement_is_no_alarm() -> None:
-    worse = dataclasses.replace(PARAMS, seed=3)
+    worse = PARAMS.replace(seed=3)
     traffic = Simulated(SERVED, worse, 2)
     columns = {**traffic.watch.reference.columns, ("digits", "reward"): reference_of(_rows(0.5))
                .columns["digits", "reward"]}  # fmt: skip
@@ -118,7 +118,7 @@ class Scene:
         self.count = 0
 
     def watcher(self) -> Watcher:
-        params = dataclasses.replace(PARAMS, window=40, min_scored=10)
+        params = PARAMS.replace(window=40, min_scored=10)
         return Watcher(self.root / "traffic", self.folder, "prod", params, lambda: self.bundle)
 
     def send(
@@ -303,7 +303,9 @@ def smtp_server() -> Iterator[tuple[int, list[str]]]:
 def test_w8_alerts_reach_webhook_slack_and_mail(monkeypatch: pytest.MonkeyPatch) -> None:
     with http_server() as (url, heard), smtp_server() as (port, mails):
         monkeypatch.setenv("HOOK", f"{url}/hook/secret-token")
-        params = AlertParams("env:HOOK", f"{url}/slack", "ops@example.com", smtp_host="127.0.0.1", smtp_port=port)
+        params = AlertParams(
+            webhook="env:HOOK", slack=f"{url}/slack", email_to="ops@example.com", smtp_host="127.0.0.1", smtp_port=port
+        )
         told: list[Alert] = []
         tell(ALERT, [told.append, *channels(params)])
     assert told == [ALERT]
@@ -322,7 +324,7 @@ def test_w8_a_dead_channel_stops_nobody_and_secrets_stay_unsaid(
         closed = probe.getsockname()[1]
     with http_server(500) as (url, heard), caplog.at_level(logging.WARNING, "fst.monitor"):
         monkeypatch.setenv("HOOK", f"{url}/planted-secret")
-        params = AlertParams("env:HOOK", f"http://127.0.0.1:{closed}/planted-secret", timeout_seconds=1)
+        params = AlertParams(webhook="env:HOOK", slack=f"http://127.0.0.1:{closed}/planted-secret", timeout_seconds=1)
         told: list[Alert] = []
         tell(ALERT, [*channels(params), told.append])
         assert len(heard) == 2, "tried once more"

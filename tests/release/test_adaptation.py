@@ -6,7 +6,6 @@ domains; A7 its stages serve the domain under its name, carry its prompts on, an
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ def test_a1_a2_a3_two_domains_are_added_and_nothing_else_changes(project: ToyPro
     for name in ("zeta", "alpha"):
         assert params.domain(name) == project.params.domain(name)
         assert params.of_domain(name) == params
-    assert dataclasses.replace(params, domains={}) == dataclasses.replace(project.params, domains={})
+    assert params.replace(domains={}) == project.params.replace(domains={})
 
 
 @given(st.integers(50, 2000))
@@ -121,7 +120,7 @@ SMALL: dict[str, Any] = {
     "fast": {"prompts": 2, "anchors": 4, "minibatch": 2, "budget": 16},
     "reflector": {"proposals": 4, "max_new_tokens": 8},
     "loop": {"cycles": 1, "steps_per_cycle": 1},
-    "evaluate": {"samples": 1, "drift_problems": 4},
+    "evaluate": {"samples": 1, "kl_problems": 4},
     "model": {"base": "lab", "max_new_tokens": 8, "threads": 1},
 }
 

@@ -205,7 +205,7 @@ def test_e5_every_order_of_the_domains_is_mended() -> None:
 
 def test_e5_a_candidate_takes_what_it_does_not_say_from_now(project: ToyProject) -> None:
     candidate = project.candidate("zeta", project.base(), 0.5)
-    now = dataclasses.replace(project.params, loop=dataclasses.replace(project.params.loop, cycles=99))
+    now = project.params.replace(loop=project.params.loop.replace(cycles=99))
     recipe = recipe_of(candidate.manifest, now, COMMIT)
     assert (recipe.stage, recipe.name, recipe.commit, recipe.bundle) == ("bundle@zeta", "zeta", COMMIT, candidate.id)
     made_with = params_from_dict(yaml.safe_load(recipe.params_yaml))

@@ -5,7 +5,6 @@ bootstrap is paired, stratified and deterministic; G8 the decision holds every f
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fst.config.sections import GateParams
+from fst.config import GateParams
 from fst.release.gate import Case, Decision, bootstrap, decide
 
 LIMITS = GateParams(resamples=500)
@@ -61,7 +60,7 @@ def test_g1_a_difference_within_the_noise_is_a_tie() -> None:
 
 @pytest.mark.parametrize(("tie", "verdict"), [("keep", "refuse"), ("replace", "release")])
 def test_g2_a_tie_follows_the_parameter(tie: Any, verdict: str) -> None:
-    assert judged(case(0.0), limits=dataclasses.replace(LIMITS, tie=tie)).verdict == verdict
+    assert judged(case(0.0), limits=LIMITS.replace(tie=tie)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_g3_a_limit_is_the_last_value_that_passes(rule: str, at: dict[str, float
 
 
 def test_g3_forgetting_is_judged_by_domain_even_when_the_whole_gains() -> None:
-    limits = dataclasses.replace(LIMITS, max_forgetting=0.0625)
+    limits = LIMITS.replace(max_forgetting=0.0625)
     gain = case(+0.5, served=False, domain="new")
     assert judged(case(-0.0625), gain, limits=limits).verdict == "release"
     refused = judged(case(-0.125), gain, limits=limits)

@@ -109,7 +109,7 @@ def test_r1_a_damaged_bundle_is_not_published(releases: Releases, objects: Objec
 PUBLISHER = """
 import sys
 from pathlib import Path
-from fst.config.sections import StoreParams
+from fst.config import StoreParams
 from fst.store.releases import Releases
 from fst.store.opening import open_store
 url, folder, until = sys.argv[1:]
@@ -204,7 +204,7 @@ def test_r4_a_channel_that_moved_is_left_as_it_is(releases: Releases, bundles: l
 MOVER = """
 import sys
 from fst.errors import FstError
-from fst.config.sections import StoreParams
+from fst.config import StoreParams
 from fst.store.releases import Releases
 url, bundle = sys.argv[1:]
 releases = Releases.open(StoreParams(url=url))

@@ -27,8 +27,7 @@ import pytest
 import yaml
 
 from fst.cli import main
-from fst.config import params_from_dict
-from fst.config.sections import StoreParams
+from fst.config import StoreParams, params_from_dict
 from fst.files import document
 from fst.store.bundle import Bundle, read_bundle, write_bundle
 from fst.store.releases import Releases

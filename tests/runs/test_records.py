@@ -60,6 +60,16 @@ def test_w1_a_write_that_fails_leaves_the_old_text_and_no_other_file(tmp_path: P
     assert names(tmp_path) == ["state.json"]
 
 
+def test_a_run_of_an_older_release_goes_on_under_the_names_that_keys_have_now(run: RunFolder) -> None:
+    run.close()
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace('"kl_problems"', '"drift_problems"'))
+    RunFolder.resume(run.path, CONFIG).close()
+    file.write_text(file.read_text().replace('"drift_problems": 100', '"drift_problems": 99'))
+    with pytest.raises(RecordError, match="made with another 'params'"):
+        RunFolder.resume(run.path, CONFIG)
+
+
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_w2_a_torn_line_is_closed_off_and_skipped(run: RunFolder, cut: int) -> None:
     for step in (1, 2):

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pytest
 
-from fst.config.sections import StoreParams
+from fst.config import StoreParams
 from fst.errors import ChannelMoved, ConfigError, IntegrityError, MissingDependency, StoreError
 from fst.store.local import LocalStore
 from fst.store.objects import Missing, Objects

@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
     "fast": {"prompts": 2, "anchors": 8, "minibatch": 4, "budget": 48, "patience": 2, "max_prompt_tokens": 64},
     "reflector": {"proposals": 16},
     "loop": {"cycles": 2, "steps_per_cycle": 2},
-    "evaluate": {"samples": 2, "drift_problems": 8},
+    "evaluate": {"samples": 2, "kl_problems": 8},
     "gate": {"resamples": 200, "tie": "replace", "max_forgetting": 1.0},
 }
 DOMAINS = {

@@ -1,6 +1,6 @@
 """One process of several: a step of the slow weights on scripted answers, its advantages and gradient saved.
 
-python -m rank_toys MODEL OUT CASE        under torchrun's environment, or alone
+python -m support.rank_toys MODEL OUT CASE        under torchrun's environment, or alone
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ class ToyProject:
 
     @property
     def releases(self) -> Releases:
-        store = dataclasses.replace(self.params.store, url=str(self.root / "store"))
+        store = self.params.store.replace(url=str(self.root / "store"))
         return Releases.open(store)
 
     def base(self) -> Bundle:
@@ -115,7 +114,7 @@ class ToyProject:
             "provenance": {
                 "commit": COMMIT,
                 "dvc_lock_sha256": "1" * 64,
-                "params": dataclasses.asdict(self.params),
+                "params": self.params.as_dict(),
                 **provenance,
             },
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fst.config.sections import ModelParams, SlowParams
+from fst.config import ModelParams, SlowParams
 from fst.data.types import Problem, Score
 from fst.method.slow import SlowWeights
 from fst.models.policy import Policy

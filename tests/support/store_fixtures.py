@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from fst.config.sections import StoreParams
+from fst.config import StoreParams
 from fst.store.objects import Objects
 from fst.store.opening import open_store
 from support.store_toys import SECRET, Proxy, proxy_before

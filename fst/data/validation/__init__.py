@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fst.config.sections import ValidateParams
+from fst.config import ValidateParams
 from fst.data.validation.gx import Finding, run_suite
 from fst.data.validation.page import Validation, table, write_page
 from fst.data.validation.suites import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from fst.config.sections import ValidateParams
+from fst.config import ValidateParams
 from fst.data.types import SPLITS
 from fst.data.validation.gx import library
 

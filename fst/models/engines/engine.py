@@ -1,19 +1,24 @@
-"""Engines: who samples answers. One interface for training rollouts, fast rounds, evaluation and serving.
+"""Engines sample answers: one interface for training rollouts, fast rounds, evaluation and serving.
 
-    transformers   the policy's own model in this process (fst/models/engines/in_process.py); the default on CPU
-    vllm           a vLLM server over its OpenAI-compatible API; adapters loaded at run time
+    transformers   the policy's own model in this process (fst/models/engines/in_process.py)
+    vllm           a vLLM server over its OpenAI-compatible API, adapters loaded at run time
                    (fst/models/engines/vllm.py)
 
-Adapters go by content-hashed names that are never reused: an engine that has one of that name has that adapter.
+To add one: a class with these methods, and a row in `ENGINES` (fst/tables.py). Adapters have content-hashed names that
+are never reused: an engine that has an adapter of that name has that adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from fst.models.sampler import Answer, Ask, Sampling
+
+if TYPE_CHECKING:
+    from fst.config import Params
+    from fst.models.policy import Policy
 
 __all__ = ["Answer", "Ask", "Engine", "OnToken", "Sampling"]
 
@@ -21,27 +26,36 @@ OnToken = Callable[[int, int], None]  # (index of the ask, token id), as soon as
 
 
 class Engine(Protocol):
-    """Raises EngineError when the engine cannot answer (it died, it is out of memory, it does not reach its server)."""
+    """Every method raises EngineError when the engine cannot answer: it died, is out of memory, or cannot reach its
+    server."""
 
-    exact: bool  # whether it samples from the policy's own model, number for number
+    exact: bool  # whether log-probabilities are those of the policy's own model, to the last digit
+    concurrent: bool  # whether `serve` may run in many threads at once; otherwise the gateway gives it a process
+
+    @classmethod
+    def build(cls, policy: Policy, params: Params) -> Self:
+        """The engine of a policy. `policy.model` is to be read at every call: training wraps it in an adapter."""
+        ...
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        """Rollouts: plan.n answers to each encoded request under the policy's weights as they are now, in order, with
-        the log-probabilities of the tokens under the sampling distribution's model at T=1."""
+        """Rollouts: plan.n answers to each encoded request, in order, under the policy's current weights, with the
+        log-probability of each token at temperature 1, in nats."""
         ...
 
     def load(self, folder: Path) -> str:
-        """Make an adapter servable; returns its name. Loading it again changes nothing."""
+        """Load the adapter in a folder for serving; returns its name. Loading it again changes nothing. Raises
+        ModelError for an adapter that does not fit the model."""
         ...
 
     def unload(self, name: str) -> None:
-        """Forget an adapter; one that is not loaded is no error."""
+        """Drop an adapter; one that is not loaded is no error."""
         ...
 
     def serve(self, asks: Sequence[Ask], on_token: OnToken | None = None) -> list[Answer]:
-        """One answer to each ask, in order; asks of several adapters may come together."""
+        """One answer to each ask, in order; asks for different adapters may come together. `on_token` is called with
+        every token except those that end an answer, as soon as it is drawn."""
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release what the engine holds."""
         ...

@@ -1,12 +1,11 @@
 """The transformers engine: the policy's own model, in this process, batched; answers to one request share its prefill.
 
-For serving, each adapter is attached to the model under its content hash, and asks are batched adapter by adapter.
+For serving, each adapter is attached to the model under its content hash, and asks are batched per adapter.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,36 +14,34 @@ from peft import PeftModel
 from safetensors import SafetensorError
 
 from fst.errors import EngineError, ModelError
-from fst.models.adapter import WEIGHTS, attach_adapter
+from fst.models.adapter import adapter_name, attach_adapter
 from fst.models.engines.engine import Ask, OnToken
 from fst.models.sampler import Answer, Sampling, sample_answers, serve_rows
 
 if TYPE_CHECKING:
+    from fst.config import Params
     from fst.models.policy import Policy
 
 
-def adapter_name(folder: Path) -> str:
-    """The content-hashed name of an adapter on the disk. Raises ModelError when it has no weights."""
-    try:
-        return f"fst-{hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]}"
-    except OSError as exc:
-        raise ModelError(f"{folder} has no {WEIGHTS} ({exc.strerror}); name a folder with an adapter") from exc
-
-
 class TransformersEngine:
-    """`policy` is read at every call: training may wrap its model meanwhile."""
+    """Samples from `policy.model`, which is read at every call: training may have wrapped it in an adapter."""
 
     exact = True
+    concurrent = False
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._names: set[str] = set()
 
+    @classmethod
+    def build(cls, policy: Policy, params: Params) -> TransformersEngine:
+        return cls(policy)
+
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
         return sample_answers(self._policy.model, requests, plan)
 
     def load(self, folder: Path) -> str:
-        """Raises ModelError for an adapter that does not fit; what was loaded before stays."""
+        """An adapter that does not fit leaves those that were loaded in place."""
         name = adapter_name(folder)
         if name in self._names:
             return name
@@ -68,7 +65,7 @@ class TransformersEngine:
         model = self._policy.model
         self._names.discard(name)
         if isinstance(model, PeftModel):
-            if len(self._names):
+            if self._names:
                 model.set_adapter(next(iter(self._names)))
                 model.delete_adapter(name)
             else:
@@ -87,16 +84,14 @@ class TransformersEngine:
             with self._policy.frozen_base() if adapter is None else self._with(adapter):
                 answers = serve_rows(self._policy.model, rows, self._policy.end_ids, self._policy.pad_id, heard)
             found.update(zip(places, answers, strict=True))
-        ordered = [found[i] for i in range(len(asks))]
-        texts = self._policy.tokenizer.batch_decode([list(a.tokens) for a in ordered], skip_special_tokens=True)
-        return [Answer(a.tokens, a.logprobs, text.strip()) for a, text in zip(ordered, texts, strict=True)]
+        return self._policy.decoded([found[i] for i in range(len(asks))])
 
     def close(self) -> None:
-        """Nothing is held beside the policy."""
+        """Does nothing: the model belongs to the policy."""
 
     @contextlib.contextmanager
     def _with(self, name: str) -> Iterator[None]:
-        """The model with one of its adapters in force. Raises EngineError for one that is not loaded."""
+        """Switches the model to a loaded adapter. Raises EngineError for one that is not loaded."""
         if name not in self._names:
             raise EngineError(f"adapter {name} is not loaded; load its folder first")
         self._policy.model.set_adapter(name)

@@ -1,26 +1,34 @@
-"""Which engine a policy samples with."""
+"""A policy with the engine that its parameters name. The engines there are stand in fst/tables.py."""
 
 from __future__ import annotations
 
-import functools
+import os
+from typing import cast
 
-from fst.config.sections import ModelParams
-from fst.config.sections_live import VllmParams
-from fst.models.engines.vllm import VllmEngine
-from fst.models.engines.vllm_server import VllmServer
-from fst.models.policy import Policy, load_policy, model_place
+import torch
+
+from fst.config import Params
+from fst.models.engines.engine import Engine
+from fst.models.policy import Policy, load_policy
+from fst.tables import ENGINES
 
 
-def load_with_engine(model: ModelParams, vllm: VllmParams, rank: int) -> Policy:
-    """The policy of the parameters, sampling with their engine. `rank` is the most that its adapters have. Raises
-    ModelError; a vLLM server is started when it is first asked."""
+def engine_class(name: str) -> type[Engine]:
+    """The engine of that name. Raises ConfigError when there is none, or it cannot be imported."""
+    return cast(type[Engine], ENGINES.get(name, "model.engine"))
+
+
+def load_with_engine(params: Params) -> Policy:
+    """The policy of the parameters, sampling with their engine. Raises ModelError for a model that cannot be loaded,
+    ConfigError for an engine that cannot be imported."""
+    model = params.model
     policy = load_policy(model.base, model.max_new_tokens, model.dtype)
-    if model.engine == "vllm":
-        policy.engine = VllmEngine(policy, shared_server(model_place(model.base), rank, model.dtype, vllm), vllm)
+    policy.engine = engine_class(model.engine).build(policy, params)
     return policy
 
 
-@functools.cache
-def shared_server(place: str, rank: int, dtype: str, vllm: VllmParams) -> VllmServer:
-    """One server a process: starting one takes half a minute."""
-    return VllmServer(place, rank, dtype, vllm)
+def load_engine(params: Params) -> Engine:
+    """The engine of the parameters for a process that does nothing but answer."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(params.model.threads)
+    return load_with_engine(params).engine

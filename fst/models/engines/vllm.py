@@ -1,11 +1,11 @@
 """The vLLM engine: a vLLM server over its OpenAI-compatible API, token ids in and out.
 
 Adapters go to the server under content-hashed names that are never reused (a reload under an old name may serve an old
-KV cache); before sampling, the policy's adapter as it is now is there, and old ones beyond `max_loras` are unloaded.
-What the server has is asked of the server, since a restart forgets it.
+KV cache). Before sampling, the policy's current adapter is loaded, and old ones beyond `max_loras` are unloaded. The
+server is asked which adapters it has, since a restarted one has none.
 
-The server's numbers are not those of the trained model to the last digit. Rollouts carry the log-probabilities that the
-server sampled them with, and training takes them as the behaviour policy's (see fst/method/slow.py).
+The server's log-probabilities differ from the trained model's in the last digits. Rollouts carry those that the server
+sampled with, and training takes them as the behaviour policy's (see fst/method/slow.py).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from peft import PeftModel
 
-from fst.config.sections_live import VllmParams
+from fst.config import Params, VllmParams
 from fst.errors import EngineError, ModelError
-from fst.models.adapter import adapter_sha256, adapter_state, save_adapter
+from fst.models.adapter import adapter_name, adapter_sha256, adapter_state, save_adapter
 from fst.models.engines.engine import Ask, OnToken
-from fst.models.engines.in_process import adapter_name
-from fst.models.engines.vllm_server import VllmServer
+from fst.models.engines.vllm_server import VllmServer, shared_server
+from fst.models.policy import model_place
 from fst.models.sampler import Answer, Sampling
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ BASE = "base"
 
 
 class VllmEngine:
-    """`policy` is read at every call: training may wrap its model meanwhile."""
+    """Samples with the server under `policy.model`'s adapter, read at every call: training changes it."""
 
     exact = False
+    concurrent = True
 
     def __init__(self, policy: Policy, server: VllmServer, params: VllmParams) -> None:
         self._policy, self._server, self._params = policy, server, params
@@ -47,8 +48,14 @@ class VllmEngine:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(timeout=params.timeout_seconds, headers=headers, trust_env=False)
         self._name = BASE
-        self._used: list[str] = []  # of training, the latest last
-        self._kept: dict[str, Path] = {}  # of serving
+        self._used: list[str] = []  # adapters sampled with in training, the latest last
+        self._kept: dict[str, Path] = {}  # adapters that are served, and their folders
+
+    @classmethod
+    def build(cls, policy: Policy, params: Params) -> VllmEngine:
+        """With one server per process, which is started when it is first asked."""
+        server = shared_server(model_place(params.model.base), params.slow.lora_rank, params.model.dtype, params.vllm)
+        return cls(policy, server, params.vllm)
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
         body = {
@@ -80,9 +87,7 @@ class VllmEngine:
             self._post("/v1/unload_lora_adapter", {"lora_name": name})
 
     def serve(self, asks: Sequence[Ask], on_token: OnToken | None = None) -> list[Answer]:
-        answers = [self._serve(ask, i, on_token) for i, ask in enumerate(asks)]
-        texts = self._policy.tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
-        return [Answer(a.tokens, a.logprobs, text.strip()) for a, text in zip(answers, texts, strict=True)]
+        return self._policy.decoded([self._serve(ask, i, on_token) for i, ask in enumerate(asks)])
 
     def close(self) -> None:
         self._http.close()
@@ -92,7 +97,7 @@ class VllmEngine:
     # -- parts ------------------------------------------------------------------------------------------
 
     def _serve(self, ask: Ask, place: int, on_token: OnToken | None) -> Answer:
-        if ask.adapter in self._kept and ask.adapter not in self._known():  # the server was started again
+        if ask.adapter in self._kept and ask.adapter not in self._known():  # the server was restarted
             self._add(ask.adapter, self._kept[ask.adapter])
         body = {
             "model": ask.adapter or BASE,
@@ -118,7 +123,7 @@ class VllmEngine:
         return Answer(tuple(tokens), tuple(logprobs))
 
     def _current(self) -> str:
-        """The name of the policy's weights as they are now, which the server has."""
+        """The server's name for the policy's current weights, loaded into it if need be."""
         model = self._policy.model
         if not isinstance(model, PeftModel) or _is_switched_off(model):
             return BASE
@@ -138,7 +143,7 @@ class VllmEngine:
         return self._name
 
     def _known(self) -> set[str]:
-        """Adapters that the server has."""
+        """Names of the models and adapters that the server has."""
         return {model["id"] for model in self._ask("GET", "/v1/models", None)["data"]}
 
     def _add(self, name: str, folder: Path) -> None:

@@ -1,11 +1,12 @@
-"""A vLLM server beside this process: started on the loopback with runtime adapters switched on, stopped with us. vLLM
-lives in an environment of its own (`make vllm`), because it pins other versions than the rest of the project; nothing
-here imports it."""
+"""A vLLM server beside this process: started on loopback, with adapters loadable at run time, and stopped with this
+process. vLLM lives in an environment of its own (`make vllm`) because it pins other versions than the rest of the
+project; nothing here imports it."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -16,16 +17,17 @@ from pathlib import Path
 
 import httpx
 
-from fst.config.sections_live import VllmParams
+from fst.config import VllmParams
 from fst.errors import EngineError
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM reserves room for
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
 _GRACE_SECONDS = 15.0
 
 
 class VllmServer:
-    """A server that answers at `url`. With params.url it is somebody else's, and nothing is started or stopped."""
+    """A server that answers at `url`. `base` is a directory or hub id, `rank` the highest rank of its adapters. With
+    `params.url` the server is not ours: nothing is started or stopped."""
 
     def __init__(self, base: str, rank: int, dtype: str, params: VllmParams) -> None:
         self.base, self._rank, self._dtype, self._params = base, rank, dtype, params
@@ -35,17 +37,18 @@ class VllmServer:
 
     @property
     def pid(self) -> int | None:
+        """Process id of a server that was started here, while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def url(self) -> str:
-        """Its address, once it is healthy; it is started when it is not running. Raises EngineError."""
+        """The server's address. Starts it when it is not running, and waits until it is healthy. Raises EngineError."""
         if self._params.url or self.pid is not None:
             return self._url
         self._start()
         return self._url
 
     def close(self) -> None:
-        """Stop what was started, its workers included."""
+        """Stop a server that was started here, its worker processes included."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -107,6 +110,12 @@ class VllmServer:
     def _tail(self) -> str:
         text = self._log.read_text(encoding="utf-8", errors="replace") if self._log else ""
         return "\n".join(text.splitlines()[-12:])
+
+
+@functools.cache
+def shared_server(base: str, rank: int, dtype: str, params: VllmParams) -> VllmServer:
+    """One server per process and parameters: starting one takes half a minute."""
+    return VllmServer(base, rank, dtype, params)
 
 
 def _has_gpu() -> bool:

@@ -1,10 +1,10 @@
-"""What the lab base model can do, measured: the figures of the README's lab card.
+"""Measurements of the lab base model, for its card.
 
-Following: share of right answers under the right instruction, sampled (T=1) and greedy; generic: the same under
-prompts that leave the rule open; induction: proposals from six (input, expected) pairs that are exactly the hidden
-rule, per sample and in at least one of 32, and in at least one of 32 drawn as the reflector draws them, each from its
-own subset of eight pairs. Behaviour decides what is exact: a proposal's text is looked up among
-all wordings of all rules, so another spelling of the same rule counts, an almost right rule does not.
+Following: share of correct answers under the right instruction, sampled (T=1) and greedy. Generic: the same under
+prompts that do not say the rule. Induction: share of proposals from six (input, expected) pairs that state exactly the
+hidden rule, per sample and in at least one of 32; and in at least one of 32 that are drawn as the reflector draws them,
+each from its own subset of eight pairs. Exact means the same behaviour: a proposal's text is looked up among all
+wordings of all rules, so another wording of the same rule counts and an almost correct rule does not.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fst.models.sampler import Answer
 
 PROBLEMS_PER_RULE = 16
 INDUCTION_PAIRS = 6
-REFLECTOR_PAIRS = 8  # what a reflection reads (fast.minibatch); it samples from subsets of them
+REFLECTOR_PAIRS = 8  # pairs that a reflection reads (fast.minibatch); its requests hold subsets of them
 INDUCTION_SAMPLES = 32
 SURFACE = "digits"
 
 
 def rule_kinds() -> dict[str, tuple[Rule, ...]]:
-    """The rules each row of the card is measured on; held-out rules stand in no pretraining text."""
+    """The rules that each row of the card is measured on. Held-out rules are in no pretraining text."""
     rng = random.Random(7)
     trained = training_rules(SURFACE)
     held = held_out()
@@ -49,7 +49,7 @@ def rule_kinds() -> dict[str, tuple[Rule, ...]]:
 
 
 def read_instruction(text: str) -> Rule | None:
-    """The rule that a text of the lab's wording states, or None. Only the card's scoring uses this."""
+    """The rule that a text in the lab's wording states, or None."""
     phrases = {p: name for name, op in OPS.items() for p in op.phrases(SURFACE)}
 
     def one(part: str) -> tuple[str, ...] | None:
@@ -76,7 +76,7 @@ def read_instruction(text: str) -> Rule | None:
 
 
 def _splits(text: str, forms: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(a, b) of every way in which `text` fits a form with the places {a} and {b}."""
+    """(a, b) for every way in which `text` fits a form with the placeholders {a} and {b}."""
     for form in forms:
         head, rest = form.split("{a}")
         middle = rest.split("{b}")[0]
@@ -89,7 +89,7 @@ def _splits(text: str, forms: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def measure_card(policy: Policy, seed: int = 11, report: Callable[[str], None] = lambda row: None) -> dict[str, Any]:
-    """All rows of the card. Shares are in [0, 1]."""
+    """All rows of the card, by kind of rule; shares are in [0, 1]."""
     card: dict[str, Any] = {}
     for kind, rules in rule_kinds().items():
         report(kind)
@@ -104,7 +104,7 @@ def measure_card(policy: Policy, seed: int = 11, report: Callable[[str], None] =
 
 
 def following(policy: Policy, without: Sequence[Rule], seed: int) -> dict[str, float]:
-    """Share of right answers, sampled, by kind of rule, under each rule's own instruction; rules that behave like one
+    """Share of correct sampled answers under each rule's own instruction, by kind of rule. Rules that behave like one
     of `without` are left out."""
     known = {signature(rule) for rule in without}
     return {

@@ -1,9 +1,8 @@
-"""Pretraining of the lab base model: a Qwen3 of about a million parameters, from the lab's own text.
+"""Pretraining of the lab base model: a Qwen3 of about a million parameters, on the lab's own text.
 
-One row holds a system turn and several (user, assistant) turns; a block mask keeps the turns from seeing
-each other, so that one instruction is encoded once and answered several times (about 1.6 times more answers
-a token than one turn a row). Matrices learn with Muon, the rest with AdamW. Same seed, same thread count:
-same weights.
+A row holds a system turn and several (user, assistant) turns; a block mask keeps the turns from seeing each other, so
+that one instruction is encoded once and answered several times (about 1.6 times more answers per token than with one
+turn per row). Muon trains the matrices, AdamW the rest. The same seed and number of threads give the same weights.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from fst.models.lab.tokenizer import build_tokenizer
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Shape and schedule. Learning rates are peaks: linear warm-up, then a cosine over `horizon_steps`, and over
-    the last `cooldown_steps` before `steps` a linear fall to zero on top of it."""
+    """Shape and schedule. Learning rates are peaks: linear warm-up, then a cosine over `horizon_steps`, multiplied over
+    the last `cooldown_steps` before `steps` by a linear fall to zero. Rows are per step and kind of text."""
 
     steps: int = 2200
     horizon_steps: int = 3400
@@ -51,8 +50,8 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors. ids, positions (B, L); mask (B, 1, L, L) true where attention is allowed;
-    targets (B, L) holds the next token of the same turn, -100 where nothing is learnt."""
+    """Rows as tensors: ids and positions (B, L); mask (B, 1, L, L), true where attention is allowed; targets (B, L),
+    the next token of the same turn, -100 where nothing is learnt."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -61,7 +60,7 @@ class Batch:
 
 
 def collate(texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Encode rows; padding attends to itself alone, so that no row of the mask is empty."""
+    """Encode rows. Padding attends to itself alone, so that no row of the mask is empty."""
     system, user, assistant = tokenizer.convert_tokens_to_ids(["<|system|>", "<|user|>", "<|assistant|>"])
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     parts = [part for t in texts for part in (t.system, *(p for turn in t.turns for p in turn))]
@@ -99,8 +98,8 @@ def _characters(text: Text) -> int:
 
 
 def _micro_batches(texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
-    """Rows of like length together, about MICRO_CHARACTERS a batch: little padding, and activations
-    that stay in the cache."""
+    """Batches of rows of similar length, about MICRO_CHARACTERS each: little padding, and activations that fit the
+    CPU's cache."""
     ordered = sorted(texts, key=_characters)
     batches, start = [], 0
     while start < len(ordered):
@@ -113,9 +112,9 @@ def _micro_batches(texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> lis
 
 
 class Bfloat16Worker:
-    """A bfloat16 copy that runs forward and backward for fp32 masters (four times the matrix speed of
-    fp32 on CPUs with AVX512-BF16). Gradients are summed in fp32; eager attention, because its backward
-    is faster than the fused one at these lengths."""
+    """A bfloat16 copy that runs forward and backward for float32 masters (matrix products are four times as fast as in
+    float32 on CPUs with AVX512-BF16). Gradients are summed in float32. Attention is eager, because its backward pass is
+    faster than the fused one at these lengths."""
 
     def __init__(self, master: Qwen3ForCausalLM) -> None:
         self.master = master
@@ -123,12 +122,13 @@ class Bfloat16Worker:
         self.copy.config._attn_implementation = "eager"
 
     def pull(self) -> None:
-        """Take the masters' values."""
+        """Copy the masters' values."""
         with torch.no_grad():
             for mine, master in zip(self.copy.parameters(), self.master.parameters(), strict=True):
                 mine.copy_(master)
 
     def push_gradients(self) -> None:
+        """Add this copy's gradients to the masters', and clear them here."""
         for mine, master in zip(self.copy.parameters(), self.master.parameters(), strict=True):
             if mine.grad is None:
                 continue
@@ -139,7 +139,7 @@ class Bfloat16Worker:
     def backward_mean(self, texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> tuple[float, int]:
         """Add to the masters the gradient of the mean cross-entropy over all targets of `texts`.
 
-        Returns (that mean in nats a token, tokens read).
+        Returns (that mean in nats per token, tokens read).
         """
         batches = _micro_batches(texts, tokenizer)
         count = sum(int((b.targets != -100).sum()) for b in batches)
@@ -159,6 +159,7 @@ class Bfloat16Worker:
 
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A model of the configured shape with random weights."""
     torch.manual_seed(config.seed)
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -180,7 +181,7 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Q
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Multiplier of the peak rates at a step; see PretrainConfig."""
+    """Factor of the peak learning rates at a step; see PretrainConfig."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.horizon_steps - config.warmup_steps)

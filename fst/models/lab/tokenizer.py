@@ -1,4 +1,4 @@
-"""The lab's tokenizer: one token a word of the lab's world, characters and bytes for everything else."""
+"""The lab's tokenizer: one token per word of the lab's vocabulary, characters and bytes for everything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ("<|pad|>", "<|unk|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
-# A turn's text can not open or close a turn: "<|" in it is taken apart before it is tokenized.
+# A turn's text cannot open or close a turn: the template puts a space into any "<|" in it.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|' + message['role'] + '|>' + (message['content'] | replace('<|', '< |')) -}}"
@@ -19,8 +19,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(words: tuple[str, ...], context: int) -> PreTrainedTokenizerFast:
-    """Unigram segmentation over whole words (cheapest), characters and bytes, so that any text encodes
-    and decodes back to itself. `context` is the model's length in tokens."""
+    """Unigram segmentation over whole words (preferred), characters and bytes, so that any text decodes back to itself.
+    `context` is the longest input of the model, in tokens."""
     pieces: list[tuple[str, float]] = [(token, -100.0) for token in SPECIALS]
     pieces += [(f"▁{word}", -1.0) for word in words]
     pieces += [("▁", -2.0)] + [(chr(c), -2.0) for c in range(33, 127)]

@@ -1,0 +1,110 @@
+"""The sections of params.yaml that decide what a run does: problems, model, slow weights, fast weights, the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from fst.config.section import Number, Section, Texts
+from fst.tables import ENGINES
+
+Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.engine"))]
+
+
+class PrepareParams(Section):
+    """How many problems each split has. Validation and test are the same for every seed."""
+
+    seed: int = Field(0, ge=0, description="deals the stage's training problems (`fst train` deals by its own seed)")
+    train: int = Field(1024, ge=1, description="training problems")
+    validation: int = Field(200, ge=1, description="validation problems: the curve of a run, and the traffic expected")
+    test: int = Field(200, ge=1, description="test problems: the reward that a candidate is judged by")
+
+
+class ModelParams(Section):
+    """The policy: a causal LM with a chat template."""
+
+    base: str = Field("lab", description="a directory, a hub id, or `lab`, the model that is shipped")
+    max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+    engine: Engine = Field(
+        "transformers",
+        description="what samples answers: `transformers` in this process, `vllm` (a server), or a registered one",
+        examples=list(ENGINES.rows),
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of torch; more pay off from about ten million parameters on")
+
+
+class VllmParams(Section):
+    """The vLLM server, where model.engine is `vllm`."""
+
+    url: str = Field("", description="a server that runs already; empty: one is started, and stopped with the process")
+    python: str = Field(".venv-vllm/bin/python", description="interpreter with vLLM (`make vllm`), to start a server")
+    api_key_env: str = Field("VLLM_API_KEY", description="environment variable that holds the server's API key")
+    start_seconds: Number = Field(300.0, ge=1, description="longest wait for a started server to be ready")
+    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait for one reply")
+    max_loras: int = Field(4, ge=1, description="adapters that the server holds at once")
+    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`")
+
+
+class SlowParams(Section):
+    """Slow weights: a LoRA adapter, trained by RL (CISPO)."""
+
+    problems_per_step: int = Field(16, ge=1, description="problems per RL step")
+    group_size: int = Field(8, ge=2, description="G: rollouts per problem; fast.prompts divides it")
+    learning_rate: Number = Field(1e-3, ge=0, description="peak learning rate of AdamW, after the warm-up")
+    warmup_steps: int = Field(10, ge=0, description="RL steps of linear warm-up")
+    ratio_cap: Number = Field(4.0, ge=1, description="tau: the importance ratio is capped here (absolute, no unit)")
+    kl_penalty: Number = Field(1e-3, ge=0, description="weight of the KL divergence from the base model in the loss")
+    max_grad_norm: Number = Field(1.0, ge=0, description="gradients are clipped to this norm")
+    lora_rank: int = Field(16, ge=1, description="rank of the adapter")
+    lora_alpha: int = Field(32, ge=1, description="scale of the adapter: lora_alpha / lora_rank times its product")
+    trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by their names there")
+
+
+class FastParams(Section):
+    """Fast weights: K prompts, evolved by GEPA."""
+
+    prompts: int = Field(4, ge=1, description="K: prompts in the population; divides slow.group_size")
+    anchors: int = Field(32, ge=1, description="problems that a prompt is scored on")
+    minibatch: int = Field(8, ge=1, description="problems that a reflection reads; at most `anchors`")
+    budget: int = Field(400, ge=1, description="rollouts per round at most, re-scoring included")
+    patience: int = Field(3, ge=1, description="proposals in a row that improve nothing, then the round ends")
+    max_prompt_tokens: int = Field(64, ge=1, description="longest prompt, in tokens")
+    carry: bool = Field(True, description="keep the population for the next round; false: begin with the seed prompt")
+    feedback: Literal["full", "reward"] = Field("full", description="what reflections read: all, or the reward alone")
+
+
+class ReflectorParams(Section):
+    """The model that writes prompts."""
+
+    kind: Literal["policy", "endpoint"] = Field("policy", description="the policy, or an OpenAI-compatible server")
+    style: Literal["pairs", "feedback"] = Field(
+        "pairs", description="asked with (input, expected) pairs, as the lab base was taught, or with the full feedback"
+    )
+    weights: Literal["base", "current"] = Field("base", description="the policy's frozen base, or its current adapter")
+    proposals: int = Field(128, ge=1, description="prompts that the policy draws per reflection and then screens")
+    max_new_tokens: int = Field(48, ge=1, description="longest proposal of the policy, in tokens")
+    temperature: Number = Field(1.0, ge=0, description="sampling temperature of proposals; 0: greedy")
+    base_url: str = Field("http://localhost:8000/v1", description="address of the endpoint")
+    endpoint_model: str = Field("", description="model that the endpoint is asked for")
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the endpoint's API key")
+    timeout_seconds: Number = Field(60.0, ge=0, description="longest wait for one reply of the endpoint")
+    max_retries: int = Field(5, ge=0, description="attempts at the endpoint after the first")
+
+
+class LoopParams(Section):
+    """The alternation: per cycle one fast round and `steps_per_cycle` RL steps."""
+
+    cycles: int = Field(10, ge=1, description="cycles per run at most")
+    steps_per_cycle: int = Field(6, ge=1, description="T: RL steps per cycle")
+    seed_prompt: str = Field("solve the task", description="the first prompt, and the one KL is compared under")
+    rollout_budget: int = Field(0, ge=0, description="learning rollouts per run at most; 0: what `fst` may spend")
+
+
+class EvaluateParams(Section):
+    """How a policy is measured on held-out problems."""
+
+    samples: int = Field(4, ge=1, description="answers per problem at temperature 1: the reward is mean@samples")
+    kl_problems: int = Field(100, ge=1, description="problems (the first ones) that the KL from the base is taken on")

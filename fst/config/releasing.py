@@ -1,0 +1,73 @@
+"""The sections of params.yaml about the stages of a domain and about releases: domains, checks, gate, store, flows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fst.config.section import Number, Section, Texts
+from fst.types import Arm
+
+
+class DomainParams(Section):
+    """A domain that the stages know by its name here. It continues from the bundle of `start`: that bundle's adapter is
+    trained further, and its other domains' prompts are kept."""
+
+    spec: str = Field("", description="where the problems come from: FAMILY/NAME, or FAMILY:ARGUMENTS")
+    source: str = Field("fst/data/lab/rules.py", description="the file that the stage depends on for these problems")
+    start: str = Field("base", description="the earlier domain whose bundle it continues; `base`: the base model")
+    serves: str = Field("", description="the domain's name in its bundle, where that differs: same domain, newer data")
+    set: Texts = Field((), description="overrides for this domain's stages alone, each as section.key=value")
+
+
+class ValidateParams(Section):
+    """Limits of the checks on each split of prepared problems."""
+
+    min_problems: int = Field(16, ge=1, description="problems of a split at least")
+    max_answer_share: Number = Field(0.5, ge=0, le=1, description="share of the most common answer; above: a warning")
+    max_slice_share: Number = Field(0.9, ge=0, le=1, description="share of the largest slice (meta.branch), likewise")
+
+
+class TrainParams(Section):
+    """The stage `train`."""
+
+    arm: Arm = Field("fst", description="what learns: `fst` both, `rl` the adapter alone, `gepa` the prompts alone")
+    seed: int = Field(0, ge=0, description="of everything the stage draws")
+
+
+class BundleParams(Section):
+    """The stage `bundle`."""
+
+    prompts: int = Field(4, ge=1, description="prompts that a domain ships at most, best first")
+
+
+class GateParams(Section):
+    """When a candidate may replace production. Rewards are in [0, 1]."""
+
+    confidence: Number = Field(0.95, ge=0.5, le=0.9999, description="level of the interval of the reward difference")
+    resamples: int = Field(2000, ge=100, description="resamples of the paired bootstrap")
+    tie: Literal["keep", "replace"] = Field("keep", description="production's fate when the interval contains zero")
+    max_forgetting: Number = Field(0.05, ge=0, le=1, description="mean reward that a domain in production may lose")
+    max_kl: Number = Field(2.0, ge=0, description="KL divergence from the base model, in nats per token")
+    max_prompt_tokens: int = Field(64, ge=1, description="longest prompt, in tokens")
+    max_cost_ratio: Number = Field(1.5, ge=0, description="tokens per answer (prompt too), relative to production's")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+
+
+class StoreParams(Section):
+    """Where releases are kept."""
+
+    url: str = Field("models/releases", description="a directory, or s3://bucket/prefix (credentials: environment)")
+    channel: str = Field("prod", description="the release pointer that commands use unless --channel names another")
+    public_key: str = Field("", description="PEM file; when set, only bundles signed with its key are used")
+    allow_unconditional_writes: bool = Field(False, description="use S3 without compare-and-swap: one publisher only")
+
+
+class FlowParams(Section):
+    """How patient the flows are with the infrastructure."""
+
+    retries: int = Field(3, ge=0, description="further attempts after a fault")
+    retry_seconds: Number = Field(2.0, ge=0, description="wait before the first of them; doubled each time")
+    round_seconds: Number = Field(3600.0, ge=0, description="longest training round, then it is ended as hung")
+    stage_seconds: Number = Field(3600.0, ge=0, description="longest other stage, then it is ended as hung")

@@ -1,0 +1,74 @@
+"""The sections of params.yaml about live traffic: the gateway, its log, drift, alerts, adaptation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fst.config.section import Number, Section
+
+
+class ServeParams(Section):
+    """The gateway."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs `keys`")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: a free one")
+    keys: str = Field("", description="file of API keys (`fst keys add`); empty: no keys, loopback only")
+    max_body_bytes: int = Field(262_144, ge=1024, description="longest request body, in bytes")
+    requests_per_minute: int = Field(0, ge=0, description="requests per tenant and minute; 0: no limit")
+    max_waiting: int = Field(256, ge=1, description="requests in progress at once; further ones get status 429")
+    timeout_seconds: Number = Field(60.0, ge=0, description="longest request")
+    drain_seconds: Number = Field(20.0, ge=0, description="time that running requests have at a shutdown")
+    poll_seconds: Number = Field(1.0, ge=0.05, description="seconds between two looks at the channel")
+    prompts: Literal["best", "dealt"] = Field("best", description="a domain's best prompt, or its prompts in turn")
+    canary_percent: Number = Field(0.0, ge=0, le=100, description="traffic (%) of a new release at first; 0: all of it")
+    canary_scored: int = Field(100, ge=1, description="scored requests, then the canary is promoted or rolled back")
+    shadow: str = Field("", description="a channel whose release answers every request too, for the log alone")
+
+
+class TrafficParams(Section):
+    """The log of requests and feedback."""
+
+    folder: str = Field("traffic", description="directory of the log, from the project's root")
+    segment_bytes: int = Field(16_777_216, ge=1024, description="size of a log file, in bytes, then the next begins")
+    segment_seconds: Number = Field(3600.0, ge=1, description="age of a log file, then the next begins")
+    retention_days: Number = Field(30.0, ge=0, description="days after which a log file is deleted")
+    redact: str = Field("", description="entry point of the group fst.redactors: a function from text to text")
+
+
+class DriftParams(Section):
+    """When traffic counts as drifted from what the release was measured on."""
+
+    window: int = Field(100, ge=10, description="requests per window")
+    min_scored: int = Field(30, ge=5, description="scored requests of a domain in a window, to judge its reward")
+    windows_in_a_row: int = Field(2, ge=1, description="windows beyond a threshold, one after the other, for an alert")
+    false_alarm_rate: Number = Field(0.01, ge=0.0001, le=0.5, description="probability per window, over all signals")
+    resamples: int = Field(500, ge=50, description="draws from the reference, to find the thresholds")
+    cool_down_seconds: Number = Field(300.0, ge=0, description="time after an alert without another for its domain")
+    new_domain_requests: int = Field(10, ge=2, description="requests alike, unlike all domains, that make a new one")
+    poll_seconds: Number = Field(1.0, ge=0.05, description="seconds between two looks at the log")
+    seed: int = Field(0, ge=0, description="of the draws")
+
+
+class AlertParams(Section):
+    """Where alerts go, besides the log and Prefect. Empty: nowhere. `env:NAME` reads a value from the environment."""
+
+    webhook: str = Field("", description="URL that gets each alert as JSON (POST)")
+    slack: str = Field("", description="URL of a Slack webhook: POST of {text}")
+    email_to: str = Field("", description="address of the recipient")
+    email_from: str = Field("fst@localhost", description="address of the sender")
+    smtp_host: str = Field("localhost", description="mail server")
+    smtp_port: int = Field(25, ge=1, le=65535, description="its TCP port")
+    timeout_seconds: Number = Field(5.0, ge=0.1, description="longest attempt to deliver an alert")
+
+
+class AdaptParams(Section):
+    """What an alert starts: fast rounds with frozen weights, then the gate; RL steps only where that is not enough."""
+
+    min_problems: int = Field(96, ge=12, description="scored requests with one known answer, before it starts")
+    max_problems: int = Field(400, ge=12, description="the newest of them that are used")
+    wait_seconds: Number = Field(120.0, ge=0, description="longest wait for `min_problems`")
+    fast_cycles: int = Field(1, ge=1, description="fast rounds")
+    slow_cycles: int = Field(4, ge=0, description="cycles with RL steps; 0: the weights stay as they are")
+    enough: Number = Field(0.7, ge=0, le=1, description="mean reward after the fast rounds that makes RL unnecessary")
