@@ -60,6 +60,9 @@ class SlowParams(Section):
     max_grad_norm: Number = Field(1.0, ge=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(16, ge=1, description="rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapter: lora_alpha / lora_rank times its product")
+    micro_tokens: int = Field(
+        16384, ge=1, description="tokens that run through the model at once; a step's rows are cut into such slices"
+    )
     trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by their names there")
 
 
