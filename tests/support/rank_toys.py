@@ -1,6 +1,7 @@
-"""One process of several: a step of the slow weights on scripted answers, its advantages and gradient saved.
+"""One process of several: for each case a step of new slow weights on scripted answers, its advantages and gradient
+saved.
 
-python -m support.rank_toys MODEL OUT CASE        under torchrun's environment, or alone
+python -m support.rank_toys MODEL OUT        under torchrun's environment, or alone
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 import warnings
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +20,7 @@ from fst.models.sampler import Answer
 from support.slow_toys import PROBLEMS, Watched, drawn, population, verify
 
 GROUP = 4
+CASES = {"all": (), "silent": range(8, 16), "mute": range(16)}
 LENGTHS = (3, 8, 1, 5, 2, 7, 4, 6, 8, 8, 1, 2, 3, 5, 2, 1)  # four problems, unequal on the two ranks
 
 
@@ -31,19 +34,18 @@ def scripted(policy: Policy, case: str) -> list[Answer]:
     """Answers of all rows. `silent`: those of rank 1 are equal within each group, so that it has no signal; `mute`:
     everyone's are."""
     answers = next(found for seed in count() if mixed(found := drawn(policy, LENGTHS, seed)))
-    quiet = {"all": (), "silent": range(8, 16), "mute": range(16)}[case]
-    return [answers[i // GROUP * GROUP] if i in quiet else answer for i, answer in enumerate(answers)]
+    return [answers[i // GROUP * GROUP] if i in CASES[case] else answer for i, answer in enumerate(answers)]
 
 
-def main(model: str, out: str, case: str) -> None:
-    warnings.simplefilter("ignore")
+def take_step(model: str, out: Path, case: str) -> dict[str, Any]:
+    """What a step of the case finds: advantages, gradient, figures, rollouts."""
     policy = load_policy(model, max_new_tokens=8)
-    slow = Watched(policy, Path(out), problems_per_step=4, group_size=GROUP, kl_penalty=0.05, max_grad_norm=0.0)
+    slow = Watched(policy, out, problems_per_step=4, group_size=GROUP, kl_penalty=0.05, max_grad_norm=0.0)
     slow.perturb()
     answers, share = scripted(policy, case), len(LENGTHS) // ranks.world()
     slow.script = [answers[ranks.rank() * share : (ranks.rank() + 1) * share]]
     result, rollouts = slow.train_step(population(2), PROBLEMS[:4])
-    found = {
+    return {
         "advantages": slow.before["advantages"],
         "gradient": slow.gradient,
         "reward": result.reward,
@@ -51,6 +53,11 @@ def main(model: str, out: str, case: str) -> None:
         "loss": result.loss,
         "rollouts": [(r.problem_id, r.prompt_id, r.text, r.reward) for r in rollouts],
     }
+
+
+def main(model: str, out: str) -> None:
+    warnings.simplefilter("ignore")
+    found = {case: take_step(model, Path(out), case) for case in CASES}
     torch.save(found, Path(out) / f"rank-{ranks.rank()}.pt")
 
 
