@@ -25,7 +25,6 @@ def follow(params: Params, places: Places, channel: str, sinks: Sequence[Sink] =
     """Look at the log every `drift.poll_seconds`, until stopped. Every alert goes to `sinks`, then to the channels of
     params.yaml; then a report is written about it."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, which may hold secrets
     everybody = [*sinks, *channels(params.alerts)]
     watcher = watcher_of(params, places, channel)
     watcher.look()
