@@ -1,4 +1,4 @@
-"""The problems of a domain in the traffic: what was asked, with the answers that were said to be right."""
+"""The problems of a domain in the traffic: its questions with the right answers that feedback gave."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fst.traffic.log import exchanges, read
 
 
 def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> list[tuple[str, str]]:
-    """(question, answer) of the requests since a time that were served as the domain, or, for a new one, that are like
-    the requests it was found by; in their order."""
+    """(question, right answer) of the requests since a time (seconds since the epoch), in their order: those that were
+    served as the domain and, for a new domain, those like the requests that it was found by."""
     records, _ = read(log)
     told = [
         (exchange.request, exchange.feedback.answer)

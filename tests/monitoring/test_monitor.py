@@ -34,12 +34,13 @@ from fst.config import AlertParams, DriftParams
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.errors import ConfigError
+from fst.lines import read_lines
 from fst.monitoring.alerts import Alert, channels, tell
 from fst.monitoring.calibration import calibrate, thresholds_of
 from fst.monitoring.collected import collected
 from fst.monitoring.newcomers import Newcomer, clusters, name_for
 from fst.monitoring.signals import Reference, distance, reference_of
-from fst.monitoring.watch import Watch, Watcher, alerts_of, newcomers_of
+from fst.monitoring.watch import Watch, Watcher, newcomers_of
 from fst.store.bundle import Bundle, write_bundle
 from fst.traffic.log import Exchange, Feedback, LogLimits, Request, TrafficLog
 
@@ -215,7 +216,7 @@ def test_w5_w6_a_new_domain_is_named_kept_and_its_problems_collected(scene: Scen
     assert len(collected(scene.root / "traffic", scene.folder, "french", since=28.0)) == 12
     assert len(collected(scene.root / "traffic", scene.folder, "digits")) == 10
     assert list(newcomers_of(scene.folder)) == ["french"]
-    assert [a["domain"] for a in alerts_of(scene.folder)] == ["french", "french"]
+    assert [a["domain"] for a in read_lines(scene.folder / "alerts.jsonl")] == ["french", "french"]
 
 
 def test_w5_names_come_from_the_words_that_others_lack() -> None:
