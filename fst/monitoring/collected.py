@@ -1,10 +1,14 @@
-"""The problems of a domain in the traffic: its questions with the right answers that feedback gave."""
+"""The problems of a domain in the traffic (its questions with the right answers that feedback gave), and the
+adaptation that they make possible."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from fst.config import Params
 from fst.monitoring.watch import newcomers_of
+from fst.release.adaptation import Adaptation, plan
+from fst.stages.places import Places
 from fst.traffic.log import exchanges, read
 
 
@@ -26,3 +30,10 @@ def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> l
         belongs = newcomer.belongs([question for question, _ in unknown])
         pairs += [pair for pair, mine in zip(unknown, belongs, strict=True) if mine]
     return pairs
+
+
+def plan_adaptation(params: Params, places: Places, domain: str, channel: str, since: float) -> Adaptation:
+    """The adaptation of a domain to its traffic since a time (seconds since the epoch). Raises DataError while there
+    are too few problems, ConfigError when the channel has no release or it cannot be built on."""
+    pairs = collected(places.root / params.traffic.folder, places.monitoring, domain, since)
+    return plan(params, places, domain, pairs, channel)
