@@ -30,6 +30,7 @@ LIBRARY_ROOMS = {
         "fst/traffic/simulate.py",
         "fst/monitoring/alerts.py",
     ),
+    "apprise": ("fst/monitoring/alerts.py",),
     "pydantic": ("fst/config/*",),
     "boto3": ("fst/store/s3.py",),
     "botocore": ("fst/store/s3.py",),
