@@ -45,7 +45,8 @@ class Screening:
 
 @dataclass
 class FastRound:
-    """The result: the new population, every prompt met with its parents and score, and the cost."""
+    """The result: the new population, every prompt met with its parents and scores, and the cost: rollouts `spent`,
+    what reflection took, and the reflector's own account since the run began, where it keeps one."""
 
     population: Population
     scores: dict[str, dict[str, float]]
@@ -53,6 +54,7 @@ class FastRound:
     reflections: dict[str, dict[str, Any]]
     spent: int
     screening: Screening
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -254,4 +256,5 @@ def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Pro
         {name: mean_score(scores[name]) for name in members},
         adapter.plan.weights,
     )
-    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening)
+    usage = getattr(adapter.evolver.reflector, "usage", None)
+    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening, usage)

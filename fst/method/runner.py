@@ -21,6 +21,7 @@ from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
 from fst.errors import DataError, RecordError
 from fst.method import ranks
+from fst.method.books import Books
 from fst.method.checkpoint import restore, take
 from fst.method.learner import Learner
 from fst.method.loop import rounds
@@ -33,7 +34,7 @@ from fst.models.policy import Policy, Reader
 from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
 from fst.runs.origin import base_sha256, commit, data_sha256
 from fst.runs.progress import Progress
-from fst.runs.records import ASKED, RunFolder, check_same, read_lines, valid_lines
+from fst.runs.records import ASKED, RunFolder, check_same, events_of
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import Arm, Population, Prompt, prompt_from_dict
 
@@ -121,7 +122,7 @@ def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:
 
 def has_ended(folder: Path) -> bool:
     """Whether the run in a folder reached its end."""
-    return any(event["kind"] == "end" for event in valid_lines(read_lines(folder / "events.jsonl")))
+    return any(event["kind"] == "end" for event in events_of(folder))
 
 
 def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
@@ -173,8 +174,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         params=params,
         policy=policy,
         reflector=reflector,
-        folder=folder,
-        progress=progress,
+        books=Books(folder, progress, params.rollout_budget),
         seed=job.seed,
         slow_weights=slow,
         population=first_population(start, job.domain, params, job.serves),
@@ -212,7 +212,7 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
             for _ in rounds(learner):
                 yield learner
         finally:
-            learner.folder.close()
+            learner.books.close()
 
 
 def _path(text: str | None) -> Path | None:
@@ -221,7 +221,7 @@ def _path(text: str | None) -> Path | None:
 
 def summary_of(folder: Path) -> dict[str, Any]:
     """The `end` event of a finished run."""
-    ends = [e for e in valid_lines(read_lines(folder / "events.jsonl")) if e["kind"] == "end"]
+    ends = [e for e in events_of(folder) if e["kind"] == "end"]
     return ends[-1] if ends else {}
 
 
@@ -253,7 +253,7 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
         chosen = Prompt(prompt) if prompt is not None else learner.population.best
         problems = getattr(learner.domain, split)
         result = learner.measure(chosen, problems)
-        learner.folder.close()
+        learner.books.close()
     return {
         "run": folder.name,
         "split": split,

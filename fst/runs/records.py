@@ -186,6 +186,11 @@ def numbered_valid_lines(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> list
     return kept
 
 
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    """The events in force of a run; none where there is no run."""
+    return valid_lines(read_lines(folder / "events.jsonl"))
+
+
 def rollouts_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """The rollouts in force of a run, with their line numbers."""
     lines = numbered_valid_lines(read_numbered_lines(folder / "rollouts.jsonl"))

@@ -70,7 +70,7 @@ def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """An adapter that moves the model visibly."""
     learner = learner_of(Job("rl", SPEC, 0, tmp_path / "made", params_for(tiny_model_dir)))
     learner.slow.save(tmp_path / "adapter")
-    learner.folder.close()
+    learner.books.close()
     (tmp_path / "adapter" / "trainer.pt").unlink()
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     generator = torch.Generator().manual_seed(3)
@@ -99,7 +99,7 @@ def test_b1_b3_weights_begin_as_the_start(tiny_model_dir: Path, tmp_path: Path, 
     expected = load_file(start.adapter / WEIGHTS)
     assert same(adapter_state(learner.policy.model), expected)
     assert learner.measure(learner.population.best, learner.domain.test).kl > 1e-4
-    learner.folder.close()
+    learner.books.close()
     job = Job(arm, SPEC, 0, tmp_path / f"{arm}-run", params_for(tiny_model_dir), start=start.folder)
     for after in run_rounds(job, quiet=True):
         state = adapter_state(after.policy.model)
@@ -110,7 +110,7 @@ def test_b1_without_a_start_the_weights_are_the_base(tiny_model_dir: Path, tmp_p
     learner = learner_of(Job("fst", SPEC, 0, tmp_path / "run", params_for(tiny_model_dir)))
     assert learner.measure(learner.population.best, learner.domain.test).kl == 0.0
     assert not learner.moved
-    learner.folder.close()
+    learner.books.close()
 
 
 def test_b2_prompts_come_from_the_start_where_it_serves_the_domain(start: Bundle) -> None:
