@@ -1,6 +1,6 @@
 """Runs that build on a bundle. B1 the weights begin as the bundle's adapter, in every arm, and the arm without slow
 weights keeps them; B2 a domain that the bundle serves begins with its prompts, another one with the seed prompt; B3
-drift is measured against the base, not against the start; B4 the key of a start is its adapter and the prompts for the
+KL is measured against the base, not against the start; B4 the key of a start is its adapter and the prompts for the
 domain, and nothing else; B5 a run does not go on from another start; B6 an adapter's bytes do not say where its base
 lies."""
 
