@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from fst.method.evaluation import Evaluation
 from fst.method.fast import FastRound
+from fst.method.frontier import mean_score
 from fst.method.slow import StepResult
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder, events_of
@@ -98,7 +99,7 @@ class Books:
                 text=prompt.text,
                 parents=list(prompt.parents),
                 origin=prompt.origin,
-                score=sum(scores.values()) / len(scores) if scores else None,
+                score=mean_score(scores) if scores else None,
                 reflection=found.reflections.get(name),
             )
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything the next round needs, in one atomic folder, and going back to it."""
+"""Checkpoints: everything that the next round needs, in one folder that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def save(learner: Learner) -> None:
 
 
 def restore(learner: Learner, run: Path) -> None:
-    """Go back to the last completed round of a run, if there is one; the account's lines after it become void."""
-    account, last = learner.books.folder, RunFolder(run).last_checkpoint()
+    """Go back to the last completed round of a run, or to its beginning; later lines of the record become void."""
+    record, last = learner.books.folder, RunFolder(run).last_checkpoint()
     if last is None:
-        account.void_from(-1)
+        record.void_from(-1)
         return
     number, path = last
-    account.void_from(number + 1)
+    record.void_from(number + 1)
     take(learner, path)
 
 

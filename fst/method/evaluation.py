@@ -1,4 +1,4 @@
-"""Measuring a policy under a prompt: accuracy, KL and cost on held-out problems."""
+"""Measurement of a policy under a prompt: accuracy, KL and cost on held-out problems."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
 
 @dataclass(frozen=True)
 class Meter:
-    """Reads an Evaluation off the rollouts that a prompt was answered with. `moved`: whether the policy has an
-    adapter that differs from the base; without one there is no KL to compute."""
+    """Makes an Evaluation of rollouts under a prompt. `moved`: whether the policy has an adapter that differs from the
+    base; without one the KL is 0 and is not computed."""
 
     policy: Policy
     params: EvaluateParams

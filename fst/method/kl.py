@@ -16,7 +16,7 @@ from fst.models.policy import Policy
 
 @torch.inference_mode()
 def token_kl(trained_logits: torch.Tensor, base_logits: torch.Tensor) -> torch.Tensor:
-    """KL(softmax(trained) || softmax(base)) along the last axis, in nats; (..., V) -> (...)."""
+    """KL(softmax(trained) || softmax(base)) over the vocabulary V, in nats; shapes (..., V) -> (...)."""
     trained = torch.log_softmax(trained_logits.float(), -1)
     base = torch.log_softmax(base_logits.float(), -1)
     return (trained.exp() * (trained - base)).sum(-1)

@@ -73,7 +73,7 @@ class RunFolder:
             raise RecordError(f"{path} holds a run already; go on with it by --resume, or name another with --run")
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        run._take()
+        run.lock()
         write_atomic(path / "config.json", json.dumps(config, indent=2) + "\n")
         return run
 
@@ -82,11 +82,11 @@ class RunFolder:
         """Take up a run made with the same parameters. Raises RecordError when they differ or the run is in use."""
         check_same(path, {key: config.get(key) for key in (*ASKED, "base_sha256", "data_sha256", "start")})
         run = cls(path)
-        run._take()
+        run.lock()
         return run
 
-    def _take(self) -> None:
-        """Lock the run until it is closed; the kernel frees it when the process dies."""
+    def lock(self) -> None:
+        """Lock the run until it is closed or the process dies. Raises RecordError when the run is in use."""
         try:
             self._lock.acquire()
         except Timeout as exc:

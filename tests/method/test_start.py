@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from fst.config import Params, params_from_dict
 from fst.errors import RecordError
 from fst.method.learner import Learner
-from fst.method.runner import Job, first_population, prepare, run_rounds, start_key
+from fst.method.runner import Job, prepare, run_rounds
+from fst.method.start import first_population, start_key
 from fst.models.adapter import CONFIG, WEIGHTS, adapter_state
 from fst.runs.progress import Progress
 from fst.store.bundle import Bundle, write_bundle
