@@ -10,7 +10,6 @@ from fst.method.learner import Learner
 from fst.monitoring import collected
 from fst.release.candidate import Candidate
 from fst.release.gate import Decision
-from fst.runs.records import read_lines, valid_lines
 from fst.stages.outputs import read_document
 from fst.stages.stages import Stages
 from pipelines.project import Project
@@ -42,7 +41,7 @@ def next_round(project: Project, name: str) -> dict[str, Any]:
         raise
     if learner is None:
         return {"round": None, "more": False}
-    events = valid_lines(read_lines(learner.folder.path / "events.jsonl"))
+    events = learner.books.events()
     last = {kind: [e for e in events if e["kind"] == kind][-1] for kind in ("round", "evaluation")}
     return {
         "round": last["round"]["round"],

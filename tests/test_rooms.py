@@ -40,7 +40,7 @@ LIBRARY_ROOMS = {
     "great_expectations": ("fst/data/validation/*",),
     "dvc": ("pipelines/graph.py",),
     "cryptography": ("fst/store/signing.py",),
-    "filelock": ("fst/store/local.py",),
+    "filelock": ("fst/store/local.py", "fst/runs/records.py"),
     "matplotlib": ("fst/report/figures.py", "fst/report/live.py", "fst/claims/page.py"),
     "evidently": ("fst/monitoring/*",),
     "prefect": ("pipelines/*",),
