@@ -22,12 +22,17 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file, none where there is no file; a line that a crash cut off is skipped."""
+    return (values for _, values in read_numbered_lines(path))
+
+
+def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_lines`, each with its line number from 1."""
     if not path.exists():
         return
-    for line in path.read_bytes().split(b"\n"):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             values = json.loads(line)
         except ValueError:
             continue
         if isinstance(values, dict):
-            yield values
+            yield number, values

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Arm = Literal["fst", "rl", "gepa"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 Purpose = Literal["train", "fast", "eval"]
 
 

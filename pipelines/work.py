@@ -7,11 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from fst.method.learner import Learner
-from fst.monitoring.collected import collected
-from fst.release.adaptation import plan
+from fst.monitoring import collected
 from fst.release.candidate import Candidate
 from fst.release.gate import Decision
-from fst.runs.records import read_lines, valid_lines
 from fst.stages.outputs import read_document
 from fst.stages.stages import Stages
 from pipelines.project import Project
@@ -43,7 +41,7 @@ def next_round(project: Project, name: str) -> dict[str, Any]:
         raise
     if learner is None:
         return {"round": None, "more": False}
-    events = valid_lines(read_lines(learner.folder.path / "events.jsonl"))
+    events = learner.books.events()
     last = {kind: [e for e in events if e["kind"] == kind][-1] for kind in ("round", "evaluation")}
     return {
         "round": last["round"]["round"],
@@ -69,10 +67,8 @@ def finish_training(project: Project, name: str) -> dict[str, Any]:
 
 
 def plan_adaptation(project: Project, domain: str, channel: str, since: float) -> dict[str, Any]:
-    """Collect a domain's problems from the traffic since a time and find what to build on. Raises DataError when there
-    are too few yet."""
-    pairs = collected(project.places.root / project.params.traffic.folder, project.places.monitoring, domain, since)
-    return asdict(plan(project.params, project.places, domain, pairs, channel))
+    """The plan of an adaptation (fst/monitoring/collected.py). Raises DataError while there are too few problems."""
+    return asdict(collected.plan_adaptation(project.params, project.places, domain, channel, since))
 
 
 def reward(project: Project, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from fst.claims.curves import Point
 from fst.claims.plan import Work
 from fst.claims.work import RESULT, result
-from fst.runs.records import read_lines, valid_lines
+from fst.runs.records import events_of
 from fst.runs.view import RunView, load_run
 
 
@@ -79,7 +79,7 @@ def made(works: tuple[Work, ...], folder: Path) -> dict[str, str]:
 
 def _run(work: Work, view: RunView, folder: Path) -> Run:
     assert view.end is not None  # the plan was done
-    events = valid_lines(read_lines(folder / "events.jsonl"))
+    events = events_of(folder)
     keys = ("ended", "on", "accuracy", "stderr", "kl", "prompt")
     stages = tuple({key: event[key] for key in keys} for event in events if event["kind"] == "stage")
     return Run(

@@ -20,8 +20,6 @@ from fst.files import document, write_atomic
 from fst.report.figures import COLOURS, INK, LINES, MARKERS, MEMBER, PAPER, Figure, draw_one, draw_row
 from fst.runs.view import ARM_NAMES
 
-ARMS = ("fst", "rl", "gepa")
-
 
 def write(out: Path, rows: Sequence[Row], evidence: Evidence, about: dict[str, Any]) -> Path:
     """claims.json (verdicts and rows), runs.json (every seed, curve and budget), about.json (commit, versions,

@@ -24,7 +24,7 @@ from fst.models.adapter import attach_adapter
 from fst.models.lab.card import following
 from fst.models.policy import load_policy
 from fst.runs.progress import Progress
-from fst.runs.records import RunFolder, read_lines, valid_lines
+from fst.runs.records import RunFolder
 from fst.store.bundle import write_bundle
 from fst.types import Prompt, prompt_from_dict
 
@@ -85,7 +85,7 @@ def _continual(work: Work, params: Params, size: Size, folder: Path) -> None:
         for _ in rounds(learner):
             _stages(learner, domains, size.stage)
     finally:
-        learner.folder.close()
+        learner.books.close()
 
 
 def _stages(learner: Learner, domains: list[Domain], cycles: int) -> None:
@@ -94,7 +94,7 @@ def _stages(learner: Learner, domains: list[Domain], cycles: int) -> None:
     cycle = learner.cycle if learner.arm != "rl" else learner.step // learner.params.loop.steps_per_cycle
     ended, inside = divmod(cycle, cycles)
     here = min(ended, len(domains) - 1)
-    said = [e for e in valid_lines(read_lines(learner.folder.path / "events.jsonl")) if e["kind"] == "stage"]
+    said = [e for e in learner.books.events() if e["kind"] == "stage"]
     if ended and not inside and not any(e["ended"] == ended for e in said):
         kept = {e["on"]: prompt_from_dict(e["prompt"]) for e in said if e["on"] == e["ended"] - 1}
         kept[ended - 1] = learner.population.best
@@ -102,7 +102,7 @@ def _stages(learner: Learner, domains: list[Domain], cycles: int) -> None:
             learner.switch(domains[on])
             found = learner.measure(prompt, domains[on].test, learner.round - 1)
             facts = {"accuracy": found.accuracy, "stderr": found.stderr, "kl": found.kl}
-            learner.folder.event("stage", round=learner.round - 1, ended=ended, on=on, prompt=prompt.as_dict(), **facts)
+            learner.books.note("stage", round=learner.round - 1, ended=ended, on=on, prompt=prompt.as_dict(), **facts)
     learner.switch(domains[here])
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from fst.cli.options import SETTINGS, TRAINING, Settings, Several, TrainingSettings, terminal
 from fst.commandline import goes_on
 from fst.errors import ConfigError
-from fst.types import Arm
+from fst.types import ARMS, Arm
 
-ARMS: Final[tuple[Arm, ...]] = ("fst", "rl", "gepa")
 DOMAIN = "lab/sort_desc+add_one"
 TITLE = "Fast-Slow Training"
 

@@ -122,8 +122,12 @@ class Params(Section):
     @property
     def rollout_budget(self) -> int:
         """Learning rollouts per run at most: what `fst` may spend in all its cycles, unless set."""
-        per_cycle = self.fast.budget + self.loop.steps_per_cycle * self.rollouts_per_step
-        return self.loop.rollout_budget or self.loop.cycles * per_cycle
+        return self.loop.rollout_budget or self.loop.cycles * self.rollouts_per_cycle
+
+    @property
+    def rollouts_per_cycle(self) -> int:
+        """Rollouts that `fst` may spend per cycle, on a fast round and a slow one."""
+        return self.fast.budget + self.loop.steps_per_cycle * self.rollouts_per_step
 
     @property
     def rollouts_per_step(self) -> int:

@@ -54,8 +54,8 @@ class DriftParams(Section):
 class AlertParams(Section):
     """Where alerts go, besides the log and Prefect. Empty: nowhere. `env:NAME` reads a value from the environment."""
 
-    webhook: str = Field("", description="URL that gets each alert as JSON (POST)")
-    slack: str = Field("", description="URL of a Slack webhook: POST of {text}")
+    webhook: str = Field("", description="URL that gets each alert as JSON (POST), or any Apprise URL")
+    slack: str = Field("", description="URL of a Slack webhook: POST of {text}, or any Apprise URL")
     email_to: str = Field("", description="address of the recipient")
     email_from: str = Field("fst@localhost", description="address of the sender")
     smtp_host: str = Field("localhost", description="mail server")

@@ -1,6 +1,6 @@
 """Dealing K prompts within each problem's group, and the weights of the loss. Pure functions.
 
-Arrays carry their axes: B rollouts in order, G rollouts a problem, K prompts. Invariants: D1 every problem
+Arrays carry their axes: B rollouts in order, G rollouts per problem, K prompts. Invariants: D1 every problem
 gets each prompt G/K times; D2 the deal depends on a rollout's place in the global batch alone, so processes
 agree; D3 advantages are computed once per problem, over all G; D4 after weighting, every (problem, prompt)
 cell that is left weighs the same, however long its answers are; D5 a group of equal rewards is dropped.
@@ -18,7 +18,7 @@ ZERO_STD = 1e-8
 def slot(place: int, group_size: int, prompts: int) -> int:
     """Which of the K prompts answers at this place of the global batch (places count all processes' rows).
 
-    Neighbours of one group that share a prompt are adjacent: G/K answers to one request share its prefill.
+    The rollouts of a group that share a prompt are neighbours, so that G/K answers to one request share its prefill.
     """
     return place % group_size * prompts // group_size
 
@@ -32,7 +32,7 @@ def group_advantages(rewards_B: torch.Tensor, group_size: int, eps: float = 1e-4
 
 
 def kept_rows(advantages_B: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Rows (indices) of the groups that carry signal: zero-variance groups are dropped, not resampled."""
+    """Indices of the rows whose groups carry signal: zero-variance groups are dropped, not resampled."""
     signal = (advantages_B.view(-1, group_size).abs() > ZERO_STD).any(1)
     return signal.repeat_interleave(group_size).nonzero()[:, 0]
 

@@ -1,4 +1,4 @@
-"""Measuring a policy under a prompt: accuracy, drift and cost on held-out problems."""
+"""Measurement of a policy under a prompt: accuracy, KL and cost on held-out problems."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 
 from fst.config import EvaluateParams
 from fst.data.types import Problem
-from fst.method.kl import drift
+from fst.method.kl import mean_kl
 from fst.models.policy import Policy
 from fst.types import Prompt, Rollout
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """mean@n with its standard error over problems; drift in nats a token with the evaluated prompt in context
-    (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and written for an answer; and the mean reward
+    """mean@n with its standard error over problems; KL from the base in nats per token, with the evaluated prompt in
+    context (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and written per answer; and the mean reward
     of each problem by its id."""
 
     accuracy: float
@@ -28,7 +28,7 @@ class Evaluation:
 
 
 def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
-    """mean@samples: the mean over problems of each problem's mean reward; rollouts come `samples` a problem."""
+    """mean@samples: the mean over problems of each problem's mean reward; rollouts come `samples` per problem."""
     groups = [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
     means = [sum(r.reward for r in group) / samples for group in groups]
     accuracy = sum(means) / len(means)
@@ -39,8 +39,8 @@ def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
 
 @dataclass(frozen=True)
 class Meter:
-    """Reads an Evaluation off the rollouts that a prompt was answered with. `moved`: whether the policy has an
-    adapter that differs from the base; without one there is no drift to compute."""
+    """Makes an Evaluation of rollouts under a prompt. `moved`: whether the policy has an adapter that differs from the
+    base; without one the KL is 0 and is not computed."""
 
     policy: Policy
     params: EvaluateParams
@@ -48,12 +48,12 @@ class Meter:
     moved: bool
 
     def read(self, prompt: Prompt, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> Evaluation:
-        """Rollouts come `params.samples` a problem, in the problems' order. Drift is taken on the first answer to
+        """Rollouts come `params.samples` per problem, in the problems' order. KL is taken on the first answer to
         each of the first `params.kl_problems` problems."""
         samples, probes = self.params.samples, problems[: self.params.kl_problems]
         answers = [rollouts[i * samples].tokens for i in range(len(probes))]
         kl = [
-            drift(self.policy, self._contexts(text, probes), answers) if self.moved else 0.0
+            mean_kl(self.policy, self._contexts(text, probes), answers) if self.moved else 0.0
             for text in dict.fromkeys((prompt.text, self.seed_prompt.text))
         ]
         written = sum(len(r.tokens) for r in rollouts) / len(rollouts)

@@ -34,7 +34,8 @@ log = logging.getLogger("fst")
 
 @dataclass
 class Screening:
-    """What reflection cost in a round, beside rollouts, and how often the reflector failed."""
+    """What reflection cost in a round apart from rollouts: proposals drawn and screened, tokens, seconds, and how often
+    the reflector failed."""
 
     errors: int = 0
     proposals: int = 0
@@ -45,7 +46,8 @@ class Screening:
 
 @dataclass
 class FastRound:
-    """The result: the new population, every prompt met with its parents and score, and the cost."""
+    """The result: the new population, every prompt met with its parents and scores, and the cost: rollouts `spent`,
+    what reflection took, and the reflector's own account since the run began, where it keeps one."""
 
     population: Population
     scores: dict[str, dict[str, float]]
@@ -53,12 +55,13 @@ class FastRound:
     reflections: dict[str, dict[str, Any]]
     spent: int
     screening: Screening
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Evolver:
-    """What evolves prompts: `roll` answers and scores (prompt, problem) pairs in one batch, `reflector` writes
-    prompts, `count_tokens` measures them; `on_proposal(spent, budget, best)` hears of every proposal."""
+    """What a fast round works with: `roll` answers and scores (prompt, problem) pairs in one batch, `reflector` writes
+    prompts, `count_tokens` measures them; `on_proposal(spent, budget, best)` is called at every proposal."""
 
     roll: Roll
     reflector: Reflector
@@ -69,7 +72,7 @@ class Evolver:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """One round: its number, its seed, its budget in rollouts, and the number of the slow weights it runs under."""
+    """One round: its number, its seed, its budget in rollouts, and the RL steps that the slow weights have taken."""
 
     number: int
     seed: int
@@ -93,7 +96,7 @@ class _Adapter:
     propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
 
     def told(self, rollout: Rollout) -> str:
-        """What reflection may read of a rollout. Where that is the reward alone, a right answer tells all there is."""
+        """The feedback on a rollout that reflection may read; with `feedback: reward`, without the right answer."""
         full = self.evolver.params.feedback == "full" or rollout.reward >= 1
         return rollout.feedback if full else without_answer(rollout.feedback, rollout.reward)
 
@@ -254,4 +257,5 @@ def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Pro
         {name: mean_score(scores[name]) for name in members},
         adapter.plan.weights,
     )
-    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening)
+    usage = getattr(adapter.evolver.reflector, "usage", None)
+    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening, usage)

@@ -15,6 +15,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def mean_score(scores: Mapping[str, float]) -> float:
+    """A prompt's mean reward over its problems; 0.0 without any."""
     return sum(scores.values()) / len(scores) if scores else 0.0
 
 
@@ -57,5 +58,5 @@ def greedy_cover(scores: Scores, k: int) -> list[str]:
 
 
 def deal(members: Sequence[str], k: int) -> list[str]:
-    """K places over the members in turn, the best first: padding repeats the cover from its start."""
+    """K members, the best first; where there are fewer, the cover is repeated from its start."""
     return [members[i % len(members)] for i in range(k)]

@@ -1,4 +1,4 @@
-"""The drift meter: how far the trained policy has moved from the frozen base, in nats a token.
+"""How far the trained policy has moved from the frozen base, as KL divergence in nats per token.
 
 KL(pi_train || pi_base) over the full vocabulary at T=1, exact, at every token of given answers: both policies
 read the same context and the same tokens (claim C3). Zero when there is no adapter or it has not been trained.
@@ -16,17 +16,17 @@ from fst.models.policy import Policy
 
 @torch.inference_mode()
 def token_kl(trained_logits: torch.Tensor, base_logits: torch.Tensor) -> torch.Tensor:
-    """KL(softmax(trained) || softmax(base)) along the last axis, in nats; (..., V) -> (...)."""
+    """KL(softmax(trained) || softmax(base)) over the vocabulary V, in nats; shapes (..., V) -> (...)."""
     trained = torch.log_softmax(trained_logits.float(), -1)
     base = torch.log_softmax(base_logits.float(), -1)
     return (trained.exp() * (trained - base)).sum(-1)
 
 
 @torch.inference_mode()
-def drift(policy: Policy, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
-    """Mean token KL over all answer tokens; answers are token ids sampled from the trained policy.
+def mean_kl(policy: Policy, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
+    """Mean of the token KL over all answer tokens, in nats; 0.0 for no tokens.
 
-    contexts and answers are aligned; returns 0.0 for no tokens.
+    contexts and answers are token ids, aligned; the answers were sampled from the trained policy.
     """
     total, count = 0.0, 0
     trained = forced_logits(policy.model, contexts, answers, policy.pad_id)

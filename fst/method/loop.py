@@ -41,7 +41,8 @@ def rounds(learner: Learner) -> Iterator[Purpose]:
 def evolve_prompts(learner: Learner) -> None:
     """Fast weights: from the carried population, re-scored under the current slow weights."""
     with learner.in_round("fast") as account:
-        found = fast_round(learner.evolver, learner.carried, learner.anchors(), learner.fast_plan())
+        anchors = learner.schedule.anchors(learner.cycle)
+        found = fast_round(learner.evolver, learner.carried, anchors, learner.fast_plan())
         learner.population = found.population
         ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
         account.fast(found)
@@ -50,6 +51,6 @@ def evolve_prompts(learner: Learner) -> None:
 def train_adapter(learner: Learner) -> None:
     """Slow weights: T steps on fresh problems, the population frozen."""
     with learner.in_round("train") as account:
-        for problems in learner.next_batches():
+        for problems in learner.schedule.batches(learner.step):
             result, rollouts = learner.slow.train_step(learner.population, problems)
-            account.step(result, rollouts)
+            account.step(learner.step, result, rollouts)

@@ -1,4 +1,4 @@
-"""Training on several processes (`accelerate launch`, torchrun): who writes, and what everyone must agree on.
+"""Training on several processes (`accelerate launch`, torchrun): which one writes, and what all must agree on.
 
 Every process is the whole program on its share of a step's rows. Fast rounds and evaluations run alike everywhere,
 from the same seeds and weights. The process of rank 0 alone writes the run; the others keep a record of their own in
@@ -56,13 +56,13 @@ def of_first(value: T) -> T:
 
 
 def wait() -> None:
-    """Until all ranks are here."""
+    """Block until every rank has called this."""
     if world() > 1:
         torch.distributed.barrier()
 
 
 def agree(value: Any, what: str) -> None:
-    """Raises RanksDisagree unless the value is the same on every rank."""
+    """Compare a value over the ranks. Raises RanksDisagree unless it is the same on every one; `what` names it."""
     values = everyones([value])
     if any(other != value for other in values):
         raise RanksDisagree(
@@ -72,12 +72,13 @@ def agree(value: Any, what: str) -> None:
 
 
 def own_folder(folder: Path) -> Path:
-    """Where this rank records: the run's folder on rank 0, elsewhere a temporary one."""
+    """The folder that this rank records in: the run's on rank 0, a temporary one elsewhere."""
     return folder if rank() == 0 else Path(tempfile.mkdtemp(prefix=f"fst-rank-{rank()}-")) / folder.name
 
 
 class FirstAsks:
-    """A reflector that is no function of its seed (a model behind an endpoint): rank 0 asks, all use its answer."""
+    """Shares a reflector whose answers its seed does not decide (a model behind an endpoint): rank 0 asks it, and every
+    rank uses the answer."""
 
     def __init__(self, reflector: Reflector) -> None:
         self.reflector = reflector
@@ -89,7 +90,7 @@ class FirstAsks:
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """See Reflector.propose; what it raises on rank 0 is raised on all, which would wait for an answer else."""
+        """See Reflector.propose. What it raises on rank 0 is raised on every rank: the others would wait otherwise."""
         answer: Proposal | Exception | None = None
         if rank() == 0:
             try:

@@ -1,4 +1,4 @@
-"""Rollouts: the policy answers problems under prompts, the domain's verifier scores the answers."""
+"""Rollouts: the policy answers problems under prompts, and the domain's verifier scores the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Pair = tuple[Prompt, Problem]
 
 @dataclass(frozen=True)
 class Asker:
-    """Who answers and who scores. `weights` names the slow weights that answer (see Rollout)."""
+    """The policy that answers and the verifier that scores, for one purpose. `weights` is the number of RL steps that
+    the policy has taken (see Rollout)."""
 
     policy: Policy
     verify: Verifier
@@ -23,7 +24,7 @@ class Asker:
     weights: int
 
     def ask(self, pairs: Sequence[Pair], samples: int, seed: int) -> list[Rollout]:
-        """`samples` scored answers to each (prompt, problem) pair, in order, in one batch."""
+        """Sample and score `samples` answers per (prompt, problem) pair, in one batch; rollouts in the pairs' order."""
         requests = [self.policy.messages(prompt.text, problem.question) for prompt, problem in pairs]
         groups = self.policy.answer(requests, samples, seed)
         return [
@@ -33,7 +34,7 @@ class Asker:
         ]
 
     def score(self, prompt: Prompt, problem: Problem, answer: Answer) -> Rollout:
-        """The rollout that an answer is, once scored."""
+        """Score an answer and make a rollout of it."""
         score = self.verify(problem, answer.text)
         return Rollout(
             self.purpose,

@@ -1,9 +1,8 @@
-"""From parameters to a finished run: loads what a run needs, checks it before any training, and runs the loop."""
+"""From parameters to a finished run: load what a run needs, check it before any training, run the loop."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,11 +20,13 @@ from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
 from fst.errors import DataError, RecordError
 from fst.method import ranks
+from fst.method.books import Books
 from fst.method.checkpoint import restore, take
 from fst.method.learner import Learner
 from fst.method.loop import rounds
 from fst.method.slow import SlowWeights
 from fst.method.slow_trl import trl_config
+from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
 from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
@@ -33,9 +34,9 @@ from fst.models.policy import Policy, Reader
 from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
 from fst.runs.origin import base_sha256, commit, data_sha256
 from fst.runs.progress import Progress
-from fst.runs.records import ASKED, RunFolder, check_same, read_lines, valid_lines
+from fst.runs.records import ASKED, RunFolder, check_same, events_of
 from fst.store.bundle import Bundle, read_bundle
-from fst.types import Arm, Population, Prompt, prompt_from_dict
+from fst.types import Arm, Prompt
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
@@ -43,8 +44,9 @@ VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 @dataclass(frozen=True)
 class Job:
     """One run to do: an arm on a domain with a seed, recorded in `folder`. `problems` is a folder of prepared
-    problems, without which they are made from the domain's spec; `start` is a bundle whose adapter is trained on and
-    whose prompts for the domain, if it has any, are the first population; `serves` is what that bundle calls it."""
+    problems; without it they are made from the domain's spec. `start` is the folder of a bundle: training goes on from
+    its adapter, and its prompts for the domain, if it has any, are the first population; `serves` is the name that the
+    bundle has for the domain."""
 
     arm: Arm
     domain: str
@@ -57,7 +59,7 @@ class Job:
 
 
 def build_reflector(policy: Policy, params: Params) -> Reflector:
-    """The reflector that params.yaml asks for."""
+    """Make the reflector that params.yaml asks for."""
     r = params.reflector
     if r.kind == "policy":
         return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style, r.weights)
@@ -69,14 +71,15 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
 
 
 def room_of(reader: Reader, params: Params) -> int | None:
-    """Tokens that a question may have, beside the longest prompt allowed and an answer; None without a limit."""
+    """Tokens of the model's context that the longest prompt allowed and the longest answer leave for a question; None
+    where the context has no limit."""
     if reader.context is None:
         return None
     return reader.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
 
 def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
-    """Refuse problems that do not fit the model's context with the longest prompt allowed and an answer."""
+    """Check that every problem fits the model's context. Raises DataError for one that does not."""
     room = room_of(policy, params)
     if room is None:
         return
@@ -92,54 +95,25 @@ def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
 
 
 def sizes_of(params: Params) -> SplitSizes:
-    """Problems a split."""
+    """How many problems params.yaml asks for in each split."""
     return SplitSizes(params.prepare.train, params.prepare.validation, params.prepare.test)
 
 
-def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[str, Any]]:
-    """The prompts that a bundle serves a domain with, found by its problems or by its name; empty when it does not."""
-    for name, domain in start.manifest["domains"].items() if start else ():
-        if start and (domain["spec"] == spec or name == serves):
-            return list(start.prompts()[name]["prompts"])
-    return []
-
-
-def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
-    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
-    carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
-    return Population(carried or (Prompt(params.loop.seed_prompt),))
-
-
-def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:
-    """Content hash of what a run takes over from its start: the adapter, and the prompts for its domain."""
-    if start is None:
-        return None
-    prompts = carried_prompts(start, spec, serves)
-    adapter = [v["sha256"] for path, v in start.manifest["files"].items() if path.startswith("adapter/")]
-    return hashlib.sha256(json.dumps([adapter, [prompts] if prompts else []]).encode()).hexdigest()
+def summary_of(folder: Path) -> dict[str, Any]:
+    """The `end` event of a run; empty before it has ended."""
+    ends = [event for event in events_of(folder) if event["kind"] == "end"]
+    return ends[-1] if ends else {}
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the run in a folder reached its end."""
-    return any(event["kind"] == "end" for event in valid_lines(read_lines(folder / "events.jsonl")))
+    """Whether the run in a folder has reached its end."""
+    return bool(summary_of(folder))
 
 
-def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
-    """Load model, domain and records; nothing is written before everything has been checked.
-
-    Raises FstError for whatever a user can mend: a domain, a model, a folder that is taken.
-    """
+def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
+    """What config.json says of a run: what it is asked to be, and what it is made of."""
     params = job.params
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.set_num_threads(params.model.threads)
-    torch.manual_seed(job.seed)
-    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
-    start = read_bundle(job.start) if job.start else None
-    policy = load_with_engine(params)
-    check_lengths(policy, domain, params)
-    reflector = build_reflector(policy, params)
-    trl_config(params.slow, params.model, job.folder, job.seed)
-    config = {
+    return {
         "run": job.folder.name,
         "arm": job.arm,
         "domain": job.domain,
@@ -153,6 +127,24 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
+    """Load model, domain and records. Nothing is written before everything has been checked.
+
+    Raises FstError for whatever a user can mend: a domain, a model, a folder that is taken.
+    """
+    params = job.params
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(params.model.threads)
+    torch.manual_seed(job.seed)
+    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
+    start = read_bundle(job.start) if job.start else None
+    policy = load_with_engine(params)
+    check_lengths(policy, domain, params)
+    reflector = build_reflector(policy, params)
+    trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
+    config = config_of(job, domain, start)
     going_on = resume and (job.folder / "config.json").exists()
     ranks.wait()  # all have looked before one of them creates it
     if ranks.rank() == 0:
@@ -173,8 +165,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         params=params,
         policy=policy,
         reflector=reflector,
-        folder=folder,
-        progress=progress,
+        books=Books(folder, progress, params.rollout_budget),
         seed=job.seed,
         slow_weights=slow,
         population=first_population(start, job.domain, params, job.serves),
@@ -186,7 +177,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
 
 
 def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
-    """Run a job to its end and return its folder."""
+    """Run a job to its end and return its folder; see `run_rounds`."""
     for _ in run_rounds(job, resume, quiet):
         pass
     return job.folder
@@ -212,17 +203,11 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
             for _ in rounds(learner):
                 yield learner
         finally:
-            learner.folder.close()
+            learner.books.close()
 
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    """The `end` event of a finished run."""
-    ends = [e for e in valid_lines(read_lines(folder / "events.jsonl")) if e["kind"] == "end"]
-    return ends[-1] if ends else {}
 
 
 def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[str, Any]:
@@ -253,7 +238,7 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
         chosen = Prompt(prompt) if prompt is not None else learner.population.best
         problems = getattr(learner.domain, split)
         result = learner.measure(chosen, problems)
-        learner.folder.close()
+        learner.books.close()
     return {
         "run": folder.name,
         "split": split,

@@ -1,1 +1,1 @@
-"""Watching what was deployed: drift, alerts, dashboard. Reads records; depends on no trainer."""
+"""Watching live traffic: drift, new domains, alerts, reports, the page for people. Imports no trainer."""

@@ -1,17 +1,21 @@
-"""Alerts, and whom they are told: a webhook, Slack, e-mail, and whatever the caller adds. A channel that fails is
-tried once more and logged; it never stops the watching."""
+"""Alerts and their channels: a webhook, Slack, e-mail, any service that Apprise knows, and callables.
+
+An http or https URL gets its documented body by httpx: the webhook the alert as JSON, Slack {text}. Apprise can send
+neither: its `json://` has a body of its own whose extra fields are texts, and its `slack://` only reaches
+hooks.slack.com. Every other URL, and the e-mail, is Apprise's. A channel that fails is tried once more and logged; it
+never stops the watching."""
 
 from __future__ import annotations
 
 import logging
 import os
-import smtplib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from email.message import EmailMessage
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import httpx
+from apprise import Apprise, AppriseAsset, NotifyFormat
 
 from fst.config import AlertParams
 from fst.errors import ConfigError
@@ -22,9 +26,9 @@ log = logging.getLogger("fst.monitor")
 
 @dataclass(frozen=True)
 class Alert:
-    """What was found: a `domain` of a `channel` whose traffic is not what its `release` was measured on (drifted), or
-    that is new (new_domain). `at` is when, `since` when the traffic that it is about began (seconds since the epoch);
-    `signals` are those beyond their thresholds; `report` is a page, "" without one."""
+    """A domain of a channel whose traffic differs from what its release was measured on (`drifted`), or a domain that
+    no release serves (`new_domain`). `at` is when it was raised, `since` when the traffic in question began (seconds
+    since the epoch); `signals` are those beyond their thresholds; `report` is the path of a page, "" without one."""
 
     at: float
     since: float
@@ -40,8 +44,13 @@ class Alert:
         return asdict(self)
 
     @property
+    def title(self) -> str:
+        """A subject line."""
+        return f"{'New domain' if self.kind == 'new_domain' else 'Drift'}: {self.domain} on {self.channel}"
+
+    @property
     def sentence(self) -> str:
-        """For people."""
+        """The alert in one sentence."""
         if self.kind == "new_domain":
             what = f"a new domain {self.domain!r} in the traffic of channel {self.channel}"
         else:
@@ -51,27 +60,38 @@ class Alert:
 
 
 def channels(params: AlertParams) -> list[Sink]:
-    """Those of the parameters. Raises ConfigError for an environment variable that is not set."""
+    """The channels that the section `alerts` names. Raises ConfigError for an environment variable that is not set and
+    for a URL or an address that no channel understands."""
+    for library in ("apprise", "httpcore", "httpx", "urllib3"):  # they log URLs, which may hold secrets
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     found: list[Sink] = []
     if params.webhook:
-        found.append(_posting(_value("alerts.webhook", params.webhook), Alert.as_dict, params))
+        found.append(_channel("alerts.webhook", params.webhook, Alert.as_dict, params))
     if params.slack:
-        found.append(_posting(_value("alerts.slack", params.slack), lambda alert: {"text": alert.sentence}, params))
+        found.append(_channel("alerts.slack", params.slack, lambda alert: {"text": alert.sentence}, params))
     if params.email_to:
-        found.append(lambda alert: _send(alert, params))
+        addresses = {"from": params.email_from, "to": _value("alerts.email_to", params.email_to)}
+        query = urlencode({**addresses, "smtp": params.smtp_host, "mode": "insecure", "format": "text"})
+        url = f"mailto://{params.smtp_host}:{params.smtp_port}?{query}"
+        found.append(_notifying("alerts.email_to", url, params))
     return found
 
 
 def tell(alert: Alert, sinks: list[Sink]) -> None:
-    """Tell everybody; each failing one is tried once more."""
+    """Send an alert to every sink; one that fails is tried once more."""
     for sink in sinks:
         for attempt in (1, 2):
             try:
                 sink(alert)
                 break
-            except Exception as error:  # whatever a channel raises: the others still hear of it
+            except Exception as error:  # whatever a channel raises: the others still get the alert
                 said = type(error).__name__  # its message may hold the URL, and with it a secret
                 log.warning("an alert did not reach its channel (%s), attempt %d", said, attempt)
+
+
+def _channel(key: str, value: str, body: Callable[[Alert], Any], params: AlertParams) -> Sink:
+    url = _value(key, value)
+    return _posting(url, body, params) if url.startswith(("http://", "https://")) else _notifying(key, url, params)
 
 
 def _posting(url: str, body: Callable[[Alert], Any], params: AlertParams) -> Sink:
@@ -82,17 +102,24 @@ def _posting(url: str, body: Callable[[Alert], Any], params: AlertParams) -> Sin
     return post
 
 
-def _send(alert: Alert, params: AlertParams) -> None:
-    message = EmailMessage()
-    message["Subject"] = f"{'New domain' if alert.kind == 'new_domain' else 'Drift'}: {alert.domain} on {alert.channel}"
-    message["From"], message["To"] = params.email_from, _value("alerts.email_to", params.email_to)
-    message.set_content("\n\n".join([alert.sentence, "Examples:", *alert.examples, alert.report]))
-    with smtplib.SMTP(params.smtp_host, params.smtp_port, timeout=params.timeout_seconds) as server:
-        server.send_message(message)
+def _notifying(key: str, url: str, params: AlertParams) -> Sink:
+    service = Apprise(asset=AppriseAsset(app_id="fst", async_mode=False))
+    if not service.add(url):
+        raise ConfigError(f"{key}: not what Apprise can send to; write it as https://appriseit.com/services/ says")
+    for server in service:
+        server.socket_connect_timeout = server.socket_read_timeout = params.timeout_seconds
+        server.request_rate_per_sec = 0  # it would wait between two alerts, which are rare anyway
+
+    def notify(alert: Alert) -> None:
+        text = "\n\n".join(filter(None, [alert.sentence, "Examples:", *alert.examples, alert.report]))
+        if not service.notify(text, alert.title, body_format=NotifyFormat.TEXT):
+            raise ConnectionError
+
+    return notify
 
 
 def _value(key: str, value: str) -> str:
-    """A parameter, or what it names in the environment."""
+    """A parameter's value, or that of the environment variable which it names as `env:NAME`."""
     if not value.startswith("env:"):
         return value
     found = os.environ.get(value.removeprefix("env:"))

@@ -1,8 +1,9 @@
-"""Thresholds: how far a window may be from the reference by chance alone.
+"""Thresholds: the distance from the reference that a window reaches by chance alone.
 
-Double bootstrap: the reference is drawn anew (it is a sample too), a window is drawn from it, their distance is taken,
-many times. The threshold is the quantile that all signals of a window together exceed at the stated rate (Bonferroni).
-Windows hold different numbers of a domain's requests, so thresholds are kept for several sizes."""
+A double bootstrap: the reference, which is a sample itself, is resampled, a window is drawn from the reference, and the
+distance of the two is taken, `drift.resamples` times. The threshold is the quantile at which all signals of a window
+together exceed theirs at the stated rate (Bonferroni). Windows hold different numbers of a domain's requests, so there
+is a threshold for each of several sizes."""
 
 from __future__ import annotations
 
@@ -19,25 +20,25 @@ from fst.files import document, write_atomic
 from fst.monitoring.signals import Reference, distance
 
 SIZES = (10, 20, 30, 50, 75, 100, 200)
-_MOST = 400  # of a column that a threshold is drawn from: more change nothing but the time
+_MOST = 400  # values of a column that are resampled; more only take longer
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """By signal, `domain/signal`, then by size of the window: the largest distance that is still chance."""
+    """`values` maps "domain/signal", then the size of a column, to the largest distance that is put down to chance."""
 
     values: Mapping[str, Mapping[int, float]]
 
     def of(self, domain: str, signal: str, size: int) -> float | None:
-        """For a column of that size: the next smaller one that was calibrated, which is the more careful; None for
-        columns that are too small or unknown."""
+        """The threshold for a column of that size: of the next smaller size that was calibrated, which errs towards
+        silence. None for a column that is too small or unknown."""
         found = self.values.get(f"{domain}/{signal}", {})
         fitting = [known for known in found if known <= size]
         return found[max(fitting)] if fitting else None
 
 
 def calibrate(reference: Reference, params: DriftParams) -> Thresholds:
-    """Deterministic for params.seed."""
+    """The thresholds of a reference; deterministic for `params.seed`."""
     columns = {key: column for key, column in reference.columns.items() if len(column) > 1}
     share = params.false_alarm_rate / max(1, len(columns))
     sizes = [size for size in SIZES if size <= 2 * params.window]
@@ -52,7 +53,7 @@ def calibrate(reference: Reference, params: DriftParams) -> Thresholds:
 
 
 def thresholds_of(reference: Reference, params: DriftParams, folder: Path) -> Thresholds:
-    """As `calibrate`, kept in a file for the same reference and parameters."""
+    """The same, cached in a file of `folder` under a hash of the reference and the parameters."""
     digest = hashlib.sha256(json.dumps(params.as_dict(), sort_keys=True).encode())
     for key, column in sorted(reference.columns.items()):
         digest.update(repr(key).encode() + column.tobytes())
@@ -72,7 +73,7 @@ def _draw(generator: np.random.Generator, column: np.ndarray, size: int) -> floa
 
 
 def _quantile(scores: list[float], share: float) -> float:
-    """The value that a share of scores exceeds; beyond the scores at hand, extended as a normal tail would go on."""
+    """The value that a share of the scores exceeds; from a normal tail where that is less than two scores."""
     ordered = np.sort(scores)
     if share * len(ordered) >= 2:
         return float(np.quantile(ordered, 1 - share))

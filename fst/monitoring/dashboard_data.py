@@ -1,4 +1,4 @@
-"""What the page shows, read from the store, the traffic log and the records. What is damaged or missing is left out."""
+"""The data of the page, from the store, the traffic log and the records. What is damaged or missing is left out."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fst.traffic.log import Feedback, Position, Request, read
 
 BIN_SECONDS = 2.0
 SHOWN_SECONDS = 1800.0  # of traffic
-REMEMBERED = 50_000  # requests that feedback is waited for
-MOST = 200  # lines of a record
+REMEMBERED = 50_000  # requests that feedback may still come for
+MOST = 200  # lines of windows.jsonl and alerts.jsonl that are shown
 
 
 class DashboardData:
-    """Reads what changed since the last time; safe to be asked from several threads."""
+    """Reads what changed since the last call. Methods may be called from several threads."""
 
     def __init__(self, params: Params, places: Places) -> None:
         self._params, self._places = params, places
@@ -42,7 +42,7 @@ class DashboardData:
         self._bundles: dict[str, Bundle] = {}
 
     def read(self) -> dict[str, Any]:
-        """Everything but the gateway's own state."""
+        """All data but the gateway's own state."""
         with self._lock:
             self._follow()
             return {
@@ -58,7 +58,7 @@ class DashboardData:
             }
 
     def diff(self, first: str, second: str) -> dict[str, Any]:
-        """Two bundles of the store side by side. Raises ConfigError for what is no bundle."""
+        """Two bundles of the store compared. Raises ConfigError for a reference to no bundle."""
         with self._lock:
             found = compare(self._bundle(self._references.id(first)), self._bundle(self._references.id(second)))
         return asdict(found)
@@ -122,7 +122,7 @@ class DashboardData:
         return list(read_lines(self._places.monitoring / "windows.jsonl"))[-MOST:]
 
     def _alerts(self) -> list[dict[str, Any]]:
-        """Alerts, the latest first, each with the steps of what it started and its report."""
+        """Alerts, the latest first, each with its report and the steps of the adaptation that it started."""
         alerts = list(read_lines(self._places.monitoring / "alerts.jsonl"))[-MOST:]
         steps = list(read_lines(self._places.monitoring / "adaptations.jsonl"))
         reports = sorted((self._places.root / "reports" / "evidently").glob("*.html"))
@@ -135,7 +135,7 @@ class DashboardData:
         return alerts[::-1]
 
     def _prompts(self) -> dict[str, Any]:
-        """Of each channel: the prompts in force, with their ancestors."""
+        """The prompts in force and their ancestors, by channel and domain."""
         found: dict[str, Any] = {}
         with contextlib.suppress(FstError, OSError):
             for channel in self._references.releases.channels():

@@ -1,4 +1,4 @@
-"""Watching a channel of a project: its watcher, a report on the latest window, and the loop that tells of alerts."""
+"""Watching a channel of a project: the watcher, the report on its latest window, and the loop that sends alerts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fst.stages.places import Places
 from fst.store.bundle import Bundle
 from fst.store.releases import Releases
 
-SETTLED_SECONDS = 1.0  # after a window's last request, for feedback on its way
+SETTLED_SECONDS = 1.0  # from a window's last request until it is judged, for feedback on its way
 log = logging.getLogger("fst.monitor")
 
 
 def follow(params: Params, places: Places, channel: str, sinks: Sequence[Sink] = ()) -> NoReturn:
-    """Look at the log every `drift.poll_seconds`, until stopped. Every alert goes to `sinks`, then to the channels of
-    params.yaml; then a report is written about it."""
+    """Look at the log every `drift.poll_seconds` until the process is stopped. Every alert goes to `sinks`, then to the
+    channels of params.yaml; then a report on its window is written. Raises ConfigError for a channel of params.yaml
+    that cannot be used."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, which may hold secrets
     everybody = [*sinks, *channels(params.alerts)]
     watcher = watcher_of(params, places, channel)
     watcher.look()
@@ -62,7 +62,7 @@ def _reported(watcher: Watcher, places: Places, channel: str) -> None:
 
 
 def _served(params: Params, places: Places, channel: str) -> Callable[[], Bundle | None]:
-    """What the channel points at, fetched once per release."""
+    """A function that gives the bundle which the channel points at, fetched once per release."""
     releases = Releases.open(params.store)
     known: dict[str, Bundle] = {}
 

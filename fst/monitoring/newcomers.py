@@ -1,4 +1,4 @@
-"""New domains: requests that are unlike everything that is served, and like each other."""
+"""New domains: requests that are unlike every served domain, and like each other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from sklearn.cluster import AgglomerativeClustering
 from fst.serving.router import Router, embed
 
 ALIKE = 0.6  # mean cosine distance up to which requests are of one kind
-EXAMPLES = 50  # questions that a new domain is remembered by
+EXAMPLES = 50  # questions of a new domain that are kept, to recognise it by
 _WORD = re.compile(r"[a-z][a-z0-9_]{2,}")
 
 
 @dataclass(frozen=True)
 class Newcomer:
-    """A domain that nobody serves yet: its name, questions that it is known by, and when the first came."""
+    """A domain that no release serves yet: its name, questions to recognise it by, and the time of the first of them
+    (seconds since the epoch)."""
 
     name: str
     questions: tuple[str, ...]
@@ -30,7 +31,7 @@ class Newcomer:
 
 
 def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
-    """Indices of texts that are like each other, the largest group first; groups of at least `least`."""
+    """Groups of at least `least` texts that are like each other, as indices, the largest group first."""
     if len(texts) < max(2, least):
         return []
     grouping = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=ALIKE)
@@ -41,7 +42,8 @@ def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
 
 
 def name_for(texts: Sequence[str], known: Mapping[str, Sequence[str]], taken: Collection[str]) -> str:
-    """A name from the words that these texts have and the known domains' texts lack."""
+    """A name for texts that is none of `taken`: the word whose share of them exceeds its share of the known domains'
+    texts the most, or `domain` without such a word; numbered where it is taken."""
     own = _shares(texts)
     others = _shares([text for texts in known.values() for text in texts])
     ranked = sorted(own, key=lambda word: (others.get(word, 0.0) - own[word], word))

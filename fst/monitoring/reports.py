@@ -1,5 +1,4 @@
-"""Evidently's own reports on a window: a page that reads offline, and a snapshot in a workspace that `evidently ui`
-opens."""
+"""Evidently's report on a window: a page that needs no network, and a snapshot in a workspace for `evidently ui`."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from fst.traffic.log import Request
 
 
 def write_report(reference: Reference, window: Sequence[Request], folder: Path, name: str, project: str) -> Path:
-    """Write folder/name.html and add the snapshot to the workspace folder/workspace. The text is compared by
-    evidently's domain classifier, novelty and lengths by their distance."""
+    """Write folder/name.html and add the snapshot to the project of the workspace folder/workspace; returns the page.
+    Questions are compared by Evidently's domain classifier, novelty and lengths by their Wasserstein distance."""
     now = pd.DataFrame(
         {
             "question": [request.question for request in window],

@@ -1,9 +1,10 @@
-"""What is watched, and how far a window of traffic is from what the release was measured on.
+"""The signals that are watched, and the distance of a window of traffic from what the release was measured on.
 
-A signal is a column: `novelty` of what is asked, over all requests; and of each domain the `reward` of its scored
-answers, the `length` of its answers in tokens, and the `failure` of them (cut off, or empty). Its score is evidently's
-distance of the window's column from the reference's (Wasserstein, in the reference's standard deviations). The domain
-`mix` has a score too (Jensen-Shannon), against the traffic before it, since no release says what mix to expect."""
+A signal is a column of numbers: the `novelty` of every question; and, per domain, the `reward` of its scored answers,
+the `length` of its answers in tokens, and their `failure` (1 for an answer that was cut off or empty). Its score is the
+Wasserstein distance of the window's column from the reference's, in standard deviations of the reference. The `mix` of
+domains is scored too (Jensen-Shannon distance), against the preceding windows, since no release states an expected mix.
+Both are defined as in Evidently, so that its reports show the same figures."""
 
 from __future__ import annotations
 
@@ -12,21 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from evidently.legacy.calculations.stattests import jensenshannon_stat_test, wasserstein_stat_test
-from evidently.legacy.core import ColumnType
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import wasserstein_distance
 
 from fst.serving.router import Router
 from fst.traffic.log import Exchange
 
-PER_DOMAIN = ("reward", "length", "failure")
-_WORSE = {"novelty": 1, "reward": -1, "length": 0, "failure": 1}  # the direction that counts; 0: either
+_WORSE = {"novelty": 1, "reward": -1, "length": 0, "failure": 1}  # 1: more is worse, -1: less is; 0: either is
 Column = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A release's own validation traffic, by signal. `columns` maps (domain, signal) to values, domain "" for all."""
+    """The validation traffic of a release, by signal. `columns` maps (domain, signal) to a vector of values; the domain
+    is "" for a signal of all requests. `questions` maps each domain to its distinct questions."""
 
     columns: Mapping[tuple[str, str], Column]
     questions: Mapping[str, tuple[str, ...]]
@@ -37,8 +37,8 @@ class Reference:
 
 
 def reference_of(rows: Mapping[str, Any]) -> Reference:
-    """From a bundle's reference.json. Novelty is that of questions to the rest of their domain, as live ones have
-    it."""
+    """The reference that a bundle's reference.json (`rows`) holds. The novelty of a question is measured against half
+    of its domain's other questions, since a live question is not among the reference either."""
     questions = {d: tuple(dict.fromkeys(row["question"] for row in entry["rows"])) for d, entry in rows.items()}
     columns: dict[tuple[str, str], Column] = {}
     novelty = [_novelty_to_others(texts) for texts in questions.values() if texts]
@@ -52,7 +52,7 @@ def reference_of(rows: Mapping[str, Any]) -> Reference:
 
 
 def columns_of(window: Sequence[Exchange]) -> dict[tuple[str, str], Column]:
-    """The same of a window. Requests of no known domain count for novelty only."""
+    """The columns of a window, by (domain, signal). Requests of an unknown domain count for novelty only."""
     columns = {("", "novelty"): np.array([e.request.novelty for e in window])}
     for domain in sorted({e.request.domain for e in window if e.request.domain}):
         mine = [e for e in window if e.request.domain == domain]
@@ -65,26 +65,25 @@ def columns_of(window: Sequence[Exchange]) -> dict[tuple[str, str], Column]:
 
 
 def distance(current: Column, reference: Column) -> float:
-    """Evidently's normed Wasserstein distance of two columns."""
-    score, _ = wasserstein_stat_test.func(pd.Series(reference), pd.Series(current), ColumnType.Numerical, 0.1)
-    return float(score)
+    """Wasserstein distance of two columns, in standard deviations of the reference (at least 0.001)."""
+    return float(wasserstein_distance(reference, current) / max(np.std(reference), 0.001))
 
 
 def is_worse(signal: str, current: Column, reference: Column) -> bool:
-    """Whether the window lies on the side of the reference that matters for the signal."""
+    """Whether the window's mean differs from the reference's in the direction that is a loss for the signal."""
     return _WORSE[signal] == 0 or _WORSE[signal] * (current.mean() - reference.mean()) > 0
 
 
 def mix_distance(current: Sequence[str], before: Sequence[str]) -> float:
-    """Evidently's Jensen-Shannon distance of two mixes of domains."""
+    """Jensen-Shannon distance (natural logarithm) of two lists of domain names; 0 when either is empty."""
     if not before or not current:
         return 0.0
-    score, _ = jensenshannon_stat_test.func(pd.Series(before), pd.Series(current), ColumnType.Categorical, 0.1)
-    return float(score)
+    names = sorted({*before, *current})
+    return float(jensenshannon(*([mix.count(name) / len(mix) for name in names] for mix in (before, current))))
 
 
 def _novelty_to_others(texts: Sequence[str]) -> Column:
-    """Each question's novelty to a router that was built from the other half of them."""
+    """The novelty of each question to a router that was built from the other half of them."""
     halves = [texts[i::2] for i in (0, 1)]
     found = np.zeros(len(texts))
     for i, half in enumerate(halves):
@@ -94,5 +93,6 @@ def _novelty_to_others(texts: Sequence[str]) -> Column:
 
 
 def _softened(values: Sequence[float]) -> Column:
-    """With one more of either extreme: a column that never varied would call its first exception infinitely far."""
+    """The values with one 0 and one 1 added: without them, the first exception from a constant column would be
+    infinitely far away."""
     return np.array([*values, 0.0, 1.0])

@@ -1,14 +1,16 @@
 """The watcher: windows of traffic in, alerts out.
 
 A window is the next `drift.window` requests of the channel's release. A domain drifted when one of its signals is
-beyond its threshold in `windows_in_a_row` windows; after an alert it is left alone for the cool-down. A new domain
-needs no second window: ten requests that are unlike everything served and like each other do not happen by chance; it
-is looked for in the last window's worth of requests at every look.
+beyond its threshold in `windows_in_a_row` windows; after an alert it raises none until the cool-down is over. A new
+domain needs no second window, since ten requests that are unlike every served domain and like each other do not happen
+by chance; each look searches the latest `drift.window` requests for one.
 
-Records, JSON lines in one folder:
-    windows.jsonl   {"at", "channel", "release", "number", "requests", "unknown", "scores": [{"domain", "signal",
-    "score", "threshold", "beyond", "n", "mean"}], "mix": {domain: share}, "mix_score"} alerts.jsonl    Alert.as_dict
-    state.json      where the log was read to, and what the next window begins with"""
+Files in one folder:
+    windows.jsonl       a line per window: {"at", "channel", "release", "number", "requests", "unknown", "scores":
+                        [{"domain", "signal", "score", "threshold", "beyond", "n", "mean"}], "mix": {domain: share},
+                        "mix_score"}
+    alerts.jsonl        a line per alert: Alert.as_dict
+    state-CHANNEL.json  the place that the log was read to, and what the next window begins with"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from typing import Any
 
 from fst.config import DriftParams
 from fst.files import document, write_atomic
-from fst.lines import append_line, read_lines
+from fst.lines import append_line
 from fst.monitoring.alerts import Alert
 from fst.monitoring.calibration import Thresholds, thresholds_of
 from fst.monitoring.newcomers import EXAMPLES, Newcomer, clusters, name_for
@@ -31,14 +33,14 @@ from fst.monitoring.signals import Reference, columns_of, distance, is_worse, mi
 from fst.store.bundle import Bundle
 from fst.traffic.log import Exchange, Feedback, Position, Request, read
 
-PAST_WINDOWS = 5  # that a window's mix is compared with
+PAST_WINDOWS = 5  # windows that the mix of the next one is compared with
 log = logging.getLogger("fst.monitor")
 
 
 @dataclass
 class Watch:
-    """What is known of a channel's release, and the state of watching it. `taken` are names that no newcomer may
-    have."""
+    """A channel's release with its reference and thresholds, and the state of watching it. `taken` are names that no
+    new domain may have."""
 
     channel: str
     release: str
@@ -53,7 +55,7 @@ class Watch:
     mixes: deque[list[str]] = field(default_factory=lambda: deque(maxlen=PAST_WINDOWS))
 
     def judge(self, window: Sequence[Exchange], now: float) -> tuple[dict[str, Any], list[Alert]]:
-        """A full window: its record, and the alerts that it raises."""
+        """The record of a full window, and the alerts that it raises. `now` is in seconds since the epoch."""
         self.number += 1
         columns = columns_of(window)
         scores = [score for key, column in columns.items() if (score := self._score(*key, column))]
@@ -73,8 +75,8 @@ class Watch:
         return record, self._drifted(window, scores, now)
 
     def newcomer(self, latest: Sequence[Request], now: float) -> Alert | None:
-        """A new domain among the latest requests, if there is one to tell of. Requests of one that is known already
-        keep its name."""
+        """An alert about a new domain among the latest requests, None without one. A new domain that was found before
+        keeps its name."""
         unknown = [request for request in latest if not request.domain and request.routed == "unknown"]
         for group in clusters([request.question for request in unknown], self.params.new_domain_requests):
             mine = [unknown[index] for index in group]
@@ -120,7 +122,7 @@ class Watch:
         return alerts
 
     def _named(self, mine: Sequence[Request]) -> Newcomer:
-        """The newcomer that requests are of: one that is known by most of them, or a new one."""
+        """The newcomer of a group of requests: the known one that most of them belong to, or a new one."""
         texts = [request.question for request in mine]
         for known in self.newcomers.values():
             if sum(known.belongs(texts)) * 2 > len(texts):
@@ -133,8 +135,8 @@ class Watch:
 
 
 class Watcher:
-    """Follows a traffic log. `bundle_of` gives the release that a channel points at now; `sinks` hear of every
-    alert."""
+    """Follows a traffic log and keeps its records and state in `folder`. `bundle_of` gives the bundle that the channel
+    points at now."""
 
     def __init__(
         self, log_folder: Path, folder: Path, channel: str, params: DriftParams, bundle_of: Callable[[], Bundle | None]
@@ -148,8 +150,8 @@ class Watcher:
         self._resume()
 
     def look(self, now: float | None = None, settled_seconds: float = 0.0) -> list[Alert]:
-        """Read what came since the last look, judge the windows that are full, and return the alerts, recorded
-        already. A window waits `settled_seconds` after its last request, for feedback that is on its way."""
+        """Read what came since the last look, judge the windows that are full, and return the alerts after recording
+        them. A window is judged `settled_seconds` after its last request, for feedback that is on its way."""
         now = time.time() if now is None else now
         self._follow_release()
         records, self._position = read(self._log, self._position)
@@ -180,14 +182,14 @@ class Watcher:
         return alerts
 
     def window(self) -> tuple[Reference | None, list[Request]]:
-        """The reference and the latest requests, for a report."""
+        """The reference (None before the first release) and the latest requests, for a report."""
         return (self.watch.reference if self.watch else None), list(self._latest)
 
     # -- parts ------------------------------------------------------------------------------------------
 
     def _follow_release(self) -> None:
-        """Take up the release that the channel points at. Newcomers that it serves now are served; what is counted
-        begins anew, the cool-downs stay."""
+        """Take up the release that the channel points at. New domains that it serves are dropped and counting begins
+        anew; cool-downs stay."""
         bundle = self._bundle_of()
         if bundle is None or (self.watch and self.watch.release == bundle.id):
             return
@@ -204,7 +206,7 @@ class Watcher:
             self._restore(self.watch)
 
     def _forget(self) -> None:
-        """Feedback on requests that are judged already."""
+        """Drop the feedback on requests that are judged already."""
         if len(self._feedback) > 20 * self._params.window:
             waiting = {request.id for request in self._requests}
             self._feedback = {key: said for key, said in self._feedback.items() if key in waiting}
@@ -230,7 +232,7 @@ class Watcher:
         write_atomic(self._state, document(values))
 
     def _resume(self) -> None:
-        """Go on where the state file says: nothing is judged twice. Without one, the log is read from its end."""
+        """Continue from the state file, so that nothing is judged twice. Without one, the log is read from its end."""
         self._held: dict[str, Any] = {}
         if not self._state.exists():
             self._position = read(self._log)[1]
@@ -239,15 +241,13 @@ class Watcher:
         self._position = Position(**values["position"])
 
     def _restore(self, watch: Watch) -> None:
-        """What the state file holds of the release that is watched again."""
+        """Restore what the state file holds, once the release is known."""
         values, self._held = self._held, {}
         if not values or not values["watch"]:
             return
         kept = values["watch"]
         watch.quiet_until, watch.number = dict(kept["quiet_until"]), kept["number"]
-        watch.newcomers = {
-            n["name"]: Newcomer(n["name"], tuple(n["questions"]), n["since"]) for n in values["newcomers"]
-        }
+        watch.newcomers = {n["name"]: _newcomer(n) for n in values["newcomers"]}
         if kept["release"] == watch.release:
             watch.streaks = {domain: list(began) for domain, began in kept["streaks"].items()}
             watch.mixes.extend(kept["mixes"])
@@ -256,18 +256,13 @@ class Watcher:
             self._feedback = {f["id"]: Feedback(**f) for f in values["feedback"]}
 
 
-def newcomers_of(folder: Path, channel: str | None = None) -> dict[str, Newcomer]:
-    """New domains that were found, by name; of every channel, unless one is named."""
+def newcomers_of(folder: Path) -> dict[str, Newcomer]:
+    """The new domains that were found, by name, of every channel."""
     found = {}
-    for state in sorted(folder.glob(f"state-{channel or '*'}.json")):
+    for state in sorted(folder.glob("state-*.json")):
         for n in json.loads(state.read_text(encoding="utf-8"))["newcomers"]:
             found[n["name"]] = _newcomer(n)
     return found
-
-
-def alerts_of(folder: Path) -> list[dict[str, Any]]:
-    """Every alert that was recorded, the oldest first."""
-    return list(read_lines(folder / "alerts.jsonl"))
 
 
 def _newcomer(values: dict[str, Any]) -> Newcomer:

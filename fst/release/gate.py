@@ -9,7 +9,7 @@ Rules, each with the number it judged (all are evaluated, so that a refusal is c
              Below: refused. Containing zero: a tie, which keeps production unless `gate.tie` says otherwise
  forgetting  a domain that production serves loses at most `max_forgetting` of its reward
  coverage    every domain that production serves has held-out problems and is served by the candidate
- drift       KL from the base, at most `max_kl` on each domain
+ kl          KL from the base, at most `max_kl` on each domain
  prompt      tokens of each domain's best prompt, at most `max_prompt_tokens`
  cost        tokens an answer, at most `max_cost_ratio` of production's, on each domain that production serves
 """
@@ -137,7 +137,7 @@ def _domain(case: Case, intervals: Mapping[str, Interval], limits: GateParams) -
         yield Finding("coverage", name, covered, float(covered), 1.0, says)
     if ours is None:
         return
-    yield _at_most("drift", name, ours["kl"], limits.max_kl, "KL from the base of {0:.3f} nats a token")
+    yield _at_most("kl", name, ours["kl"], limits.max_kl, "KL from the base of {0:.3f} nats a token")
     yield _at_most("prompt", name, ours["prompt_tokens"], limits.max_prompt_tokens, "a prompt of {0:.0f} tokens")
     if case.served and theirs is not None and name in intervals:
         change = intervals[name]

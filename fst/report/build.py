@@ -17,7 +17,8 @@ from fst.release.history import ReleaseView
 from fst.report.figures import draw_figures
 from fst.report.live import LiveView
 from fst.report.page import Shown, amount, decimal, percent, render_page
-from fst.runs.view import ARM_NAMES, ARMS, RunView, load_run, mean
+from fst.runs.view import ARM_NAMES, RunView, load_run, mean
+from fst.types import ARMS
 
 Grouped = dict[str, dict[str, list[RunView]]]
 

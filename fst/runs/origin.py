@@ -1,4 +1,4 @@
-"""What something was made of, by content: the commit, the base model, the problems."""
+"""What a run or a bundle was made of, by content: the commit, the base model, the problems."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fst.models.policy import LAB_BASE
 
 
 def commit() -> str:
-    """The project's git commit, with `+changes` when the working tree differs; `unknown` outside git or a
-    checkout. params.yaml and dvc.lock may differ: what they say is recorded on its own."""
+    """The project's git commit, with `+changes` when the working tree differs from it; `unknown` outside a git
+    checkout. params.yaml and dvc.lock may differ: what they say is recorded separately."""
     if CHECKOUT is None:
         return "unknown"
     try:
@@ -33,7 +33,7 @@ def commit() -> str:
 
 
 def base_sha256(base: str) -> str:
-    """Content hash of a local base model's weights; a hub id stands for itself."""
+    """SHA-256 of a local base model's weight files; of its name for a hub id."""
     folder = LAB_BASE if base == "lab" else Path(base)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     digest = hashlib.sha256(b"" if files else base.encode())
@@ -45,7 +45,7 @@ def base_sha256(base: str) -> str:
 
 
 def data_sha256(domain: Domain) -> str:
-    """Content hash of all problems of all splits."""
+    """SHA-256 of the ids, questions and answers of all problems of all splits."""
     digest = hashlib.sha256()
     for split in (domain.train, domain.validation, domain.test):
         for p in split:

@@ -1,4 +1,4 @@
-"""A run's progress in the terminal: one live panel where there is a terminal, plain lines elsewhere."""
+"""A run's progress: a live panel where there is a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LINE_EVERY_S = 5.0
 class Progress:
     """Shows what a run is doing: round, reward, KL, best prompt and time left.
 
-    `total_steps` RL steps and `cycles` cycles are what the arm plans; cycles count from 0. Writes to stderr.
+    `total_steps` RL steps and `cycles` cycles are what the arm plans to do; cycles count from 0. Writes to stderr.
     Without a terminal, steps and fast rounds print a line at most every 5 seconds, evaluations always.
     """
 
@@ -77,7 +77,7 @@ class Progress:
         self._show("fast", f"{spent:,} of {budget:,} rollouts, best score {best_score:.3f}")
 
     def evaluated(self, step: int, accuracy: float, kl: float, prompt_text: str) -> None:
-        """A validation is in: mean@4, KL in nats a token, and the prompt it was taken with."""
+        """An evaluation is done: mean@n, KL in nats per token, and the prompt it was taken with."""
         gist = " ".join("".join(c if c.isprintable() else " " for c in prompt_text).split())
         self._shown["prompt"] = gist if len(gist) <= 160 else gist[:159] + "…"
         self._show("validation", f"{100 * accuracy:.1f}% at step {step}, KL {kl:.4f}", always=True)
@@ -99,7 +99,7 @@ class Progress:
         return total
 
     def close(self) -> None:
-        """Leave the last state on the screen; calling it again does nothing."""
+        """Stop updating; the last state stays on the screen. A second call does nothing."""
         self._close_round()
         self._kind = ""
         if self._live is not None:

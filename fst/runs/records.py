@@ -1,18 +1,17 @@
-"""The run folder: an append-only, crash-safe account of everything a run did.
+"""The run folder: an append-only, crash-safe record of everything that a run did.
 
-    config.json            who, what, with which parameters, commit and versions
-    events.jsonl           rounds, steps, prompts, evaluations; one JSON object a line
+    config.json            arm, domain, seed, parameters, content hashes, commit and versions
+    events.jsonl           rounds, steps, prompts, evaluations; one JSON object per line
     rollouts.jsonl         every rollout; its purpose ("train", "fast" or "eval") is under the key "channel"
-    checkpoints/round-NNNN everything needed to go on after that round
+    checkpoints/round-NNNN everything that is needed to go on after that round
 
-Lines are flushed as they are written and synced at every round's end. A line torn by a crash is closed off and
-skipped. A resumed run writes a `resume` event: earlier lines of that round or later are void, still there to read.
+Lines are flushed as they are written and synced at the end of every round. A line torn by a crash is closed off and
+skipped. A resumed run writes a `resume` event: earlier lines of that round or later are void, but still there to read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -21,17 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from fst.config import upgraded
 from fst.errors import RecordError
 from fst.files import sync_folder, write_atomic
+from fst.lines import read_lines, read_numbered_lines
 from fst.types import Rollout
 
 KEEP_CHECKPOINTS = 2
-ASKED = ("arm", "domain", "seed", "params")  # what a run is asked to be, known before anything is loaded
+ASKED = ("arm", "domain", "seed", "params")  # the keys of config.json that are known before anything is loaded
 
 
 def _open_for_append(path: Path) -> IO[str]:
-    """Open a line file; if a crash left half a line at its end, close that line off first."""
+    """Open a file of JSON lines; if a crash left half a line at its end, close that line off first."""
     torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     file = path.open("a", encoding="utf-8")
     if torn:
@@ -39,23 +41,8 @@ def _open_for_append(path: Path) -> IO[str]:
     return file
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a line file; torn lines are skipped."""
-    return (line for _, line in read_numbered_lines(path))
-
-
-def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_lines`, each with its line number from 1."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            with contextlib.suppress(json.JSONDecodeError):
-                yield number, json.loads(line)
-
-
 def check_same(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise RecordError unless the run in a folder was made with these values."""
+    """Compare a run's config.json with these values, key by key. Raises RecordError where one differs."""
     try:
         before = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as exc:
@@ -70,40 +57,42 @@ def check_same(path: Path, config: Mapping[str, Any]) -> None:
 
 @dataclass
 class RunFolder:
-    """An open run. `create` for a new one, `resume` for one that was cut off; both hold a lock on it."""
+    """A run's folder. `create` begins a run, `resume` takes up one that was cut off; both lock it until `close`."""
 
     path: Path
     _files: dict[str, IO[str]] = field(default_factory=dict)
+    _lock: FileLock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False, fallback_to_soft=False)
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """A new run. Raises RecordError if the folder has a run already."""
+        """Begin a run. Raises RecordError if the folder holds one already or is in use."""
         if (path / "config.json").exists():
             raise RecordError(f"{path} holds a run already; go on with it by --resume, or name another with --run")
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        run._lock()
+        run.lock()
         write_atomic(path / "config.json", json.dumps(config, indent=2) + "\n")
         return run
 
     @classmethod
     def resume(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Take up a run made with the same parameters. Raises RecordError when they differ."""
+        """Take up a run made with the same parameters. Raises RecordError when they differ or the run is in use."""
         check_same(path, {key: config.get(key) for key in (*ASKED, "base_sha256", "data_sha256", "start")})
         run = cls(path)
-        run._lock()
+        run.lock()
         return run
 
-    def _lock(self) -> None:
-        lock = (self.path / ".lock").open("w")
+    def lock(self) -> None:
+        """Lock the run until it is closed or the process dies. Raises RecordError when the run is in use."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            lock.close()
+            self._lock.acquire()
+        except Timeout as exc:
             raise RecordError(
                 f"{self.path} is in use by another process; wait for it, or name another with --run"
             ) from exc
-        self._files["lock"] = lock
 
     def _append(self, name: str, objects: Iterable[Mapping[str, Any]]) -> None:
         if name not in self._files:
@@ -113,25 +102,27 @@ class RunFolder:
         file.flush()
 
     def event(self, kind: str, **values: Any) -> None:
+        """Append a line to events.jsonl."""
         self._append("events.jsonl", [{"kind": kind, **values}])
 
     def rollouts(self, round_number: int, rollouts: Iterable[Rollout]) -> None:
+        """Append a line per rollout to rollouts.jsonl."""
         self._append("rollouts.jsonl", ({"round": round_number, **_rollout_line(r)} for r in rollouts))
 
     def void_from(self, round_number: int) -> None:
-        """Declare all lines of that round and later void, in both accounts."""
+        """Declare all lines of that round and later void, in both files."""
         for name in ("events.jsonl", "rollouts.jsonl"):
             self._append(name, [{"kind": "resume", "round": round_number}])
 
     def sync(self) -> None:
-        """Bring the account to the disk."""
+        """Flush both files to the disk (fsync)."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def checkpoint(self, round_number: int) -> Iterator[Path]:
-        """A folder to fill; it becomes `checkpoints/round-NNNN` in one rename, after a sync of the account."""
+        """A folder to fill; it becomes `checkpoints/round-NNNN` in one rename, after both files are synced."""
         parent = self.path / "checkpoints"
         partial = parent / f".round-{round_number:04d}.tmp"
         shutil.rmtree(partial, ignore_errors=True)
@@ -147,14 +138,16 @@ class RunFolder:
             shutil.rmtree(old)
 
     def last_checkpoint(self) -> tuple[int, Path] | None:
-        """(round, folder) of the last completed round."""
+        """(round, folder) of the last completed round; None before the first."""
         found = sorted((self.path / "checkpoints").glob("round-*"))
         return (int(found[-1].name.removeprefix("round-")), found[-1]) if found else None
 
     def close(self) -> None:
+        """Close the files and give the lock back."""
         for file in self._files.values():
             file.close()
         self._files.clear()
+        self._lock.release()
 
 
 def _rollout_line(rollout: Rollout) -> dict[str, Any]:
@@ -172,7 +165,7 @@ def _rollout_line(rollout: Rollout) -> dict[str, Any]:
 
 
 def valid_lines(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Events in force: what a later `resume` event voids is left out."""
+    """The lines in force: those that a later `resume` event voids are left out."""
     return [line for _, line in numbered_valid_lines(enumerate(lines))]
 
 
@@ -184,6 +177,11 @@ def numbered_valid_lines(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> list
             kept = [(n, old) for n, old in kept if old.get("round", -1) < line["round"]]
         kept.append((number, dict(line)))
     return kept
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    """The events in force of a run; none where there is no run."""
+    return valid_lines(read_lines(folder / "events.jsonl"))
 
 
 def rollouts_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""A run folder, read back: what the events say once voided and torn lines are taken out.
+"""A run folder read back: what the events say once void and torn lines are left out.
 
 Read-only, and safe beside a living run: an unfinished run is a run whose `end` event has not come yet.
 """
@@ -14,11 +14,10 @@ from typing import Any
 
 from fst.errors import RecordError
 from fst.runs.records import valid_lines
-from fst.types import prompt_id
+from fst.types import ARMS, prompt_id
 
 Event = dict[str, Any]
 
-ARMS = ("fst", "rl", "gepa")
 ARM_NAMES = {"fst": "Fast-slow", "rl": "Slow only", "gepa": "Fast only"}
 
 _CONFIG_FIELDS = ("arm", "domain", "seed", "params", "commit", "versions")
@@ -51,7 +50,7 @@ class PromptView:
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation of a learning curve; `learning` = training + fast rollouts, `kl` in nats a token."""
+    """One evaluation of a learning curve; `learning` = training + fast rollouts, `kl` in nats per token."""
 
     round: int
     learning: float
@@ -184,8 +183,8 @@ def _of(events: list[Event], kind: str) -> list[Any]:
 
 
 def _events(path: Path) -> list[Event]:
-    """All events in file order. A line that is no JSON is a torn write, and legal only where a process can
-    have died: at the end of the file, or right before a `resume`."""
+    """All events in file order. A line that is not JSON is a torn write, which can stand only where a process died: at
+    the end of the file, or right before a `resume`."""
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     parsed = [(at, _parse(line)) for at, line in enumerate(lines, 1) if line.strip()]
     events = []

@@ -1,4 +1,4 @@
-"""From a request to its answer: the release and the domain it belongs to, the prompt in front, the engine, the log."""
+"""From a request to its answer: its release, its domain, the prompt in front of it, the engine, the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ log = logging.getLogger("fst.gateway")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a request is answered: by which release, as which domain's, under which prompt, from which tokens."""
+    """How a request is answered. `domain` is "" for an unknown one, `routed` how it was found, `novelty` in [0, 1];
+    `prompt` is the id of the prompt, `ids` the token ids of the conversation with it in front."""
 
     id: str
     release: Release
@@ -44,7 +45,7 @@ class Plan:
 
 @dataclass
 class Answering:
-    """What answering works with."""
+    """Answers requests with the releases in force, and records every answer."""
 
     live: Live
     worker: Worker | Threads
@@ -57,7 +58,8 @@ class Answering:
         self._shadows: set[asyncio.Task[None]] = set()
 
     def plan(self, asked: Asked, named: str) -> Plan:
-        """`named` is the domain that a header says. Raises BadRequest."""
+        """The plan for a request; `named` is the domain in its header, "" without one. Raises BadRequest for an
+        unknown domain or model and a text that is too long, and while the channel has no release."""
         request = answer_id(asked.chat)
         chosen = self.live.choose(request)
         if chosen is None:
@@ -81,7 +83,7 @@ class Answering:
         return Plan(request, release, variant, domain, routed, novelty, prompt, ids)
 
     def _domain(self, asked: Asked, named: str, release: Release) -> tuple[str, Any, float]:
-        """The domain of a request, how it was found, and how new its text is to the release."""
+        """The domain of a request, how it was found, and the novelty of its text."""
         route = release.route(asked.question)
         if named:
             if named not in release.prompts:
@@ -98,7 +100,7 @@ class Answering:
         return (route.domain, "router", route.novelty) if route.known else ("", "unknown", route.novelty)
 
     async def answer(self, plan: Plan, asked: Asked, tenant: str) -> list[tuple[Answer, str, str]]:
-        """(answer, text, finish reason), n times, written to the log. Raises EngineError."""
+        """The n answers as (answer, text, finish reason), recorded in the log. Raises EngineError."""
         started = time.monotonic()
         with plan.release.held():
             answers = await self._ask(plan, asked)
@@ -107,7 +109,8 @@ class Answering:
         return found
 
     async def stream(self, plan: Plan, asked: Asked, tenant: str) -> AsyncIterator[tuple[int, str, str | None]]:
-        """(index, new text, finish reason once it is over). What was told is never taken back. Raises EngineError."""
+        """Yield (index of the answer, new text, finish reason, None until the end). Text that was sent is never taken
+        back. Raises EngineError."""
         started = time.monotonic()
         pieces: asyncio.Queue[tuple[int, int | None]] = asyncio.Queue()
         with plan.release.held():
@@ -133,7 +136,8 @@ class Answering:
             yield index, text[len(told[index]) :] if text.startswith(told[index]) else "", finish
 
     def _safe(self, tokens: list[int], asked: Asked) -> str:
-        """The text of tokens so far that no later token can change: no half character, no beginning of a stop text."""
+        """The text of the tokens so far that no later token can change: it ends before half a character and before
+        the beginning of a stop text."""
         text = self.encoder.text(tokens)
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
@@ -146,7 +150,7 @@ class Answering:
     def record(
         self, plan: Plan, asked: Asked, tenant: str, found: list[tuple[Answer, str, str]], seconds: float
     ) -> None:
-        """Write an answered request to the log, remember it for feedback, and have the shadow answer it too."""
+        """Write an answered request to the log, keep it for feedback, and have the shadow release answer it too."""
         _, text, finish = found[0]
         written = sum(len(a.tokens) for a, _, _ in found)
         self._write(plan, asked, tenant, text, (len(plan.ids), written), seconds, finish)

@@ -1,4 +1,4 @@
-"""The gateway's HTTP side: who may ask, how much, and what each route answers. Errors have OpenAI's form."""
+"""The gateway's HTTP side: authentication, limits and routes. Errors have the form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Handler = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class Gateway:
-    """Routes over an Answering. `pages` are further routes, for people."""
+    """The routes of a gateway over an `Answering`. `in_hand` counts the requests that are being answered."""
 
     def __init__(self, answering: Answering, params: ServeParams, keys: Keys, max_new_tokens: int) -> None:
         self.answering, self.params, self.keys, self.most_tokens = answering, params, keys, max_new_tokens
@@ -43,7 +43,7 @@ class Gateway:
         self.began = time.time()
 
     def app(self, pages: Sequence[BaseRoute] = ()) -> Starlette:
-        """The application; it starts the engine, and ends it in order."""
+        """The ASGI application, with `pages` as further routes. Its lifespan starts and ends the engine."""
         routes: list[BaseRoute] = [
             Route("/v1/chat/completions", self._guarded(self._completions), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._completions), methods=["POST"]),
@@ -70,7 +70,7 @@ class Gateway:
             self.answering.worker.close()
             self.answering.log.close()
 
-    # -- what every route goes through ------------------------------------------------------------------
+    # -- authentication, errors and accounting ----------------------------------------------------------
 
     def _guarded(self, handler: Handler, admin: bool = False) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
@@ -96,7 +96,7 @@ class Gateway:
         return guarded
 
     def _admitted(self, request: Request, admin: bool) -> Caller:
-        """Whoever asks, if they may. Raises BadRequest."""
+        """The caller of a request that is admitted. Raises BadRequest."""
         for name in ("x-fst-domain", "authorization"):
             if any(ord(c) < 32 or ord(c) == 127 for c in request.headers.get(name, "")):
                 raise BadRequest(f"{name}: control characters", 400, "invalid_header")
@@ -112,7 +112,8 @@ class Gateway:
         return caller
 
     async def _body(self, request: Request) -> bytes:
-        """The body, if it is not too long. Raises BadRequest."""
+        """The body of a request. Raises BadRequest as soon as it is known to exceed `serve.max_body_bytes`. Starlette's
+        `max_body_size` is not used: for a declared length it answers in plain text, whatever the handler raises."""
         most = self.params.max_body_bytes
         said = request.headers.get("content-length", "0")
         if not said.isdecimal() or int(said) > most:
@@ -126,7 +127,7 @@ class Gateway:
         return b"".join(parts)
 
     def _account(self, request: Request, status: int, headers: Any, caller: Caller | None, seconds: float) -> None:
-        """A line in the gateway's own log, without what was asked or answered, and the figures for Prometheus."""
+        """Write a line to the gateway's own log, without question and answer, and count the request for Prometheus."""
         domain, release = headers.get("X-FST-Domain", ""), headers.get("X-FST-Release", "")
         variant = "canary" if self.live.trial and self.live.trial.release.id == release else "production"
         if request.url.path.startswith("/v1/c"):
@@ -173,7 +174,7 @@ class Gateway:
                 self.in_hand -= 1
 
     async def _events(self, request: Request, plan: Any, asked: Asked, caller: Caller) -> AsyncIterator[bytes]:
-        """A streamed answer, as server-sent events; a failure in the middle is an event too."""
+        """A streamed answer as server-sent events; a failure midway becomes an event too."""
         started, status, written = time.monotonic(), 200, 0
         try:
             async with asyncio.timeout(self.params.timeout_seconds):
@@ -209,9 +210,8 @@ class Gateway:
             raise BadRequest("id and answer: expected texts")
         if not isinstance(comment, (str, type(None))):
             raise BadRequest("comment: expected a text")
-        if reward is not None and (isinstance(reward, bool) or not isinstance(reward, (int, float))):
-            raise BadRequest("reward: expected a number from 0 to 1")
-        if reward is not None and not (math.isfinite(reward) and 0 <= reward <= 1):
+        is_number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
+        if reward is not None and not (is_number and 0 <= reward <= 1):
             raise BadRequest("reward: expected a number from 0 to 1")
         if answer is None and reward is None and not comment:
             raise BadRequest("say something: an answer, a reward or a comment")
@@ -245,7 +245,7 @@ class Gateway:
         return reply(self.state())
 
     def state(self) -> dict[str, Any]:
-        """What is in force and how it goes."""
+        """The releases in force, the canary and the engine, as /admin/state and the page show them."""
         live, worker = self.live, self.answering.worker
         trial = live.trial
         return {
@@ -279,7 +279,7 @@ class Gateway:
 
 
 class Busy(BadRequest):
-    """Come back later."""
+    """A refusal for the moment; `seconds` is the header Retry-After."""
 
     def __init__(self, message: str, status: int, seconds: float) -> None:
         super().__init__(message, status, "busy")

@@ -1,4 +1,4 @@
-"""A gateway from parameters, and running it: the engine, the releases, keys and the traffic log put together."""
+"""Builds a gateway from parameters (engine, releases, keys, traffic log), and runs it."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Encoder:
         return self._reader.context
 
     def chat(self, prompt: str, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation with a domain's prompt in front, ready for the assistant's turn. A system message
-        of the caller follows the prompt. Raises ValueError when control tokens got into it all the same."""
+        """Token ids of a conversation with a domain's prompt in front, ready for the assistant's turn. The caller's
+        system messages follow the prompt. Raises ValueError for control tokens that the texts put into it."""
         texts = [{"role": m["role"], "content": self._plain(m["content"])} for m in messages]
         system = [m["content"] for m in texts if m["role"] == "system"]
         turns = [m for m in texts if m["role"] != "system"]
@@ -39,7 +39,7 @@ class Encoder:
         return ids
 
     def is_control(self, token: int) -> bool:
-        """Whether a token is none of a text: the end of an answer, for one."""
+        """Whether a token is a control token, such as the end of an answer, and not text."""
         return token in self._control
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -54,7 +54,7 @@ class Encoder:
         return text
 
     def _expected(self, roles: tuple[str, ...]) -> int:
-        """Control tokens of a conversation of these turns, whatever is said in them."""
+        """The number of control tokens in a conversation of these roles, whatever its texts are."""
         if roles not in self._shapes:
             self._shapes[roles] = self._count(self._reader.encode([[{"role": r, "content": "x"} for r in roles]])[0])
         return self._shapes[roles]

@@ -1,4 +1,4 @@
-"""Responses remembered, so that a reward can be tied to them, and scored where the domain has a verifier."""
+"""Recent responses, kept so that feedback can refer to them, and their rewards by the domain's verifier."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Remembered:
 
 
 class Responses:
-    """The latest responses by their ids."""
+    """The last REMEMBERED responses by their ids."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[str, Remembered] = OrderedDict()
 
     @classmethod
     def of_log(cls, folder: Path) -> Responses:
-        """Those of the log's last segments, for a gateway that starts again."""
+        """The responses of the log's last segments, for a gateway that starts again."""
         found, numbers = cls(), list(segments(folder))
         for record in read(folder, Position(numbers[-SEGMENTS]))[0] if len(numbers) >= SEGMENTS else read(folder)[0]:
             if isinstance(record, Request) and record.variant != "shadow":
@@ -51,14 +51,14 @@ class Responses:
             self._found.popitem(last=False)
 
     def get(self, response: str, tenant: str) -> Remembered | None:
-        """A tenant's own response; None for those of others, just as for ids that never were."""
+        """A tenant's own response; None for an unknown id and, so that nothing is given away, for another tenant's."""
         found = self._found.get(response)
         return found if found and found.tenant == tenant else None
 
 
 def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float:
-    """What the domain's verifier says of a response, given the right answer. A domain that the release does not know,
-    or whose verifier reads more of a problem than its answer, is scored by equality."""
+    """The reward in [0, 1] of a response, given the right answer, by its domain's verifier. Equality decides for a
+    domain that the release does not serve, or whose verifier needs more of a problem than its answer."""
     facts = manifest["domains"].get(remembered.domain)
     verify = answer_verifier(facts["spec"]) if facts else build_verifier("exact", {})
     return verify(Problem("", remembered.domain, remembered.question, answer), remembered.response).reward

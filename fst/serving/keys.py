@@ -1,4 +1,4 @@
-"""Who may ask, and how much. Keys are kept as sha256 digests, with the tenant and the role that each stands for:
+"""API keys, and the rate limit of each tenant. A key file holds sha256 digests, each with its tenant and role:
 
 {"keys": [{"sha256": "...", "tenant": "alice", "role": "user" | "admin"}]}
 """
@@ -23,7 +23,7 @@ PREFIX = "fst-"
 
 @dataclass(frozen=True)
 class Caller:
-    """Whom a key stands for."""
+    """The owner of a key."""
 
     tenant: str
     role: Role
@@ -42,7 +42,8 @@ class Keys:
         return self._file is None
 
     def caller(self, authorization: str) -> Caller | None:
-        """Whom the header `Authorization` stands for, None when nobody. Every key is compared, in constant time."""
+        """The caller that the header `Authorization` names; None for an unknown key. The key is compared with every
+        known one, in constant time."""
         self._read()
         if self._file is None:
             return Caller("local", "user")
@@ -56,7 +57,8 @@ class Keys:
         return found
 
     def _read(self) -> None:
-        """Raises ConfigError for a file that is none, at the start; a file that breaks later is not taken."""
+        """Read the file if it changed. Raises ConfigError when the first reading fails; a file that is broken later is
+        ignored and the known keys stay."""
         if self._file is None:
             return
         try:
@@ -72,13 +74,13 @@ class Keys:
 
 
 class Allowance:
-    """A rate limit a tenant: a bucket that a minute fills."""
+    """A token bucket per tenant; an empty one is full again after a minute."""
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute, self._buckets = per_minute, dict[str, tuple[float, float]]()
 
     def wait_seconds(self, tenant: str) -> float:
-        """0 when the tenant may ask now, which is counted; else the seconds until it may."""
+        """0 when the tenant may send a request now, which is then counted; otherwise the seconds until it may."""
         if not self._per_minute:
             return 0.0
         now, rate = time.monotonic(), self._per_minute / 60

@@ -1,5 +1,5 @@
-"""Releases in force. A channel is looked at again and again; what it points at is fetched, verified, loaded, and only
-then swapped in. A request keeps the release that it began with; its adapter is unloaded after the last of them.
+"""The releases in force. The channel is polled; the release that it points at is fetched, verified, loaded, and only
+then swapped in. A request keeps the release that it began with; an adapter is unloaded after its last request.
 
 A new release may be tried on a share of the traffic first (canary): once enough of its answers were scored it is
 promoted, or the channel is moved back, when its mean reward is below production's (one-sided Welch test at 95%).
@@ -51,17 +51,17 @@ class Release:
 
     @property
     def seed_prompt(self) -> str:
-        """What text of an unknown domain is answered under."""
+        """The prompt for requests of an unknown domain."""
         return str(self.manifest["params"].get("loop", {}).get("seed_prompt", ""))
 
     def route(self, text: str) -> Route:
-        """Where a text belongs. A release without reference traffic that serves one domain serves it with that one."""
+        """The route of a text. A release of one domain and no reference traffic sends every text to that domain."""
         if not self.router.domains and len(self.prompts) == 1:
             return Route(self.domains[0], True, 0.0, 1.0)
         return self.router.route(text)
 
     def prompt(self, domain: str, dealt: bool) -> tuple[str, str]:
-        """(id, text) of the prompt that a request is answered under; dealt: the domain's prompts in turn."""
+        """(id, text) of the prompt for a request: the domain's best, or, with `dealt`, its prompts in turn."""
         if domain not in self.prompts:
             return "", self.seed_prompt
         prompts = self.prompts[domain]
@@ -72,7 +72,7 @@ class Release:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For as long as a request is answered with it."""
+        """Keep the release loaded while a request is answered with it."""
         self.in_hand += 1
         try:
             yield
@@ -89,7 +89,7 @@ class Trial:
     production: list[float] = field(default_factory=list)
 
     def verdict(self, scored: int) -> Literal["promote", "roll back"] | None:
-        """None until enough answers were scored."""
+        """The outcome after `scored` scored answers of the canary; None before."""
         if len(self.own) < scored:
             return None
         if len(self.production) < 2:
@@ -105,7 +105,7 @@ def worse(ours: list[float], theirs: list[float]) -> bool:
 
 
 class Live:
-    """What is served. All methods belong to the gateway's event loop; the store is asked in threads."""
+    """The releases that are served. All methods belong to the gateway's event loop; the store is read in threads."""
 
     def __init__(self, releases: Releases, worker: Worker | Threads, params: ServeParams, channel: str) -> None:
         self.releases, self.worker, self.params, self.channel = releases, worker, params, channel
@@ -123,13 +123,13 @@ class Live:
     # -- requests ---------------------------------------------------------------------------------------
 
     def choose(self, request: str) -> tuple[Release, Variant] | None:
-        """Who answers a request, by its id; None before the first release."""
+        """The release that answers a request with that id, and as what; None before the first release."""
         if self.trial and share_of(request) < self.params.canary_percent / 100:
             return self.trial.release, "canary"
         return (self.production, "production") if self.production else None
 
     def scored(self, release: str, reward: float) -> None:
-        """A reward came for an answer of a release."""
+        """Count a reward for an answer of a release towards the canary's verdict."""
         if self.trial is None or self.production is None:
             return
         if release == self.trial.release.id:
@@ -140,13 +140,14 @@ class Live:
     # -- the channel ------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Look at the channel for as long as the gateway runs."""
+        """Look at the channel every `serve.poll_seconds`, for as long as the gateway runs."""
         while True:
             await asyncio.sleep(self.params.poll_seconds)
             await self.look()
 
     async def look(self) -> None:
-        """Bring what is served up to date with the channel, once. What goes wrong leaves everything as it was."""
+        """Bring what is served up to date with the channel, once. After a failure everything is as before, and
+        `problem` says why."""
         async with self._turn:
             try:
                 await self._settle()
@@ -181,7 +182,7 @@ class Live:
             self.shadow = await self._prepared(bundle_id)
 
     async def _settle(self) -> None:
-        """End a canary that enough is known of."""
+        """Promote the canary or roll it back, once enough of its answers were scored."""
         if self.trial is None or self.production is None:
             return
         verdict = self.trial.verdict(self.params.canary_scored)
@@ -216,7 +217,7 @@ class Live:
         return self._ready[bundle_id]
 
     async def _forget(self) -> None:
-        """Unload what nobody serves and nobody is answered with any more."""
+        """Unload the releases that are not served any more and that no request is answered with."""
         kept = [self.production, self.shadow, self.trial.release if self.trial else None]
         for bundle_id, release in list(self._ready.items()):
             if release.in_hand or any(release is one for one in kept):
@@ -240,5 +241,5 @@ def _read(bundle: Bundle) -> Release:
 
 
 def share_of(request: str) -> float:
-    """A number in [0, 1) that belongs to a request's id."""
+    """A number in [0, 1), uniform over request ids and always the same for one id."""
     return int.from_bytes(hashlib.sha256(request.encode()).digest()[:6]) / 2**48

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, in a registry of the gateway's own."""
+"""Figures for Prometheus. monitoring/README.md explains each of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """What happens, by domain ("" is unknown), status and variant."""
+    """The figures of one gateway, in a registry of their own. The label `domain` is "" for an unknown one."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -1,5 +1,5 @@
-"""The shapes of OpenAI's API: what a request may say, what an answer looks like. Unknown fields are left alone, as its
-servers do."""
+"""The shapes of OpenAI's API: requests are checked, answers are built. Unknown fields are ignored, as by OpenAI's own
+servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("system", "developer", "user", "assistant")
 
 
 class BadRequest(Exception):
-    """A request that cannot be answered as it is: `status` of HTTP, `code` for programs."""
+    """A request that is refused: `status` is the HTTP status, `code` the error code for programs."""
 
     def __init__(self, message: str, status: int = 400, code: str = "invalid_request") -> None:
         super().__init__(message)
@@ -28,7 +28,8 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, checked. `messages` have the roles system, user and assistant; a plain completion is one message."""
+    """A checked request. `messages` have the roles system, user and assistant; a plain completion is one user
+    message. `n` is the number of answers, `usage` whether a stream ends with the token counts."""
 
     model: str
     messages: tuple[dict[str, str], ...]
@@ -43,12 +44,12 @@ class Asked:
 
     @property
     def question(self) -> str:
-        """The last thing that the user said."""
+        """The last message of the user."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises BadRequest."""
+    """The JSON object in a body. Raises BadRequest."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is no number of JSON")
@@ -63,7 +64,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def parse_request(values: dict[str, Any], most_tokens: int, chat: bool) -> Asked:
-    """Check a request. Raises BadRequest naming the field."""
+    """Check a request; answers have at most `most_tokens` tokens. Raises BadRequest that names the field."""
     messages = _messages(values.get("messages")) if chat else _completion(values.get("prompt"))
     asked = _integer(values, "max_completion_tokens", None, 1) or _integer(values, "max_tokens", most_tokens, 1)
     stop = values.get("stop") or ()

@@ -1,4 +1,4 @@
-"""The same as fst/serving/worker.py for an engine that is a server already (vLLM): threads that wait for it."""
+"""The interface of fst/serving/worker.py for an engine that is a server already (vLLM): threads wait for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Threads:
         self._engine = await self._do(self.factory)
 
     async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
-        """The answer; `heard` is told of every token as it comes. Raises EngineError."""
+        """The answer; `heard` is called with every token as it comes. Raises EngineError."""
         loop = asyncio.get_running_loop()
 
         def on_token(_: int, token: int) -> None:
@@ -44,16 +44,16 @@ class Threads:
         return answers[0]
 
     async def load(self, folder: Path) -> str:
-        """An adapter, servable. Raises ModelError, EngineError."""
+        """Load the adapter in a folder; returns the name to ask for it by. Raises ModelError, EngineError."""
         name: str = await self._do(self._engine.load, folder)
         return name
 
     async def unload(self, name: str) -> None:
-        """Forget an adapter."""
+        """Unload an adapter."""
         await self._do(self._engine.unload, name)
 
     def close(self) -> None:
-        """Stop a server that was started for this."""
+        """End the threads, and the server if the engine started it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._engine:
             self._engine.close()

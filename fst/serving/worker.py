@@ -1,5 +1,5 @@
-"""The engine in a process of its own, so that HTTP and the model do not share an interpreter, and a dead engine is a
-pause and not the end. What waits is answered in one batch as soon as the engine is free.
+"""The engine in a process of its own: HTTP and the model do not share an interpreter, and an engine that dies is
+started again. The requests that wait are answered in one batch as soon as the engine is free.
 
 A request that was in hand when the engine died is tried once more; then it fails with EngineError.
 """
@@ -24,16 +24,16 @@ from fst.errors import EngineError, FstError
 from fst.models.engines.engine import Engine
 from fst.models.sampler import Answer, Ask
 
-MOST_ROWS = 64  # in a batch: more make each other wait
+MOST_ROWS = 64  # in a batch; a larger one delays all its requests
 ATTEMPTS = 2
-RESTARTS_IN_A_ROW = 3  # without an answer in between, then it is given up until the next request
+RESTARTS_IN_A_ROW = 3  # without an answer in between; then the engine stays down until the next request
 Factory = Callable[[], Engine]  # makes the engine, in the child
 Heard = Callable[[int], None]
 
 
 @dataclass
 class _Job:
-    """Something that the child is asked: `kind` is ask, load or unload."""
+    """A request to the child: `kind` is ping, ask, load or unload."""
 
     kind: str
     what: Any
@@ -46,7 +46,7 @@ class _Job:
 
 @dataclass
 class Worker:
-    """All methods belong to one event loop. `factory` must be picklable."""
+    """The parent's side of the engine. All methods belong to one event loop. `factory` must be picklable."""
 
     factory: Factory
     restarts: int = 0
@@ -69,18 +69,19 @@ class Worker:
         await self._do("ping", None)
 
     async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
-        """The answer; `heard` is told of every token as it is drawn. Raises EngineError."""
+        """The answer; `heard` is called with every token as it is drawn. Raises EngineError."""
         answer: Answer = await self._do("ask", ask, heard)
         return answer
 
     async def load(self, folder: Path) -> str:
-        """An adapter, servable. Raises ModelError for one that does not fit, EngineError."""
+        """Load the adapter in a folder; returns the name to ask for it by. Raises ModelError for one that does not fit
+        the base model, EngineError."""
         name: str = await self._do("load", folder)
         self._folders[name] = folder
         return name
 
     async def unload(self, name: str) -> None:
-        """Forget an adapter."""
+        """Unload an adapter."""
         self._folders.pop(name, None)
         await self._do("unload", name)
 
@@ -127,7 +128,7 @@ class Worker:
         threading.Thread(target=self._read, args=(ours, self._process, loop), daemon=True).start()
 
     def _read(self, connection: Connection, process: Any, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread: what the child says, until it is gone."""
+        """Pass on the child's messages until it ends; runs in a thread."""
         with contextlib.suppress(EOFError, OSError):
             while True:
                 messages = connection.recv()
@@ -154,7 +155,7 @@ class Worker:
                 job.done.set_exception(what)
 
     def _died(self, process: Any) -> None:
-        """Start anew, with the adapters that were loaded, and give out again what was in hand."""
+        """Start the child again, load its adapters again, and repeat the requests that were in hand."""
         if process is not self._process or self._closed:
             return
         self.restarts += 1
@@ -210,7 +211,7 @@ def _end_with(sentinel: Any) -> None:
 
 
 def _answers(engine: Any, messages: list[Any], connection: Connection) -> list[tuple[int, str, Any]]:
-    """What is said to a batch: adapters first come, first served; then all asks together."""
+    """The replies to a batch of messages: the adapters' one by one, then all answers together."""
     said: list[tuple[int, str, Any]] = []
     asks = [(number, what, streamed) for number, kind, what, streamed in messages if kind == "ask"]
     for number, kind, what, _ in messages:

@@ -38,7 +38,7 @@ class Served:
         return cls(policy, params, adapter)
 
     def measure(self, domain: Domain, prompt: Prompt) -> Evaluation:
-        """mean@n and drift on the domain's held-out problems."""
+        """mean@n and KL on the domain's held-out problems."""
         problems, samples = domain.test, self.params.evaluate.samples
         asker = Asker(self.policy, domain.verify, "eval", weights=0)
         rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)

@@ -25,7 +25,8 @@ from fst.errors import ConfigError, DataError
 from fst.files import document, replacing, write_atomic
 from fst.method import ranks
 from fst.method.learner import Learner
-from fst.method.runner import VERSIONED, Job, room_of, run_rounds, sizes_of, start_key
+from fst.method.runner import VERSIONED, Job, room_of, run_rounds, sizes_of
+from fst.method.start import start_key
 from fst.models.policy import load_reader
 from fst.runs.origin import base_sha256, data_sha256
 from fst.runs.records import rollouts_of

@@ -1,7 +1,7 @@
-"""The drift meter. The invariants:
+"""KL from the base. The invariants:
 
 m1  token_kl is KL(trained || base) in nats over the whole vocabulary, never negative, zero for equal logits
-m2  drift is its mean over all answer tokens, whatever the batches and the padding
+m2  mean_kl is its mean over all answer tokens, whatever the batches and the padding
 m3  exactly zero before training, and for no tokens
 """
 
@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.method.kl import drift, token_kl
+from fst.method.kl import mean_kl, token_kl
 from fst.models.policy import Policy
 from support.slow_toys import PROBLEMS, Watched, drawn, population
 
@@ -72,25 +72,25 @@ def test_m2_equals_a_plain_loop(policy: Policy, tmp_path: Path, monkeypatch: pyt
     Watched(policy, tmp_path).perturb()
     expected = brute_force(policy)
     assert expected > 0.001
-    assert drift(policy, CONTEXTS, ANSWERS) == pytest.approx(expected, rel=1e-4)
+    assert mean_kl(policy, CONTEXTS, ANSWERS) == pytest.approx(expected, rel=1e-4)
 
 
 def test_m2_training_moves_it(policy: Policy, tmp_path: Path) -> None:
     slow = Watched(policy, tmp_path, warmup_steps=0, learning_rate=1e-2)
     slow.script = [drawn(policy, [5] * 12, seed) for seed in range(2)]
     slow.train_step(population(2), PROBLEMS[:3])
-    first = drift(policy, CONTEXTS, ANSWERS)
+    first = mean_kl(policy, CONTEXTS, ANSWERS)
     slow.train_step(population(2), PROBLEMS[3:6])
-    assert drift(policy, CONTEXTS, ANSWERS) > first > 0
+    assert mean_kl(policy, CONTEXTS, ANSWERS) > first > 0
 
 
 def test_m3_zero_before_training(policy: Policy, tmp_path: Path) -> None:
-    assert drift(policy, CONTEXTS, ANSWERS) == 0.0
+    assert mean_kl(policy, CONTEXTS, ANSWERS) == 0.0
     Watched(policy, tmp_path)
-    assert drift(policy, CONTEXTS, ANSWERS) == 0.0
+    assert mean_kl(policy, CONTEXTS, ANSWERS) == 0.0
 
 
 def test_m3_zero_for_no_tokens(policy: Policy, tmp_path: Path) -> None:
     Watched(policy, tmp_path).perturb()
-    assert drift(policy, [], []) == 0.0
-    assert drift(policy, CONTEXTS, [[]] * 4) == 0.0
+    assert mean_kl(policy, [], []) == 0.0
+    assert mean_kl(policy, CONTEXTS, [[]] * 4) == 0.0

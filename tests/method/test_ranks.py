@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from fst.errors import ConfigError
+from fst.lines import read_lines
 from fst.method import ranks
-from fst.runs.records import read_lines, valid_lines
+from fst.runs.records import valid_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "pipelines" / "accelerate").glob("*.yaml"))

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
+from fst.lines import read_lines
 from fst.method.runner import has_ended
 from fst.report.build import build_report
-from fst.runs.records import read_lines, valid_lines
+from fst.runs.records import valid_lines
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """Runs that build on a bundle. B1 the weights begin as the bundle's adapter, in every arm, and the arm without slow
 weights keeps them; B2 a domain that the bundle serves begins with its prompts, another one with the seed prompt; B3
-drift is measured against the base, not against the start; B4 the key of a start is its adapter and the prompts for the
+KL is measured against the base, not against the start; B4 the key of a start is its adapter and the prompts for the
 domain, and nothing else; B5 a run does not go on from another start; B6 an adapter's bytes do not say where its base
 lies."""
 
@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from fst.config import Params, params_from_dict
 from fst.errors import RecordError
 from fst.method.learner import Learner
-from fst.method.runner import Job, first_population, prepare, run_rounds, start_key
+from fst.method.runner import Job, prepare, run_rounds
+from fst.method.start import first_population, start_key
 from fst.models.adapter import CONFIG, WEIGHTS, adapter_state
 from fst.runs.progress import Progress
 from fst.store.bundle import Bundle, write_bundle
@@ -70,7 +71,7 @@ def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """An adapter that moves the model visibly."""
     learner = learner_of(Job("rl", SPEC, 0, tmp_path / "made", params_for(tiny_model_dir)))
     learner.slow.save(tmp_path / "adapter")
-    learner.folder.close()
+    learner.books.close()
     (tmp_path / "adapter" / "trainer.pt").unlink()
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     generator = torch.Generator().manual_seed(3)
@@ -99,7 +100,7 @@ def test_b1_b3_weights_begin_as_the_start(tiny_model_dir: Path, tmp_path: Path, 
     expected = load_file(start.adapter / WEIGHTS)
     assert same(adapter_state(learner.policy.model), expected)
     assert learner.measure(learner.population.best, learner.domain.test).kl > 1e-4
-    learner.folder.close()
+    learner.books.close()
     job = Job(arm, SPEC, 0, tmp_path / f"{arm}-run", params_for(tiny_model_dir), start=start.folder)
     for after in run_rounds(job, quiet=True):
         state = adapter_state(after.policy.model)
@@ -110,7 +111,7 @@ def test_b1_without_a_start_the_weights_are_the_base(tiny_model_dir: Path, tmp_p
     learner = learner_of(Job("fst", SPEC, 0, tmp_path / "run", params_for(tiny_model_dir)))
     assert learner.measure(learner.population.best, learner.domain.test).kl == 0.0
     assert not learner.moved
-    learner.folder.close()
+    learner.books.close()
 
 
 def test_b2_prompts_come_from_the_start_where_it_serves_the_domain(start: Bundle) -> None:

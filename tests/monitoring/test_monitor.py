@@ -2,7 +2,8 @@
 `windows_in_a_row`; W2 an improvement is no alarm; W3 after an alert a domain is left alone for the cool-down; W4 a
 window is judged once, also after a restart; W5 a cluster keeps its name, and names are taken once; W6 the collected
 problems are the cluster's own; W7 thresholds are the same for the same reference and grow as windows shrink; W8 alerts
-reach webhook, Slack and e-mail, a dead channel stops nobody, secrets stay unsaid; W9 Evidently's pages are real."""
+reach webhook, Slack, e-mail and Apprise's services, a dead channel stops nobody, secrets stay unsaid; W9 Evidently's
+pages are real."""
 
 from __future__ import annotations
 
@@ -33,12 +34,13 @@ from fst.config import AlertParams, DriftParams
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.errors import ConfigError
+from fst.lines import read_lines
 from fst.monitoring.alerts import Alert, channels, tell
 from fst.monitoring.calibration import calibrate, thresholds_of
 from fst.monitoring.collected import collected
 from fst.monitoring.newcomers import Newcomer, clusters, name_for
 from fst.monitoring.signals import Reference, distance, reference_of
-from fst.monitoring.watch import Watch, Watcher, alerts_of, newcomers_of
+from fst.monitoring.watch import Watch, Watcher, newcomers_of
 from fst.store.bundle import Bundle, write_bundle
 from fst.traffic.log import Exchange, Feedback, LogLimits, Request, TrafficLog
 
@@ -214,7 +216,7 @@ def test_w5_w6_a_new_domain_is_named_kept_and_its_problems_collected(scene: Scen
     assert len(collected(scene.root / "traffic", scene.folder, "french", since=28.0)) == 12
     assert len(collected(scene.root / "traffic", scene.folder, "digits")) == 10
     assert list(newcomers_of(scene.folder)) == ["french"]
-    assert [a["domain"] for a in alerts_of(scene.folder)] == ["french", "french"]
+    assert [a["domain"] for a in read_lines(scene.folder / "alerts.jsonl")] == ["french", "french"]
 
 
 def test_w5_names_come_from_the_words_that_others_lack() -> None:
@@ -290,7 +292,7 @@ def smtp_server() -> Iterator[tuple[int, list[str]]]:
                     self.wfile.write(b"354 go on\r\n")
                     body = []
                     while (text := self.rfile.readline().decode()) not in (".\r\n", ""):
-                        body.append(text)
+                        body.append(text.removeprefix("."))  # which SMTP puts before a leading dot
                     mails.append("".join(body))
                 self.wfile.write(b"221 bye\r\n" if line.upper() == "QUIT" else b"250 ok\r\n")
 
@@ -312,8 +314,20 @@ def test_w8_alerts_reach_webhook_slack_and_mail(monkeypatch: pytest.MonkeyPatch)
     assert heard[0] == ("/hook/secret-token", json.loads(json.dumps(ALERT.as_dict())))
     assert heard[1] == ("/slack", {"text": ALERT.sentence})
     assert "a new domain 'letters' in the traffic of channel prod" in ALERT.sentence
-    assert "Subject: New domain: letters on prod" in mails[0]
-    assert "letters: a b" in mails[0]
+    headers, text = mails[0].replace("\r", "").split("\n\n", 1)
+    assert {"Subject: New domain: letters on prod", "From: fst@localhost", "To: ops@example.com"} <= {
+        *headers.split("\n")
+    }
+    assert text.replace("=\n", "") == f"{ALERT.sentence}\n\nExamples:\n\nletters: a b\n"
+
+
+def test_w8_any_other_url_is_apprises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_server() as (url, heard):
+        monkeypatch.setenv("HOOK", url.replace("http", "json") + "/notify")
+        tell(ALERT, channels(AlertParams(webhook="env:HOOK", slack="env:HOOK")))
+    assert [path for path, _ in heard] == ["/notify"] * 2
+    assert heard[0][1]["title"] == "New domain: letters on prod"
+    assert heard[0][1]["message"] == f"{ALERT.sentence}\n\nExamples:\n\nletters: a b"
 
 
 def test_w8_a_dead_channel_stops_nobody_and_secrets_stay_unsaid(
@@ -322,14 +336,21 @@ def test_w8_a_dead_channel_stops_nobody_and_secrets_stay_unsaid(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         closed = probe.getsockname()[1]
-    with http_server(500) as (url, heard), caplog.at_level(logging.WARNING, "fst.monitor"):
+    with http_server(500) as (url, heard), caplog.at_level(logging.DEBUG):
         monkeypatch.setenv("HOOK", f"{url}/planted-secret")
         params = AlertParams(webhook="env:HOOK", slack=f"http://127.0.0.1:{closed}/planted-secret", timeout_seconds=1)
+        others = AlertParams(
+            webhook=f"json://127.0.0.1:{closed}/planted-secret", slack=url.replace("http", "json") + "/planted-secret"
+        )
         told: list[Alert] = []
-        tell(ALERT, [*channels(params), told.append])
-        assert len(heard) == 2, "tried once more"
+        tell(ALERT, [*channels(params), *channels(others), told.append])
+        assert len(heard) == 4, "each tried once more"
+        for broken in ("slack://planted-secret", "nonsense://planted-secret", "planted-secret"):
+            with pytest.raises(ConfigError, match=r"alerts.webhook: not what Apprise can send to") as refusal:
+                channels(AlertParams(webhook=broken))
+            assert "planted-secret" not in str(refusal.value)
     assert told == [ALERT]
-    assert len(caplog.records) == 4
+    assert [record.levelname for record in caplog.records if record.name == "fst.monitor"] == ["WARNING"] * 8
     assert "planted-secret" not in caplog.text
     monkeypatch.delenv("HOOK")
     with pytest.raises(ConfigError, match=r"alerts.webhook: the environment has no HOOK"):

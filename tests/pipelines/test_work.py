@@ -42,7 +42,7 @@ def test_k1_a_round_that_failed_is_begun_anew(project: Project) -> None:
     job = prepared(project)
     job.folder.mkdir(parents=True)
     taken = RunFolder(job.folder)
-    taken._lock()
+    taken.lock()
     with pytest.raises(RecordError, match="in use by another process"):
         work.next_round(project, "first")
     taken.close()

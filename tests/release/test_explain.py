@@ -76,7 +76,7 @@ def test_e1_the_facts(release: Bundle, capsys: pytest.CaptureFixture[str]) -> No
     assert "loop cycles 3, rollout_budget 0, seed_prompt solve the task, steps_per_cycle 6" in page
     assert "train arm fst, seed 0" in page
     assert any(line.startswith("reward all pass 0.5") for line in page)
-    assert any(line.startswith("drift alpha pass 0.25 2 alpha: KL from the base of 0.250") for line in page)
+    assert any(line.startswith("kl alpha pass 0.25 2 alpha: KL from the base of 0.250") for line in page)
     assert "zeta +0.2500 [+0.2500, +0.2500]" in page
 
 

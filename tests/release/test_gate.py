@@ -66,7 +66,7 @@ def test_g2_a_tie_follows_the_parameter(tie: Any, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "at", "beyond"),
     [
-        ("drift", {"kl": 2.0}, {"kl": 2.001}),
+        ("kl", {"kl": 2.0}, {"kl": 2.001}),
         ("prompt", {"prompt_tokens": 64}, {"prompt_tokens": 65}),
         ("cost", {"tokens_per_answer": 45.0}, {"tokens_per_answer": 45.1}),
     ],
@@ -107,14 +107,14 @@ def test_g5_a_new_domain_counts_in_the_reward_alone() -> None:
     decision = judged(case(0.0), case(+0.3, served=False, domain="new"))
     assert decision.verdict == "release"
     assert decision.intervals[""].mean == pytest.approx(0.15)
-    assert {f.rule for f in decision.findings if f.domain == "new"} == {"drift", "prompt"}
+    assert {f.rule for f in decision.findings if f.domain == "new"} == {"kl", "prompt"}
 
 
 def test_g6_without_production_the_base_is_the_measure() -> None:
     decision = decide("new", None, [case(+0.3, served=False)], LIMITS)
     assert decision.verdict == "release"
     assert decision.production is None
-    assert {f.rule for f in decision.findings} == {"reward", "drift", "prompt"}
+    assert {f.rule for f in decision.findings} == {"reward", "kl", "prompt"}
     assert decide("new", None, [case(-0.3, served=False)], LIMITS).verdict == "refuse"
 
 
@@ -154,7 +154,7 @@ def test_g7_any_rewards_give_an_ordered_interval_and_the_same_again(
 
 def test_g8_the_decision_is_complete_and_json() -> None:
     decision = judged(case(-0.2, kl=3.0, prompt_tokens=100, tokens_per_answer=90.0))
-    assert failed(decision) == {("reward", ""), ("drift", "a"), ("prompt", "a"), ("forgetting", "a"), ("cost", "a")}
+    assert failed(decision) == {("reward", ""), ("kl", "a"), ("prompt", "a"), ("forgetting", "a"), ("cost", "a")}
     assert len(decision.reasons) == 5
     values = json.loads(json.dumps(decision.as_dict()))
     assert (values["candidate"], values["production"], values["verdict"]) == ("new", "old", "refuse")

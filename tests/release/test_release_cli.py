@@ -225,7 +225,7 @@ def test_c6_a_worse_candidate_is_refused_with_its_rules(
     assert main(["release", "alpha", *dry]) == 5
     out, errors = capsys.readouterr()
     assert "gate: refuse" in out
-    assert line(out, "drift alpha").startswith("drift alpha REFUSED 3.5 2 alpha: KL")
+    assert line(out, "kl alpha").startswith("kl alpha REFUSED 3.5 2 alpha: KL")
     assert "alpha: KL from the base of 3.500 nats a token, over by 1.5, the limit of 2" in errors
     assert "reward is lower than production's: -0.250" in errors
     assert ("would not be released" in errors) == bool(dry)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from hypothesis import strategies as st
 from fst.config import Params, params_from_dict
 from fst.errors import RecordError
 from fst.files import write_atomic
-from fst.runs.records import RunFolder, read_lines, valid_lines
+from fst.lines import read_lines
+from fst.runs.records import RunFolder, valid_lines
 from fst.types import Rollout
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG: dict[str, Any] = {
     "arm": "fst",
     "domain": "lab/reverse",
@@ -141,6 +145,25 @@ def test_w4_a_second_run_in_one_folder_is_refused_and_changes_nothing(run: RunFo
     with pytest.raises(RecordError, match="holds a run already; go on with it by --resume"):
         RunFolder.create(run.path, CONFIG)
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_w4_a_run_is_free_again_when_its_process_dies(tmp_path: Path) -> None:
+    """Without a word: no handler runs, and the lock file stays."""
+    script = (
+        "import json, sys\nfrom pathlib import Path\nfrom fst.runs.records import RunFolder\n"
+        "run = RunFolder.create(Path(sys.argv[1]), json.loads(sys.argv[2]))\n"
+        "print('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), json.dumps(CONFIG)]
+    held = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with held:
+        assert held.stdout
+        assert held.stdout.readline() == "held\n"
+        with pytest.raises(RecordError, match=f"{tmp_path} is in use by another process; wait for it, or name another"):
+            RunFolder.resume(tmp_path, CONFIG)
+        held.kill()
+    assert (tmp_path / ".lock").exists()
+    RunFolder.resume(tmp_path, CONFIG).close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""What a run takes over from the bundle that it starts from: the prompts for its domain, and the key of it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from fst.config import Params
+from fst.store.bundle import Bundle
+from fst.types import Population, Prompt, prompt_from_dict
+
+
+def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[str, Any]]:
+    """The prompts that a bundle serves a domain with, found by its problems or by its name; empty when it does not."""
+    for name, domain in start.manifest["domains"].items() if start else ():
+        if start and (domain["spec"] == spec or name == serves):
+            return list(start.prompts()[name]["prompts"])
+    return []
+
+
+def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
+    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
+    carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
+    return Population(carried or (Prompt(params.loop.seed_prompt),))
+
+
+def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:
+    """Content hash of what a run takes over from its start: the adapter, and the prompts for its domain."""
+    if start is None:
+        return None
+    prompts = carried_prompts(start, spec, serves)
+    adapter = [v["sha256"] for path, v in start.manifest["files"].items() if path.startswith("adapter/")]
+    return hashlib.sha256(json.dumps([adapter, [prompts] if prompts else []]).encode()).hexdigest()
