@@ -8,7 +8,8 @@ The nodes of a level run as one padded batch. Each reads its ancestors from the 
 a mask that hides padding, at positions that count real tokens only. Gradients flow through the cache. The last token
 of a context runs with its answer, because it predicts the answer's first token.
 
-Invariants, each with a test: T1 prefix + rest is the context; T2 no choice of prefixes runs fewer tokens; T3 the
+Invariants, each with a test: T1 prefix + rest is the context; T2 no choice of prefixes runs fewer tokens, where
+their trie branches at most DEEPEST times on a path; T3 the
 log-probabilities are those of single rows, and T4 so is the gradient; T5 no level is wider than its longest node.
 """
 
@@ -24,7 +25,10 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from fst.models.cache import new_cache
+
 Tokens = Sequence[int]
+DEEPEST = 10  # branchings of the trie below which no further prefix is looked for
 
 
 def takes_tree(model: nn.Module) -> bool:
@@ -47,28 +51,47 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
 def shared_prefixes(bodies: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
     """Clusters of distinct token sequences, as (length of the prefix that its members share, indices of the members).
 
-    Of all ways to give each sequence one prefix, this one runs the fewest tokens: in the sequences' trie, a node
-    becomes a prefix where that costs less than the best of its branches. O(total length).
+    Of all ways to give each sequence one prefix, this one runs the fewest tokens. In the sequences' trie each node may
+    become a prefix, which costs its depth once; a sequence then costs what lies below its deepest ancestor that did.
     """
 
-    def best(members: list[int], depth: int) -> tuple[int, list[tuple[int, list[int]]]]:
-        """Cost in tokens and clusters of sequences that agree up to `depth`."""
+    def best(members: list[int], above: int, depth: int, level: int) -> _Choice:
+        """For sequences that agree up to `depth`, below a prefix of length `above`."""
+        if len(members) == 1 or level == DEEPEST:
+            return _Choice(sum(len(bodies[i]) - above for i in members), members, [])
         first, last = bodies[members[0]], bodies[members[-1]]  # sorted: what these share, all share
         while depth < min(len(first), len(last)) and first[depth] == last[depth]:
             depth += 1
-        here = depth + sum(len(bodies[i]) - depth for i in members)
-        if len(members) == 1:
-            return here, [(depth, members)]
         branches = [
-            best(list(branch), depth)
+            list(branch)
             for _, branch in groupby(members, key=lambda i: bodies[i][depth] if depth < len(bodies[i]) else -1)
         ]
-        apart = sum(cost for cost, _ in branches)
-        if here <= apart:
-            return here, [(depth, members)]
-        return apart, [cluster for _, clusters in branches for cluster in clusters]
+        closed = _Choice.of([best(branch, above, depth, level + 1) for branch in branches])
+        opened = _Choice.of([best(branch, depth, depth, level + 1) for branch in branches])
+        if opened.cost + depth >= closed.cost:
+            return closed
+        return _Choice(opened.cost + depth, [], [(depth, opened.joined), *opened.clusters])
 
-    return best(sorted(range(len(bodies)), key=lambda i: tuple(bodies[i])), 0)[1] if bodies else []
+    order = sorted(range(len(bodies)), key=lambda i: tuple(bodies[i]))
+    chosen = best(order, 0, 0, 0) if bodies else _Choice(0, [], [])
+    return [*chosen.clusters, *((len(bodies[i]), [i]) for i in chosen.joined)]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Tokens that a part of the trie runs, members that take the prefix above it, clusters inside it."""
+
+    cost: int
+    joined: list[int]
+    clusters: list[tuple[int, list[int]]]
+
+    @staticmethod
+    def of(parts: Sequence[_Choice]) -> _Choice:
+        return _Choice(
+            sum(part.cost for part in parts),
+            [i for part in parts for i in part.joined],
+            [cluster for part in parts for cluster in part.clusters],
+        )
 
 
 @dataclass
@@ -88,17 +111,18 @@ class Encoded:
 
 
 def encode_contexts(model: nn.Module, contexts: Sequence[Tokens], pad_id: int) -> Encoded:
-    """Run contexts through the model, each shared prefix and each distinct rest once."""
+    """Run contexts through the model, each shared prefix and each distinct rest once. Where the model takes no tree,
+    each distinct context once."""
     place: dict[tuple[int, ...], int] = {}
     row_of = [place.setdefault(tuple(context[:-1]), len(place)) for context in contexts]
     bodies = list(place)
     clusters = shared_prefixes(bodies)
-    if sum(length for length, members in clusters if len(members) > 1) == 0:  # nothing is shared: one level
+    if not takes_tree(model) or not any(length for length, members in clusters if len(members) > 1):
         clusters = [(0, [i]) for i in range(len(bodies))]
     plain = plain_model(model)
     device = next(plain.parameters()).device
     root = Encoded(
-        DynamicCache(config=plain.config.get_text_config()),
+        new_cache(plain.config.get_text_config()),
         torch.zeros((len(clusters), 0), dtype=torch.long, device=device),
         torch.zeros(len(clusters), dtype=torch.long, device=device),
         [],
