@@ -203,7 +203,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (imports_go_one_way, "fst/types.py", "from fst.data.types import Problem"),
     (imports_go_one_way, "fst/types.py", "from .method.loop import run"),
     (imports_go_one_way, "fst/config/__init__.py", "from fst.runs.records import Record"),
-    (imports_go_one_way, "fst/stages/stages.py", "from fst.cli import main"),
+    (imports_go_one_way, "fst/stages/train.py", "from fst.cli import main"),
     (imports_go_one_way, "fst/monitoring/alerts.py", "from fst.method.loop import run"),
     (imports_go_one_way, "pipelines/monitor.py", "from fst.cli.traffic import monitor"),
     (imports_go_one_way, "fst/monitoring/alerts.py", "from fst.method import slow"),

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from fst.checkout import CHECKOUT
+from fst.config import Params
 from fst.errors import ModelError
 from fst.models.engines.engine import Engine
 from fst.models.engines.in_process import TransformersEngine
@@ -55,6 +56,12 @@ class Reader:
     def count_tokens(self, text: str) -> int:
         """Tokens in a text, special tokens that the tokenizer adds included."""
         return len(self.tokenizer(text)["input_ids"])
+
+    def room(self, params: Params) -> int | None:
+        """Tokens that a question may have, beside the longest prompt allowed and an answer; None without a limit."""
+        if self.context is None:
+            return None
+        return self.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
 
 @dataclass
