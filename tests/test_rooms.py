@@ -7,14 +7,13 @@ sources that break it, so that no rule holds because it looks at nothing.
 from __future__ import annotations
 
 import ast
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from support.imports import ROOT, imports, parse
+
 ROOMS = ("fst", "pipelines")
 
 LIBRARY_ROOMS = {
@@ -68,26 +67,6 @@ def modules() -> dict[str, str]:
     """Path (posix, from the root) -> source, of every module that is not a test."""
     files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
     return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
-
-
-@functools.cache
-def parse(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
-def imports(path: str, source: str) -> Iterator[str]:
-    """Dotted names of everything imported, anywhere in the file: `from fst import slow` gives fst.method.slow, relative
-    imports are made absolute, and importlib.import_module("x") counts."""
-    package = path.removesuffix(".py").split("/")[:-1]
-    for node in ast.walk(parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parent = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*parent, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
 
 
 def within(name: str, modules: tuple[str, ...]) -> bool:
