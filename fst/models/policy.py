@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -17,15 +16,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from fst.checkout import CHECKOUT
+from fst.checkout import LAB_BASE
 from fst.config import Params
 from fst.errors import ModelError
 from fst.models.engines.engine import Engine
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.sampler import Answer, Sampling
 
-_PACKAGED = Path(__file__).parent / "lab" / "base"  # where a wheel has it
-LAB_BASE = CHECKOUT / "models" / "lab_base" if CHECKOUT else _PACKAGED
 Message = dict[str, str]
 
 

@@ -8,9 +8,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from fst.checkout import CHECKOUT
+from fst.checkout import CHECKOUT, LAB_BASE
 from fst.data.types import Domain
-from fst.models.policy import LAB_BASE
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
