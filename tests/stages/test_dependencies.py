@@ -1,7 +1,8 @@
 """The dependencies that dvc.yaml gives each stage. D1 every file that a stage's module leads to is among them; D2 a
 stage depends on no code that its module does not lead to; D3 the closure follows imports inside functions, relative
-ones, rows of tables and templates; D4 dvc.lock has the dependencies of the frozen stage; D5 DVC calls a stage
-stale when one line of any of these files changes, and no other stage."""
+ones, rows of tables and templates; D4 dvc.lock has the dependencies of the frozen stage; D5 DVC calls a stage stale
+when one line of any of these files changes, and no other stage; D6 training's runs are named by the code of every
+sub-package."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fst.stages import train
 from support.imports import ROOT, closure
 from support.lab_project import DOMAINS, LabProject
 
@@ -113,3 +115,18 @@ def test_d5_a_changed_line_makes_the_stages_stale_that_import_it(
         assert stale == {name for name, code in depends.items() if any(covers(path, file) for path in code)}, file
     with Repo(str(project.root)) as repo:
         assert repo.status() == {}
+
+
+def test_d6_a_run_is_named_by_the_code_of_every_sub_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ROOT / "fst" == train.SOURCES
+    deep = tmp_path / "room" / "inner" / "module.py"
+    deep.parent.mkdir(parents=True)
+    (tmp_path / "top.py").write_text("x = 1\n")
+    monkeypatch.setattr(train, "SOURCES", tmp_path)
+    found = [train.sources_sha256()]
+    for source in ("", "y = 1\n"):
+        deep.write_text(source)
+        found.append(train.sources_sha256())
+    deep.rename(deep.with_name("renamed.py"))
+    found.append(train.sources_sha256())
+    assert len(set(found)) == 4
