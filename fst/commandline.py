@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from fst.errors import FstError
+from fst.extras import DISTRIBUTION, require
 from fst.lifeline import Terminated
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -39,14 +40,16 @@ def goes_on(sentence: str) -> Callable[[Command], Command]:
     return mark
 
 
-def execute(app: App, arguments: Sequence[str] | None) -> int:
-    """Run the command that the arguments (default: those of the process) ask for. Returns the exit code; an error that
-    the user can mend is one sentence on stderr."""
+def execute(app: App, arguments: Sequence[str] | None, extra: str = "") -> int:
+    """Run the command that the arguments (default: those of the process) ask for; all of them need the extra, if one is
+    given. Returns the exit code; an error that the user can mend is one sentence on stderr."""
     again = _ANEW
     try:
         tokens = sys.argv[1:] if arguments is None else arguments
         command, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
         again = _AGAIN.get(command, _ANEW)
+        if extra:
+            require(extra)
         command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
         return _say(_mistake(app, error), FstError.exit_code)
@@ -86,6 +89,6 @@ def _default(value: Any) -> str | None:
 
 def _version() -> str:
     try:
-        return version("fast-slow-training")
+        return version(DISTRIBUTION)
     except PackageNotFoundError:
         return "unknown: not installed"

@@ -182,7 +182,7 @@ def overhead(*, cycles: int = 25, root: Root = ".") -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes are those of `fst`; what fails for another reason is Prefect's report and exit code 1."""
-    return execute(app, arguments)
+    return execute(app, arguments, "pipelines")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     collect -> fast rounds under frozen weights -> gate -> release          minutes
             -> slow rounds with the evolved prompts -> gate -> release      only where the reward is not enough yet
 
-Two alerts about a domain never run side by side: the later one waits, and ends at once when what was released meanwhile
-already knows of what it tells.
+Adaptations of one domain never run side by side: the later one waits, and ends at once when the domain was released
+after its alert was raised.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefect.concurrency.sync import concurrency
 from fst.errors import DataError
 from fst.lines import append_line, read_lines
 from fst.release.adaptation import Adaptation
-from pipelines import artifacts
+from pipelines import artifacts, work
 from pipelines.flows import (
     call,
     device,
@@ -43,8 +43,8 @@ POLL_SECONDS = 1.0
 
 @fst_flow(name="adapt", flow_run_name="adapt {domain} on {channel}")
 def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0, root: str = ".") -> dict[str, Any]:
-    """Bring a domain of a channel's release up to date, or add it. `at` is when the alert was raised, `since` when the
-    traffic that it is about began, both in seconds since the epoch."""
+    """Bring a domain of a channel's release up to date, or add it. `at` is when the alert was raised (default: now),
+    `since` when the traffic that it is about began, both in seconds since the epoch."""
     at = time.time() if at is None else at
     with working(root) as project, _alone(domain, channel):
         account = Account(project, domain, channel, at)
@@ -64,7 +64,8 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
 
 
 def collect(project: Project, domain: str, channel: str, since: float) -> Adaptation:
-    """The problems of the adaptation, waited for if need be, in a file that DVC versions."""
+    """The problems of the adaptation, in a file that DVC versions. Waits up to adapt.wait_seconds for enough of them,
+    then raises DataError."""
     until = time.monotonic() + project.params.adapt.wait_seconds
     while True:
         try:
@@ -82,19 +83,19 @@ def collect(project: Project, domain: str, channel: str, since: float) -> Adapta
 @fst_task(name="collect", task_run_name="{domain}: collect problems")
 def collect_problems(project: Project, domain: str, channel: str, since: float) -> dict[str, Any]:
     """Scored requests as problems."""
-    return call("plan_adaptation", project, domain, channel, since)
+    return call(work.plan_adaptation, project, domain, channel, since)
 
 
 def _make(project: Project, name: str, account: Account, how: str) -> dict[str, Any]:
-    """One candidate: trained, measured, judged, and released if the gate lets it."""
-    for stage in ("prepare", "validate"):
+    """One candidate: trained, measured, judged, and released if it passes the gate."""
+    for stage in (work.prepare, work.validate):
         patiently(run_stage, project)(project, stage, name)
     artifacts.validation_table(name, project.places.validated(name) / "validation.json")
     train_rounds(project, name)
     account.say(how, stage=name)
-    for stage in ("evaluate", "bundle"):
+    for stage in (work.evaluate, work.bundle):
         patiently(run_stage, project)(project, stage, name)
-    reward = call("reward", project, name)["reward"]
+    reward = call(work.reward, project, name)
     verdict = figures(patiently(judge, project)(project, name))
     account.say("judged", stage=name, verdict=verdict["verdict"], reasons=verdict["reasons"], reward=reward)
     bundle = verdict["released"]
@@ -104,9 +105,9 @@ def _make(project: Project, name: str, account: Account, how: str) -> dict[str, 
 
 
 class Account:
-    """What came of an alert: lines of reports/monitoring/adaptations.jsonl, one a step, with {"at", "alert", "domain",
-    "channel", "event"} and what the step found. Events: started, collected, fast, slow, judged; and one of released,
-    refused, skipped, failed at the end."""
+    """What came of an alert: lines of reports/monitoring/adaptations.jsonl, one per step, with {"at", "alert",
+    "domain", "channel", "event"} and what the step found. The events are started, collected, fast, slow and judged;
+    the last one is released, refused, skipped or failed."""
 
     def __init__(self, project: Project, domain: str, channel: str, alert: float) -> None:
         self._file = project.places.monitoring / "adaptations.jsonl"
@@ -133,7 +134,7 @@ class Account:
 
 @contextmanager
 def _alone(domain: str, channel: str) -> Iterator[None]:
-    """No two adaptations of one domain at once: the later one waits."""
+    """Keep other adaptations of the domain waiting while the block runs."""
     limit = f"fst-adapt-{channel}-{domain}"
     ensure_limit(limit)
     with concurrency(limit, occupy=1, strict=True, lease_duration=60):

@@ -12,7 +12,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 
 
 def rounds_table(name: str, rounds: Sequence[Mapping[str, Any]]) -> None:
-    """Every round so far: what it did, its reward, accuracy and drift."""
+    """Every round so far: what it did, its reward, accuracy and KL."""
     rows = [
         {
             "round": r["round"],
@@ -21,7 +21,7 @@ def rounds_table(name: str, rounds: Sequence[Mapping[str, Any]]) -> None:
             "RL steps": r["step"],
             "reward": f"{r['reward']:.3f}",
             "validation accuracy": f"{r['accuracy']:.3f}",
-            "KL, nats a token": f"{r['kl']:.4f}",
+            "KL, nats per token": f"{r['kl']:.4f}",
             "rollouts learned from": r["rollouts"]["train"] + r["rollouts"]["fast"],
             "best prompt": r["prompt"],
         }
@@ -31,7 +31,7 @@ def rounds_table(name: str, rounds: Sequence[Mapping[str, Any]]) -> None:
 
 
 def curve_image(name: str, run: Path) -> None:
-    """The learning curve, as an image inside the artifact itself: it needs no file server."""
+    """The learning curve, as an image inside the artifact, which needs no file server."""
     from fst.report.build import group
     from fst.report.figures import draw_figures
     from fst.runs.view import load_run
@@ -40,12 +40,12 @@ def curve_image(name: str, run: Path) -> None:
     create_image_artifact(
         f"data:image/png;base64,{png}",
         key=f"curve-{key(name)}",
-        description=f"{name}: validation accuracy and drift against rollouts",
+        description=f"{name}: validation accuracy and KL against rollouts",
     )
 
 
 def validation_table(name: str, validation: Path) -> None:
-    """Every expectation with what was found; failures first, warnings among them."""
+    """Every expectation with what was found; those that do not hold come first."""
     findings = [f for suite in json.loads(validation.read_text(encoding="utf-8")) for f in suite["findings"]]
     rows = [
         {
@@ -85,5 +85,5 @@ def gate_decision(name: str, decision: Path) -> None:
 
 
 def key(name: str) -> str:
-    """Prefect's keys know lower-case letters, digits and dashes."""
+    """A domain's name as part of an artifact's key, where Prefect allows lower-case letters, digits and dashes."""
     return name.replace("_", "-")

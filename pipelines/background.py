@@ -1,4 +1,4 @@
-"""Processes that run beside a program and end with it: started in order, each waited for until it is ready."""
+"""Processes that run beside this one and end with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRACE_SECONDS = 20.0
 
 
 class NotReady(FstError):
-    """A process beside this one did not start, or ended."""
+    """A process that was started beside this one ended, or was not ready in time."""
 
     exit_code = 3
 
@@ -26,7 +26,7 @@ class NotReady(FstError):
 def beside(
     command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a folder, in a process group of its own, its output in a log, until the block ends."""
+    """Run a command while the block runs: in `folder`, in a process group of its own, its output in `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -45,7 +45,7 @@ def beside(
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
-    """Wait until something is so. Raises NotReady, with the end of the log, when the process ends or time is up."""
+    """Wait until `ready` holds. Raises NotReady, with the end of the log, when the process ends or time is up."""
     limit = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None or time.monotonic() > limit:

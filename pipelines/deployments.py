@@ -1,5 +1,5 @@
-"""Deployments: what starts the flows by itself. A schedule for `continual`, an event for a domain that arrives, and an
-alert about live traffic for `adapt`."""
+"""Deployments: what starts the flows. A schedule and the event of a new domain start `continual`; an alert about live
+traffic starts `adapt`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ALERT = "fst.drift.alert"
 
 
 def deployments(cron: str, root: str) -> list[Any]:
-    """`nightly` goes through every domain of params.yaml, which costs seconds where nothing changed; `on-arrival` takes
-    the domain that an event names; `on-alert` adapts the domain that an alert is about, once in the alerts' cool-down
-    however many there are. A run of the same deployment that is under way is waited for."""
+    """Three deployments. `nightly` goes through every domain of params.yaml, which takes seconds where nothing changed;
+    `on-arrival` takes the domain that an event names; `on-alert` adapts the domain that an alert is about, once per
+    cool-down of the alerts. A run waits for an earlier run of the same deployment."""
     place = {"root": str(Path(root).resolve())}
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     arrival = DeploymentEventTrigger(
@@ -56,12 +56,13 @@ def serve_all(cron: str, root: str) -> None:
 
 
 def raise_alert(alert: Mapping[str, Any]) -> Event | None:
-    """Say that live traffic drifted: starts `adapt` where the deployments are served. `alert` has `domain`, `channel`,
-    `at` and `since` (seconds since the epoch), and what else there is to tell."""
+    """Emit the event that live traffic drifted, which starts `adapt` where the deployments are served. `alert` has
+    `domain`, `channel`, `at` and `since` (seconds since the epoch); other keys are passed on."""
     resource = {"prefect.resource.id": f"fst.served.{alert['channel']}.{alert['domain']}"}
     return emit_event(ALERT, resource=resource, payload=dict(alert))
 
 
 def announce(name: str) -> Event | None:
-    """Say that a domain of params.yaml has arrived: starts `continual` for it where the deployments are served."""
+    """Emit the event that a domain of params.yaml is new, which starts `continual` for it where the deployments are
+    served."""
     return emit_event(ARRIVED, resource={"prefect.resource.id": f"fst.domain.{name}"}, payload={"name": name})

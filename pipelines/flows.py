@@ -2,19 +2,19 @@
 
     prepare -> train -> evaluate -> release, for one domain each; `continual` is all of it for a list of domains.
 
-DVC decides whether a stage runs: one that it calls current is skipped, and what a flow made is recorded with it, so
-that a following `dvc repro` finds nothing to do. The work is done by a child process (pipelines/worker.py), which runs
-the same functions as the plain CLI. Retries are for infrastructure: a child that died, a store or an endpoint that did
-not answer. Tasks return paths and hashes; nothing is pickled into Prefect's results, and nothing is cached there.
+DVC decides whether a stage runs: a flow skips a stage that DVC calls current, and has DVC record what it made, so that
+a following `dvc repro` finds nothing to do. A child process (pipelines/worker.py) does the work, by the functions
+behind `fst stage` (pipelines/work.py). Retries are for infrastructure: a child that died, a store or an endpoint that
+did not answer. Tasks return paths and hashes; Prefect stores and caches no results.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -25,13 +25,16 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
 from fst.errors import GateRefused, ReflectorError, StoreError
-from pipelines import artifacts
+from pipelines import artifacts, work
 from pipelines.graph import GraphBusy
 from pipelines.project import Project
 from pipelines.worker import Worker, WorkerDied
 
 INFRASTRUCTURE = (WorkerDied, StoreError, ReflectorError, GraphBusy, ConnectionError, TimeoutError)
 LIMIT = "fst-device"  # one model at work at a time: on a machine's GPU, or on its cores
+
+T = TypeVar("T")
+Stage = Callable[[Project, str], Path]
 
 
 def is_infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -57,28 +60,29 @@ fst_flow: Any = functools.partial(flow, persist_result=False, validate_parameter
 _worker = Worker()
 
 
-def patiently(work: Any, project: Project) -> Any:
-    """A task with the project's retries, further apart each time."""
+def patiently(one: Any, project: Project) -> Any:
+    """A task with the project's retries. Each wait is twice as long as the one before."""
     patience = project.params.flows
     delays = [patience.retry_seconds * 2**attempt for attempt in range(patience.retries)]
-    return work.with_options(retries=patience.retries, retry_delay_seconds=delays or None)
+    return one.with_options(retries=patience.retries, retry_delay_seconds=delays or None)
 
 
-@fst_task(name="stage", task_run_name="{stage} {name}")
-def run_stage(project: Project, stage: str, name: str) -> dict[str, Any] | State[Any]:
-    """A stage of dvc.yaml, unless DVC calls it current; of an adaptation, which DVC does not know, in any case."""
-    graph, target = project.graph, stage if stage == "base" else f"{stage}@{name}"
+@fst_task(name="stage", task_run_name="{stage.__name__} {name}")
+def run_stage(project: Project, stage: Stage, name: str) -> dict[str, Any] | State[Any]:
+    """Run a stage of dvc.yaml, unless DVC calls it current. DVC does not know the stages of an adaptation: they always
+    run."""
+    graph, target = project.graph, "base" if stage is work.base else f"{stage.__name__}@{name}"
     if graph and graph.is_current(target):
         found = {"stage": target, "skipped": True, "outputs": graph.outputs(target)}
         return Completed(message=f"{target} is current: skipped", data=found)
-    made = call("run_stage", project, stage, name)
-    return {"stage": target, "skipped": False, **made, "outputs": graph.record(target) if graph else {}}
+    made = call(stage, project, name)
+    return {"stage": target, "skipped": False, "path": str(made), "outputs": graph.record(target) if graph else {}}
 
 
 @fst_task(name="round", task_run_name="{name}: round {number}")
 def train_round(project: Project, name: str, number: int) -> dict[str, Any] | State[Any]:
     """A fast or a slow round. A retry goes on from the last round that was completed."""
-    done = _worker.call("next_round", project, name, timeout_seconds=project.params.flows.round_seconds)
+    done = _worker.call(work.next_round, project, name, timeout_seconds=project.params.flows.round_seconds)
     if done["round"] is None:
         return Completed(message="no round was left to do", data=done)
     says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}, "
@@ -89,8 +93,8 @@ def train_round(project: Project, name: str, number: int) -> dict[str, Any] | St
 
 @fst_task(name="finish training", task_run_name="{name}: test and export")
 def finish_training(project: Project, name: str) -> dict[str, Any]:
-    """The final figures, the rollout log validated, the stage's outputs recorded."""
-    made = call("finish_training", project, name)
+    """The final evaluation, the log of rollouts validated, the stage's outputs recorded."""
+    made = call(work.finish_training, project, name)
     outputs = project.graph.record(f"train@{name}") if project.graph else {}
     artifacts.curve_image(name, Path(made["run"]))
     return {**made, "outputs": outputs}
@@ -99,7 +103,7 @@ def finish_training(project: Project, name: str) -> dict[str, Any]:
 @fst_task(name="gate", task_run_name="{name}: gate")
 def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
     """The candidate against production."""
-    found = call("judge", project, name)
+    found = call(work.judge, project, name)
     if found["released"] is None:
         artifacts.gate_decision(name, Path(found["path"]))
     return Completed(message=f"verdict: {found['verdict']}", data=found)
@@ -108,21 +112,21 @@ def judge(project: Project, name: str) -> dict[str, Any] | State[Any]:
 @fst_task(name="publish", task_run_name="{name}: publish")
 def publish(project: Project, name: str) -> dict[str, Any]:
     """The bundle into the store, then the channel onto it."""
-    return call("publish", project, name)
+    return call(work.publish, project, name)
 
 
 @fst_flow(name="prepare", flow_run_name="prepare {name}")
 def prepare(name: str, root: str = ".") -> None:
-    """A domain's problems: prepared, and validated by the data suites."""
+    """A domain's problems, prepared and validated by the data suites."""
     with working(root, name) as project:
-        for stage in ("base", "prepare", "validate"):
+        for stage in (work.base, work.prepare, work.validate):
             patiently(run_stage, project)(project, stage, name)
         artifacts.validation_table(name, project.places.validated(name) / "validation.json")
 
 
 @fst_flow(name="train", flow_run_name="train {name}")
 def train(name: str, root: str = ".") -> dict[str, Any]:
-    """Fast and slow rounds in alternation, a task each, from the last completed round to the end."""
+    """Fast and slow rounds in alternation, one task per round, from the last completed round to the end."""
     with working(root, name) as project:
         if project.graph and project.graph.is_current(f"train@{name}"):
             get_run_logger().info("train@%s is current: skipped", name)
@@ -132,7 +136,7 @@ def train(name: str, root: str = ".") -> dict[str, Any]:
 
 
 def train_rounds(project: Project, name: str) -> dict[str, Any]:
-    """Every round that is left, a task each, and the end of the training."""
+    """Every round that is left, one task per round, and the end of the training."""
     rounds: list[dict[str, Any]] = []
     more = True
     while more:
@@ -147,10 +151,10 @@ def train_rounds(project: Project, name: str) -> dict[str, Any]:
 
 @fst_flow(name="evaluate", flow_run_name="evaluate {name}")
 def evaluate(name: str, root: str = ".") -> None:
-    """The trained policy on held-out problems of every domain it serves, and the bundle."""
+    """The trained policy measured on held-out problems of every domain that it serves, and the bundle."""
     with working(root, name) as project:
         with device():
-            for stage in ("evaluate", "bundle"):
+            for stage in (work.evaluate, work.bundle):
                 patiently(run_stage, project)(project, stage, name)
         artifacts.metrics_table(name, project.places.metrics(name))
 
@@ -183,17 +187,17 @@ def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[st
 
 
 def figures(returned: Any) -> dict[str, Any]:
-    """What a task returned; one that says something in its state's message returns the state."""
+    """What a task returned. A task that puts a message into its state returns the state."""
     return dict(returned.result() if isinstance(returned, State) else returned)
 
 
 def device() -> Any:
-    """The machine's GPU or cores, for as long as the block runs; others wait."""
+    """Hold the machine's GPU or cores while the block runs; others wait."""
     return concurrency(LIMIT, occupy=1, strict=True, lease_duration=60)
 
 
 def ensure_limit(name: str) -> None:
-    """Make a limit of one where the server has none of that name; one that is there stays as somebody set it."""
+    """Make a concurrency limit of 1 where the server has none of that name. A limit that exists stays as it was set."""
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(name)
@@ -201,8 +205,8 @@ def ensure_limit(name: str) -> None:
             client.upsert_global_concurrency_limit_by_name(name, 1)
 
 
-def call(function: str, project: Project, *arguments: Any) -> dict[str, Any]:
-    """A function of pipelines/work.py, in the child process."""
+def call(function: Callable[..., T], project: Project, *arguments: Any) -> T:
+    """Call a function of pipelines/work.py in the child process."""
     return _worker.call(function, project, *arguments, timeout_seconds=project.params.flows.stage_seconds)
 
 
@@ -211,14 +215,15 @@ _depth = 0
 
 @contextmanager
 def working(root: str, *names: str) -> Iterator[Project]:
-    """The project, and the worker for as long as the outermost flow runs. Raises ConfigError for an unknown name."""
+    """Yield the project, and keep the worker while the outermost flow runs. Raises ConfigError for a name that is no
+    domain of params.yaml."""
     global _depth
     project = Project(root)
     for name in names:
         project.params.domain(name)
     if _depth == 0:
         ensure_limit(LIMIT)
-        _worker.start()
+        _worker.start(work.load)
     _depth += 1
     try:
         yield project

@@ -1,7 +1,7 @@
-"""What DVC knows: which stages are current, and recording what a flow produced. The only file that imports dvc.
+"""What DVC knows: which stages are current, and what a flow produced, which is recorded here.
 
-DVC's command line takes two seconds a call; a flow asks dozens of times, so this goes through `dvc.repo.Repo`, the
-class behind the commands `dvc status` and `dvc commit -f`.
+DVC's command line takes two seconds per call and a flow asks dozens of times. `dvc.repo.Repo` is the class behind the
+commands `dvc status` and `dvc commit -f`.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Graph:
             return not repo.status(targets=[stage])
 
     def record(self, stage: str) -> dict[str, str]:
-        """Record the stage's dependencies and outputs as they are (dvc.lock, cache): `dvc commit -f`. Returns the hash
-        of every output by its path."""
+        """Record the stage's dependencies and outputs as they are, in dvc.lock and the cache (`dvc commit -f`). Returns
+        the MD5 of every output by its path."""
         with self._repo() as repo:
             repo.commit(stage, force=True)
         return self.outputs(stage)
 
     def outputs(self, stage: str) -> dict[str, str]:
-        """The hash of every output of a stage by its path, as dvc.lock has it."""
+        """The MD5 of every output of a stage by its path, as dvc.lock has it."""
         lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
         return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
 
     def add(self, path: Path) -> None:
-        """Version a file that no stage makes: `dvc add`, whose PATH.dvc names its content in the cache."""
+        """Version a file that no stage makes (`dvc add`): PATH.dvc names its content in the cache."""
         with self._repo() as repo:
             repo.add(str(path))
 

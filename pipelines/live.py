@@ -1,5 +1,5 @@
-"""The closed loop, for real, on one machine: a gateway serves, traffic comes in, a new domain appears, the watcher
-raises an alert, Prefect starts an adaptation, the gate lets it through, the gateway swaps it in. And what came of it.
+"""The closed loop on one machine: a gateway serves traffic, a new domain appears, the watcher raises an alert, Prefect
+starts an adaptation, the gate passes it, the gateway swaps it in. The time line of it all is written to reports/live/.
 
     prefect server + `python -m pipelines deploy`     what alerts start
     `fst serve`                                       the gateway, on a channel of its own
@@ -41,7 +41,7 @@ AFTERWARDS = 120  # requests of the newcomer under the new release, then the tra
 
 @dataclass(frozen=True)
 class Live:
-    """A closed loop: `domain` is the one of params.yaml whose release the channel begins with."""
+    """A closed loop. `domain` is the domain of params.yaml whose release the channel begins with."""
 
     root: Path
     scenario: Path
@@ -52,7 +52,7 @@ class Live:
         return self.root / "reports" / "live"
 
     def run(self) -> dict[str, Any]:
-        """All of it; returns the time line, which is written to reports/live/timeline.json too."""
+        """Run the loop. Returns the time line, which is also written to reports/live/timeline.json."""
         scenario = load_scenario(self.scenario)
         shutil.rmtree(self.out, ignore_errors=True)
         self._begin()
@@ -67,7 +67,7 @@ class Live:
     # -- parts ------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """The channel at the release of the first domain alone."""
+        """Point the channel at a release that serves `domain` alone."""
         project = Project(str(self.root))
         releases = Releases.open(project.params.store)
         own = [entry.bundle for entry in releases.channel(CHANNEL).history]
@@ -86,7 +86,7 @@ class Live:
 
     @contextlib.contextmanager
     def _loop(self) -> Iterator[str]:
-        """Everything that serves, watches and adapts, up and ready; yields the gateway's address."""
+        """Start everything that serves, watches and adapts; yields the gateway's URL when all of it is ready."""
         python, port = sys.executable, free_port()
         with contextlib.ExitStack() as stack:
 
@@ -116,8 +116,8 @@ class Live:
             yield url
 
     def _attainable(self, scenario: Scenario) -> float:
-        """The reward that prompts alone can bring the newcomer to: the rule in its own words, under the weights that
-        are served. A child process measures it; nothing else ever sees the words."""
+        """The reward that prompts alone can reach on the new domain: that of the rule in plain words, under the weights
+        that are served. A child process measures it, so that nothing that learns sees the words."""
         arguments = f"{CHANNEL!r}, {self._newcomer(scenario)[1]!r}"
         code = f"from fst.release.attainable import attainable; print(attainable({arguments}))"
         done = subprocess.run((sys.executable, "-c", code), cwd=self.root, capture_output=True, text=True)
@@ -127,7 +127,7 @@ class Live:
 
     @staticmethod
     def _newcomer(scenario: Scenario) -> tuple[str, str]:
-        """(name, spec) of the domain that the first phase lacks."""
+        """(name, spec) of the domain that appears after the first phase."""
         late = [name for name in scenario.domains if name not in scenario.phases[0].mix]
         if not late:
             raise ConfigError("the scenario has no domain that appears after its first phase")

@@ -1,4 +1,4 @@
-"""Watching live traffic, with every alert an event at Prefect."""
+"""Watching live traffic, with an event at Prefect for every alert."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from pipelines.project import Project
 
 
 def monitor(root: Path, channel: str) -> NoReturn:
-    """Watch a channel until stopped: `fst monitor`, whose alerts also become events."""
+    """Watch a channel as `fst monitor` does, until stopped; every alert also becomes an event."""
     project = Project(str(root))
     follow(project.params, project.places, channel, [lambda alert: raise_alert(alert.as_dict())])

@@ -1,7 +1,7 @@
-"""What orchestration costs: the `train` flow against the same training by the plain CLI, whole processes, same seed.
+"""What orchestration costs: the flow `train` against `fst stage train`, as whole processes with the same seed.
 
-Both train the first domain of params.yaml in a clone of this project's last commit; the flow reports to a Prefect
-server that is up, as in production. The two adapters must be the same, byte for byte.
+Both train the first domain of params.yaml in a clone of the project's last commit. The two adapters must be equal, byte
+for byte.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fst.stages.places import Places
 
 
 class BenchFailed(FstError):
-    """One of the two sides could not do its work; the message holds what it said."""
+    """One of the two sides failed; the message holds what it printed."""
 
 
 def overhead(root: Path, cycles: int) -> list[str]:
-    """Seconds of both, and their ratio, as lines to print."""
+    """Seconds of both and their ratio, as lines to print. Raises BenchFailed."""
     with tempfile.TemporaryDirectory(prefix="fst-bench-") as scratch:
         clone = Path(scratch) / "project"
         _run(root, "git", "clone", "--quiet", "--local", str(root.resolve()), str(clone))

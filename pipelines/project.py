@@ -8,13 +8,14 @@ from pathlib import Path
 from fst.config import Params, load_params
 from fst.release.adaptation import Adaptation, production_of
 from fst.stages.places import Places
+from fst.stages.workspace import Workspace
 from pipelines.graph import Graph
 
 
 @dataclass(frozen=True)
 class Project:
-    """The folder of params.yaml and dvc.yaml. A flow takes its parameters from the file alone: DVC records them. With
-    an adaptation, its domains stand beside those of the file; dvc.yaml does not know them."""
+    """The folder of params.yaml and dvc.yaml. A flow takes its parameters from the file alone, because DVC records the
+    file. An adaptation adds its domains to those of the file; dvc.yaml does not know them."""
 
     root: str = "."
     adaptation: Adaptation | None = None
@@ -31,6 +32,11 @@ class Project:
         return self.adaptation.params(params, production_of(params, self.places, self.adaptation.channel))
 
     @property
+    def workspace(self) -> Workspace:
+        """What the stages work on."""
+        return Workspace(self.params, self.places)
+
+    @property
     def graph(self) -> Graph | None:
-        """What DVC knows of the stages; None when it does not know them."""
+        """The stages as DVC knows them; None for an adaptation, whose stages are not in dvc.yaml."""
         return Graph(Path(self.root)) if self.adaptation is None else None

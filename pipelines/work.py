@@ -1,84 +1,121 @@
-"""What the child process of a flow does: the stages of the plain CLI, round by round where they train."""
+"""What a flow's child process does: the stages of `fst stage`, training round by round, and releases.
+
+A flow names these functions to its worker and never calls them, so this module imports torch and TRL inside of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fst.method.learner import Learner
-from fst.monitoring import collected
-from fst.release.candidate import Candidate
-from fst.release.gate import Decision
-from fst.stages.outputs import read_document
-from fst.stages.stages import Stages
 from pipelines.project import Project
 
-# What the child keeps between calls; lost with it, and found again on the disk and in the store.
+if TYPE_CHECKING:
+    from fst.method.learner import Learner
+    from fst.release.candidate import Candidate
+    from fst.release.gate import Decision
+
+# What the child keeps between calls. A new child finds it again on the disk and in the store.
 _training: dict[tuple[Project, str], Iterator[Learner]] = {}
 _judged: dict[tuple[Project, str], tuple[Candidate, Decision]] = {}
 
 
-def _stages(project: Project) -> Stages:
-    return Stages(project.params, project.places, quiet=True)
+def load() -> None:
+    """Import what the stages import, which takes seconds, before the first of them is asked for."""
+    import fst.release.candidate
+    import fst.stages.train  # noqa: F401
 
 
-def run_stage(project: Project, stage: str, name: str) -> dict[str, Any]:
-    """One stage but training, to its end."""
-    stages = _stages(project)
-    out = stages.base() if stage == "base" else getattr(stages, stage)(name)
-    return {"path": str(out)}
+def base(project: Project, _: str) -> Path:
+    """The stage of that name. It is the same for every domain."""
+    from fst.stages.base import base
+
+    return base(project.workspace)
+
+
+def prepare(project: Project, name: str) -> Path:
+    """The stage of that name."""
+    from fst.stages.prepare import prepare
+
+    return prepare(project.workspace, name)
+
+
+def validate(project: Project, name: str) -> Path:
+    """The stage of that name."""
+    from fst.stages.validate import validate
+
+    return validate(project.workspace, name)
+
+
+def evaluate(project: Project, name: str) -> Path:
+    """The stage of that name."""
+    from fst.stages.evaluate import evaluate
+
+    return evaluate(project.workspace, name)
+
+
+def bundle(project: Project, name: str) -> Path:
+    """The stage of that name."""
+    from fst.stages.bundle import bundle
+
+    return bundle(project.workspace, name)
 
 
 def next_round(project: Project, name: str) -> dict[str, Any]:
-    """The next round of a domain's training, from where it stands. `more` says whether another follows."""
-    if (project, name) not in _training:
-        _training[project, name] = _stages(project).train_rounds(name)
+    """Train the next round of a domain, from where its training stands. `more` says whether another round follows;
+    `round` is None where none was left."""
+    rounds = _rounds(project, name)
     try:
-        learner = next(_training[project, name], None)
+        learner = next(rounds, None)
     except BaseException:
-        del _training[project, name]  # another attempt begins anew, from the last completed round
+        del _training[project, name]  # the next attempt goes on from the last completed round
         raise
     if learner is None:
         return {"round": None, "more": False}
     events = learner.books.events()
     last = {kind: [e for e in events if e["kind"] == kind][-1] for kind in ("round", "evaluation")}
     return {
-        "round": last["round"]["round"],
-        "channel": last["round"]["channel"],
-        "cycle": last["round"]["cycle"],
-        "step": last["round"]["step"],
-        "reward": last["round"]["reward"],
-        "rollouts": last["round"]["rollouts"],
-        "accuracy": last["evaluation"]["accuracy"],
-        "kl": last["evaluation"]["kl"],
+        **{key: last["round"][key] for key in ("round", "channel", "cycle", "step", "reward", "rollouts")},
+        **{key: last["evaluation"][key] for key in ("accuracy", "kl")},
         "prompt": learner.population.best.text,
         "more": not learner.finished,
     }
 
 
-def finish_training(project: Project, name: str) -> dict[str, Any]:
-    """The final evaluation of a run whose rounds are done, and the stage's outputs."""
-    unfinished = _training.pop((project, name), None) or _stages(project).train_rounds(name)
-    for _ in unfinished:
+def finish_training(project: Project, name: str) -> dict[str, str]:
+    """Evaluate a run whose rounds are done and write the outputs of the stage `train`. Returns its run folder."""
+    from fst.stages.train import job_of
+
+    left = _rounds(project, name)
+    del _training[project, name]
+    for _ in left:
         pass
-    stages = _stages(project)
-    return {"path": str(stages.places.trained(name)), "run": str(stages.job(name).folder)}
+    return {"run": str(job_of(project.workspace, name).folder)}
 
 
 def plan_adaptation(project: Project, domain: str, channel: str, since: float) -> dict[str, Any]:
-    """The plan of an adaptation (fst/monitoring/collected.py). Raises DataError while there are too few problems."""
+    """Collect a domain's problems from the traffic since a time, in seconds since the epoch, and find what to build on.
+    Raises DataError when there are too few problems yet."""
+    from fst.monitoring import collected
+
     return asdict(collected.plan_adaptation(project.params, project.places, domain, channel, since))
 
 
-def reward(project: Project, name: str) -> dict[str, Any]:
-    """What a stage's evaluation found for the domain that it serves."""
-    return {"reward": read_document(project.places.metrics(name), f"fst stage evaluate {name}")["reward"]}
+def reward(project: Project, name: str) -> float:
+    """What the stage `evaluate` found for the domain that `name` serves."""
+    from fst.stages.outputs import read_document
+
+    return float(read_document(project.places.metrics(name), f"fst stage evaluate {name}")["reward"])
 
 
 def judge(project: Project, name: str) -> dict[str, Any]:
-    """The gate's decision about a domain's candidate; `released` names the bundle when production has it already."""
-    candidate = Candidate.of(_stages(project), name)
+    """The gate's decision about a domain's candidate. `released` is the bundle that the candidate became in an earlier
+    release, else None."""
+    from fst.release.candidate import Candidate
+
+    candidate = Candidate.of(project.workspace, name)
     facts = {"path": str(candidate.decision_file), "candidate": candidate.bundle.id, "channel": candidate.channel.name}
     if candidate.released_as:
         return {**facts, "verdict": "release", "reasons": [], "released": candidate.released_as}
@@ -87,9 +124,19 @@ def judge(project: Project, name: str) -> dict[str, Any]:
     return {**facts, "verdict": decision.verdict, "reasons": decision.reasons, "released": None}
 
 
-def publish(project: Project, name: str) -> dict[str, Any]:
+def publish(project: Project, name: str) -> dict[str, str]:
     """Release the candidate as it was judged, against the production that it was judged against."""
     if (project, name) not in _judged and (before := judge(project, name)["released"]):
         return {"bundle": before}
     candidate, decision = _judged.pop((project, name))
     return {"bundle": candidate.release(decision)}
+
+
+def _rounds(project: Project, name: str) -> Iterator[Learner]:
+    """The rounds that are left of a domain's training. It begins, or goes on from its records, where none is under
+    way."""
+    from fst.stages.train import train_rounds
+
+    if (project, name) not in _training:
+        _training[project, name] = train_rounds(project.workspace, name, quiet=True)
+    return _training[project, name]

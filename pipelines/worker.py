@@ -1,8 +1,8 @@
-"""A child process for the heavy work of a flow. The flow itself stays light: it imports no torch, and lives on when a
-child is killed, runs out of memory or hangs.
+"""A child process for the heavy work of a flow. The flow's own process imports no torch and survives a child that is
+killed, runs out of memory or hangs.
 
-Arguments and results are small and travel over a private pipe; what a stage made lies on the disk. The child ends
-when its flow is gone, however that came about.
+Functions travel by name, arguments and results by value, over a private pipe; they are small, because what a stage
+makes is on the disk. The child ends when its flow is gone, for whatever reason.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 from fst.errors import FstError
+
+T = TypeVar("T")
 
 
 class WorkerDied(FstError):
@@ -28,35 +31,36 @@ class WorkerDied(FstError):
 
 
 class Worker:
-    """One child, started at the first call and again after a death. Its functions may keep state in their module."""
+    """One child, started at the first call and again after a death. Functions of a module may keep state in it."""
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
 
-    def call(self, function: str, *arguments: Any, timeout_seconds: float) -> dict[str, Any]:
-        """The result of a function of pipelines/work.py; what it raises is raised here. Raises WorkerDied."""
-        future = self._started().submit(_call, function, *arguments)
+    def call(self, function: Callable[..., T], *arguments: Any, timeout_seconds: float) -> T:
+        """Call a module's function in the child. What it raises is raised here; WorkerDied when the child dies or takes
+        longer than `timeout_seconds`."""
+        future, name = self._started().submit(function, *arguments), function.__name__
         try:
             return future.result(timeout_seconds)
         except BrokenProcessPool as exc:
             self.close(at_once=True)
             raise WorkerDied(
-                f"the process that ran {function} was killed from outside (out of memory?); the next attempt "
+                f"the process that ran {name} was killed from outside (out of memory?); the next attempt "
                 "goes on from what is on the disk"
             ) from exc
         except Late as exc:
             self.close(at_once=True)
             raise WorkerDied(
-                f"{function} took longer than {timeout_seconds:g} s and was ended; the next attempt goes on "
+                f"{name} took longer than {timeout_seconds:g} s and was ended; the next attempt goes on "
                 "from what is on the disk"
             ) from exc
 
-    def start(self) -> None:
-        """Start the child in the background, so that its imports are done when the first call comes."""
-        self._started().submit(_call, "")
+    def start(self, function: Callable[[], object]) -> None:
+        """Start the child and have it call a function in the background, for what that imports."""
+        self._started().submit(function)
 
     def close(self, at_once: bool = False) -> None:
-        """End the child when it is done with what it does, or at once."""
+        """End the child, when it has finished its work or at once."""
         pool, self._pool = self._pool, None
         if pool is not None:
             for child in list((pool._processes or {}).values()) if at_once else ():
@@ -68,12 +72,6 @@ class Worker:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_follow_parent)
         return self._pool
-
-
-def _call(function: str, *arguments: Any) -> Any:
-    from pipelines import work  # torch and trl take seconds: never in the flow's own process
-
-    return getattr(work, function)(*arguments) if function else None
 
 
 def _follow_parent() -> None:

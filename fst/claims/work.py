@@ -13,13 +13,13 @@ from fst.claims.plan import COLD, VARIANTS, Size, Work
 from fst.config import Params, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.lab.rules import parse_rule
-from fst.data.types import Domain
+from fst.data.types import Domain, SplitSizes
 from fst.files import document, write_atomic
 from fst.method.evaluation import mean_at
 from fst.method.learner import Learner
 from fst.method.loop import rounds
 from fst.method.rollouts import Asker
-from fst.method.runner import Job, has_ended, prepare, run_job, sizes_of
+from fst.method.runner import Job, has_ended, prepare, run_job
 from fst.models.adapter import attach_adapter
 from fst.models.lab.card import following
 from fst.models.policy import load_policy
@@ -77,7 +77,7 @@ def _continual(work: Work, params: Params, size: Size, folder: Path) -> None:
     place = folder / work.name
     if has_ended(place):
         return
-    domains = [load_domain(spec, sizes_of(own), work.seed) for spec in specs]
+    domains = [load_domain(spec, SplitSizes.of(own), work.seed) for spec in specs]
     progress = Progress(steps, cycles, work.arm, work.domain, quiet=True)
     learner = prepare(Job(work.arm, specs[0], work.seed, place, own), progress, resume=True)
     try:
@@ -120,7 +120,7 @@ def _zero(work: Work, params: Params, size: Size, folder: Path) -> None:
     """What the untrained base gets under the seed prompt."""
     policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
     samples = params.evaluate.samples
-    domain = load_domain(work.domain, dataclasses.replace(sizes_of(params), train=size.zero // samples), work.seed)
+    domain = load_domain(work.domain, dataclasses.replace(SplitSizes.of(params), train=size.zero // samples), work.seed)
     asker = Asker(policy, domain.verify, "eval", 0)
     rollouts = asker.ask([(Prompt(params.loop.seed_prompt), p) for p in domain.train], samples, work.seed)
     _write(folder / work.name, {"rollouts": len(rollouts), "reward": mean_at(rollouts, samples).accuracy})

@@ -10,6 +10,7 @@ from fst.claims.experiment import Experiment
 from fst.claims.plan import CLAIMS
 from fst.cli.options import SETTINGS, Settings, Several, lines, terminal
 from fst.commandline import goes_on
+from fst.extras import require
 
 WIDTH = 180  # columns of the experiments' tables
 EXPERIMENT, GOES_ON = Experiment(), "the same command goes on with what is left"
@@ -58,6 +59,7 @@ def gateway(*, seconds: float = 5.0, minutes: float = 0.0, settings: Settings = 
         seconds: Length of each measurement.
         minutes: Length of the soak; 0 is none.
     """
+    require("serving")
     from fst.bench.gateway import serve
 
     lines(serve(settings.read(), seconds, minutes))
@@ -73,6 +75,7 @@ def drift(*, windows: int = 200, trials: int = 40, settings: Settings = SETTINGS
         windows: Windows without drift.
         trials: Trials of each detection.
     """
+    require("monitoring")
     from fst.bench.drift import drift_table
 
     lines(drift_table(settings.read().drift, windows, trials))

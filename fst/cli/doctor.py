@@ -27,21 +27,13 @@ from packaging.utils import canonicalize_name
 from rich.markup import escape
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[2]
-LAB_BASE = ROOT / "models" / "lab_base"
-DISTRIBUTION = "fast-slow-training"
+from fst.checkout import CHECKOUT, LAB_BASE
+from fst.extras import DISTRIBUTION, EXTRAS, install
+
+ROOT = CHECKOUT or Path.cwd()
 DISK_GIB = 2.0  # records and reports of a few lab experiments, with room to spare
 MEMORY_GIB = 3.0  # what `make run` may use
 
-NEEDED_FOR = {
-    "": "everything",
-    "pipelines": "Prefect flows, data validation, publishing",
-    "serving": "the gateway",
-    "monitoring": "watching traffic, drift reports",
-    "vllm": "rollouts and serving by vLLM",
-    "dev": "make test, make check",
-}
-INSTALL = "pip install -c constraints.txt -e '.{extra}'"
 INSTALL_VLLM = "make vllm: an environment of its own, as it wants an older FastAPI than Prefect"
 VLLM_ENVIRONMENT = ROOT / ".venv-vllm"
 
@@ -94,10 +86,8 @@ def requirement(text: str) -> Check | None:
         extra = match[1] if match else ""
         if not need.marker.evaluate({"extra": extra}):
             return None
-    needed_for = NEEDED_FOR.get(extra, extra)
-    remedy = INSTALL.format(extra=f"[{extra}]" if extra else "")
-    if extra == "vllm":
-        remedy = INSTALL_VLLM
+    needed_for = EXTRAS[extra].needed_for if extra else "everything"
+    remedy = INSTALL_VLLM if extra == "vllm" else install(extra)
     try:
         found = version(need.name)
     except PackageNotFoundError:
@@ -151,10 +141,9 @@ def _safetensors_size(file: Path) -> int | None:
 
 def _requirements() -> list[str]:
     """From pyproject.toml in a checkout (an editable install's metadata may be older), else from the metadata."""
-    source = ROOT / "pyproject.toml"
-    if not source.is_file():
+    if CHECKOUT is None:
         return requires(DISTRIBUTION) or []
-    project = tomllib.loads(source.read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines: list[str] = list(project["dependencies"])
     for extra, needs in project["optional-dependencies"].items():
         for need in needs:
@@ -188,7 +177,7 @@ def _compute() -> Iterator[Check]:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as exc:  # OSError: a shared library of another build
-        yield Check("torch", False, f"cannot be imported: {exc}", "everything", INSTALL.format(extra=""))
+        yield Check("torch", False, f"cannot be imported: {exc}", "everything", install(""))
         return
     threads = torch.get_num_threads()
     many = threads > cores

@@ -40,8 +40,8 @@ def build(*, out: Path | None = None, steps: int | None = None) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fst.checkout import LAB_BASE
     from fst.models.lab.pretrain import PretrainConfig, pretrain
-    from fst.models.policy import LAB_BASE
 
     config = PretrainConfig() if steps is None else dataclasses.replace(PretrainConfig(), steps=steps)
     columns = (TextColumn("pretraining"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

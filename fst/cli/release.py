@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fst.cli.options import SETTINGS, Channel, Domain, Reference, Settings, show
-from fst.cli.stage import stages_of
+from fst.cli.stage import workspace_of
 from fst.errors import ConfigError, GateRefused, IntegrityError
 
 
@@ -22,11 +22,11 @@ def release(name: Domain, /, *, channel: Channel = None, dry_run: bool = False, 
     from fst.release.candidate import Candidate
     from fst.release.tables import decision_page
 
-    stages = stages_of(name, settings)
-    place = stages.places.bundled(name)
+    workspace = workspace_of(name, settings)
+    place = workspace.places.bundled(name)
     if not place.exists():
         raise ConfigError(f"{place} is not there yet; make it with `dvc repro bundle@{name}`")
-    candidate = Candidate.of(stages, name, channel)
+    candidate = Candidate.of(workspace, name, channel)
     aim = candidate.channel
     if candidate.released_as:
         served = "points at it" if aim.bundle == candidate.released_as else f"has moved on to {aim.bundle}"

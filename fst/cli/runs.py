@@ -144,11 +144,12 @@ def report(*folders: Path, out: Path = Path("reports/run"), title: str = TITLE, 
         from fst.release.candidate import releases_of
         from fst.release.history import releases_table
         from fst.report.live import load_live
-        from fst.stages.stages import Stages
+        from fst.stages.train import latest_runs
+        from fst.stages.workspace import Workspace
 
-        stages = Stages(settings.read())
-        chosen, releases = stages.runs(), releases_of(stages)
-        live = load_live(stages.places.root / "reports" / "live" / "timeline.json")
+        workspace = Workspace(settings.read())
+        chosen, releases = latest_runs(workspace), releases_of(workspace)
+        live = load_live(workspace.places.root / "reports" / "live" / "timeline.json")
         console.print(releases_table(releases))
     page = build_report(chosen, out, title, releases, live)
     console.print(closing_table([load_run(folder) for folder in chosen]))

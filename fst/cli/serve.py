@@ -7,6 +7,7 @@ from pathlib import Path
 from cyclopts import App
 
 from fst.cli.options import SETTINGS, Channel, Settings
+from fst.extras import require
 
 keys = App(name="keys", help="Manage the API keys of the gateway.")
 
@@ -21,6 +22,7 @@ def serve(*, channel: Channel = None, settings: Settings = SETTINGS) -> None:
     import logging
     from functools import partial
 
+    require("serving")
     from fst.monitoring.dashboard import dashboard_routes
     from fst.serving.build import allowed, build, run
     from fst.stages.places import Places

@@ -12,7 +12,7 @@ from fst.cli.options import SETTINGS, Domain, Settings, show
 from fst.commandline import goes_on
 
 if TYPE_CHECKING:
-    from fst.stages.stages import Stages
+    from fst.stages.workspace import Workspace
 
 stage = App(name="stage", help="Run one stage of dvc.yaml. `dvc repro` runs those that are not current, in order.")
 
@@ -23,9 +23,10 @@ def base(*, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage base
     """
-    from fst.stages.stages import Stages
+    from fst.stages import base
+    from fst.stages.workspace import Workspace
 
-    _show_bundle(Stages(settings.read()).base())
+    _show_bundle(base.base(Workspace(settings.read())))
 
 
 @stage.command
@@ -34,8 +35,11 @@ def prepare(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage prepare sort_add
     """
-    stages = stages_of(name, settings)
-    folder, domain = stages.prepare(name), stages.problems(name)
+    from fst.stages import prepare
+    from fst.stages.outputs import problems
+
+    workspace = workspace_of(name, settings)
+    folder, domain = prepare.prepare(workspace, name), problems(workspace, name)
     sizes = f"{len(domain.train)} training, {len(domain.validation)} validation, {len(domain.test)} test problems"
     show(f"{name}: {sizes} in {folder}")
 
@@ -48,7 +52,9 @@ def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage validate sort_add
     """
-    folder = stages_of(name, settings).validate(name)
+    from fst.stages import validate
+
+    folder = validate.validate(workspace_of(name, settings), name)
     from fst.data.validation import Validation, table
 
     found = map(Validation.from_dict, _read(folder / "validation.json"))
@@ -68,9 +74,10 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
         quiet: Show no progress.
     """
     from fst.method import ranks
+    from fst.stages import train
 
-    stages = stages_of(name, settings, quiet)
-    folder = stages.train(name)
+    workspace = workspace_of(name, settings)
+    folder = train.train(workspace, name, quiet)
     if ranks.rank():
         return  # rank 0 writes the outputs
     did, best = _read(folder / "training.json"), _read(folder / "prompts.json")["prompts"][0]
@@ -79,7 +86,7 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
         f"{name}: {did['arm']}, seed {did['seed']}, {did['cycles']} cycles, {did['steps']} RL steps; rollouts "
         f"{spent['train']} training, {spent['fast']} fast, {spent['eval']} evaluation.",
         f"best prompt: {best['text']!r}",
-        f"written: {folder}, {stages.places.curve(name)}",
+        f"written: {folder}, {workspace.places.curve(name)}",
     )
 
 
@@ -89,9 +96,11 @@ def evaluate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage evaluate sort_add
     """
-    stages = stages_of(name, settings)
-    folder = stages.evaluate(name)
-    found = _read(stages.places.metrics(name))
+    from fst.stages import evaluate
+
+    workspace = workspace_of(name, settings)
+    folder = evaluate.evaluate(workspace, name)
+    found = _read(workspace.places.metrics(name))
     lines = [
         f"{domain}: reward {entry['reward']:.3f} (± {entry['stderr']:.3f}), KL {entry['kl']:.4f} nats per token, "
         f"{entry['tokens_per_answer']:.1f} tokens per answer"
@@ -106,16 +115,18 @@ def bundle(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage bundle sort_add
     """
-    _show_bundle(stages_of(name, settings).bundle(name))
+    from fst.stages import bundle
+
+    _show_bundle(bundle.bundle(workspace_of(name, settings), name))
 
 
-def stages_of(name: str, settings: Settings, quiet: bool = False) -> Stages:
-    """The project's stages. Raises ConfigError for a domain that params.yaml does not have."""
-    from fst.stages.stages import Stages
+def workspace_of(name: str, settings: Settings) -> Workspace:
+    """The project in the current folder. Raises ConfigError for a domain that params.yaml does not have."""
+    from fst.stages.workspace import Workspace
 
     params = settings.read()
     params.domain(name)
-    return Stages(params, quiet=quiet)
+    return Workspace(params)
 
 
 def _show_bundle(folder: Path) -> None:

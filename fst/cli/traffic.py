@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fst.cli.options import SETTINGS, Channel, Settings, show
 from fst.errors import DataError
+from fst.extras import require
 
 
 def validate(file: Path, /) -> None:
@@ -89,6 +90,7 @@ def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings:
     import subprocess
     import sys
 
+    require("monitoring")
     from fst.data.validation import check_raw, table
     from fst.monitoring.collected import collected
     from fst.release.adaptation import FOLDER
@@ -125,6 +127,7 @@ def monitor(
         once: Judge what came since the last look, then end.
         report: Write an Evidently report on the latest window, then end.
     """
+    require("monitoring")
     from fst.monitoring import follow
     from fst.monitoring.alerts import channels, tell
     from fst.stages.places import Places

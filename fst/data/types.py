@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fst.config import Params
 
 SPLITS = ("train", "validation", "test")
 
@@ -46,6 +49,11 @@ class SplitSizes:
     train: int
     validation: int
     test: int
+
+    @classmethod
+    def of(cls, params: Params) -> SplitSizes:
+        """The sizes that the section `prepare` asks for."""
+        return cls(params.prepare.train, params.prepare.validation, params.prepare.test)
 
 
 Splits = dict[str, tuple[Problem, ...]]  # by their names, in the order of SPLITS

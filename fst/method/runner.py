@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -30,15 +29,13 @@ from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
 from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
-from fst.models.policy import Policy, Reader
+from fst.models.policy import Policy
 from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
-from fst.runs.origin import base_sha256, commit, data_sha256
+from fst.runs.origin import base_sha256, commit, data_sha256, versions
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_of
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import Arm, Prompt
-
-VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,9 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
 
 
-def room_of(reader: Reader, params: Params) -> int | None:
-    """Tokens of the model's context that the longest prompt allowed and the longest answer leave for a question; None
-    where the context has no limit."""
-    if reader.context is None:
-        return None
-    return reader.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
-
-
 def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
     """Check that every problem fits the model's context. Raises DataError for one that does not."""
-    room = room_of(policy, params)
+    room = policy.room(params)
     if room is None:
         return
     problems = (*domain.train, *domain.validation, *domain.test)
@@ -92,11 +81,6 @@ def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
                 f"leaves {room} after fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower "
                 "those, or pick a model with a longer context"
             )
-
-
-def sizes_of(params: Params) -> SplitSizes:
-    """How many problems params.yaml asks for in each split."""
-    return SplitSizes(params.prepare.train, params.prepare.validation, params.prepare.test)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -124,7 +108,7 @@ def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
         "start": start_key(start, job.domain, job.serves),
         "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
         "commit": commit(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "versions": versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -138,7 +122,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     torch.manual_seed(job.seed)
-    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, sizes_of(params), job.seed)
+    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, SplitSizes.of(params), job.seed)
     start = read_bundle(job.start) if job.start else None
     policy = load_with_engine(params)
     check_lengths(policy, domain, params)

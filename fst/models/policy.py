@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -17,14 +16,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from fst.checkout import CHECKOUT
+from fst.checkout import LAB_BASE
+from fst.config import Params
 from fst.errors import ModelError
 from fst.models.engines.engine import Engine
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.sampler import Answer, Sampling
 
-_PACKAGED = Path(__file__).parent / "lab" / "base"  # where a wheel has it
-LAB_BASE = CHECKOUT / "models" / "lab_base" if CHECKOUT else _PACKAGED
 Message = dict[str, str]
 
 
@@ -55,6 +53,12 @@ class Reader:
     def count_tokens(self, text: str) -> int:
         """Tokens in a text, special tokens that the tokenizer adds included."""
         return len(self.tokenizer(text)["input_ids"])
+
+    def room(self, params: Params) -> int | None:
+        """Tokens that a question may have, beside the longest prompt allowed and an answer; None without a limit."""
+        if self.context is None:
+            return None
+        return self.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
 
 @dataclass

@@ -21,7 +21,8 @@ from fst.release.gate import Case, Decision, Entry, decide
 from fst.release.history import ReleaseView, load_releases
 from fst.runs.origin import commit
 from fst.stages.measure import Served
-from fst.stages.stages import Stages
+from fst.stages.outputs import candidate, problems
+from fst.stages.workspace import Workspace
 from fst.store.bundle import Bundle, write_bundle
 from fst.store.channel import Channel
 from fst.store.releases import Releases
@@ -32,31 +33,31 @@ from fst.types import Prompt, prompt_from_dict
 class Candidate:
     """A stage's bundle that asks to replace what a channel points at."""
 
-    stages: Stages
+    workspace: Workspace
     releases: Releases
     name: str
     channel: Channel
 
     @classmethod
-    def of(cls, stages: Stages, name: str, channel: str | None = None) -> Candidate:
+    def of(cls, workspace: Workspace, name: str, channel: str | None = None) -> Candidate:
         """The candidate of a domain's last `bundle` stage, against the channel as it is now."""
-        releases = Releases.open(stages.params.store)
-        return cls(stages, releases, name, releases.channel(channel or stages.params.store.channel))
+        releases = Releases.open(workspace.params.store)
+        return cls(workspace, releases, name, releases.channel(channel or workspace.params.store.channel))
 
     @cached_property
     def bundle(self) -> Bundle:
-        return self.stages.candidate(self.name)
+        return candidate(self.workspace, self.name)
 
     @cached_property
     def production(self) -> Bundle | None:
         """What the channel points at, fetched and verified."""
         if self.channel.bundle is None:
             return None
-        return self.releases.fetch(self.channel.bundle, self.stages.places.fetched(self.channel.bundle))
+        return self.releases.fetch(self.channel.bundle, self.workspace.places.fetched(self.channel.bundle))
 
     @property
     def decision_file(self) -> Path:
-        return self.stages.places.decision(self.name)
+        return self.workspace.places.decision(self.name)
 
     @cached_property
     def released_as(self) -> str | None:
@@ -70,7 +71,7 @@ class Candidate:
     def judge(self) -> Decision:
         """The gate's decision, also written to `decision_file`."""
         production = self.production
-        limits = self.stages.params.gate
+        limits = self.workspace.params.gate
         decision = decide(self.bundle.id, production.id if production else None, list(self._cases()), limits)
         self.decision_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.decision_file, document(decision.as_dict()))
@@ -87,7 +88,7 @@ class Candidate:
                 + "\n".join(f"  - {reason}" for reason in decision.reasons)
                 + f"\nthe decision with all figures: {self.decision_file}"
             )
-        staging = self.stages.places.bundled(self.name).parent
+        staging = self.workspace.places.bundled(self.name).parent
         with tempfile.TemporaryDirectory(prefix=".release-", dir=staging) as scratch:
             bundle = self._with_decision(decision, Path(scratch) / "bundle")
             released = self.releases.publish(bundle.folder)
@@ -95,7 +96,7 @@ class Candidate:
         return released
 
     def _with_decision(self, decision: Decision, folder: Path) -> Bundle:
-        lock = self.stages.places.root / "dvc.lock"
+        lock = self.workspace.places.root / "dvc.lock"
         manifest = {
             **self.bundle.manifest,
             "candidate": self.bundle.id,
@@ -103,7 +104,7 @@ class Candidate:
             "provenance": {
                 "commit": commit(),
                 "dvc_lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
-                "params": self.stages.params.as_dict(),
+                "params": self.workspace.params.as_dict(),
             },
         }
         documents = {
@@ -130,36 +131,36 @@ class Candidate:
         if ours is None or (theirs is not None and _comparable(ours, theirs)):
             return theirs
         try:
-            problems = self.stages.problems(facts.get("stage", domain), facts["data_sha256"])
+            held_out = problems(self.workspace, facts.get("stage", domain), facts["data_sha256"])
         except DataError:
             if theirs is None:
                 raise
             return None  # an earlier domain whose problems are gone: the gate refuses, for want of coverage
         prompt = self._production_prompt(domain)
-        return self._served.entry(prompt, self._served.measure(problems, prompt), facts["data_sha256"])
+        return self._served.entry(prompt, self._served.measure(held_out, prompt), facts["data_sha256"])
 
     def _production_prompt(self, domain: str) -> Prompt:
         if self.production and domain in self._domains(self.production):
             return prompt_from_dict(self.production.prompts()[domain]["prompts"][0])
-        return Prompt(self.stages.params.loop.seed_prompt)
+        return Prompt(self.workspace.params.loop.seed_prompt)
 
     @cached_property
     def _served(self) -> Served:
         """Production's weights; without production, the base's."""
-        return Served.load(self.stages.params, self.production.adapter if self.production else None)
+        return Served.load(self.workspace.params, self.production.adapter if self.production else None)
 
     @staticmethod
     def _domains(bundle: Bundle | None) -> dict[str, Any]:
         return dict(bundle.manifest["domains"]) if bundle else {}
 
 
-def release(stages: Stages, name: str, channel: str | None = None) -> tuple[str, Decision | None]:
+def release(workspace: Workspace, name: str, channel: str | None = None) -> tuple[str, Decision | None]:
     """Judge and release a domain's candidate; (bundle id, decision), the decision None when it was released before."""
-    candidate = Candidate.of(stages, name, channel)
-    if candidate.released_as:
-        return candidate.released_as, None
-    decision = candidate.judge()
-    return candidate.release(decision), decision
+    ours = Candidate.of(workspace, name, channel)
+    if ours.released_as:
+        return ours.released_as, None
+    decision = ours.judge()
+    return ours.release(decision), decision
 
 
 def _comparable(ours: Entry, theirs: Entry) -> bool:
@@ -172,8 +173,8 @@ def _headline(decision: Decision) -> str:
     return f"reward {difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}] against {against}"
 
 
-def releases_of(stages: Stages) -> list[ReleaseView]:
+def releases_of(workspace: Workspace) -> list[ReleaseView]:
     """What the project's channel pointed at, move by move."""
-    releases = Releases.open(stages.params.store)
-    history = releases.channel(stages.params.store.channel).history
-    return load_releases(history, lambda bundle: releases.fetch(bundle, stages.places.fetched(bundle)))
+    releases = Releases.open(workspace.params.store)
+    history = releases.channel(workspace.params.store.channel).history
+    return load_releases(history, lambda bundle: releases.fetch(bundle, workspace.places.fetched(bundle)))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from fst.release.recipe import BASE, CHANGED
+from fst.release.recipe import CHANGED
 from fst.release.references import Known
 from fst.release.views import trained
+from fst.stages.places import BASE
 from fst.store.bundle import Bundle
 
 _BASES = "the base: it serves no domain"

@@ -14,9 +14,9 @@ from fst.config import Params, upgraded
 from fst.errors import ConfigError, IntegrityError
 from fst.files import document
 from fst.release.views import changes, flat
+from fst.stages.places import BASE
 
 CHANGED = "+changes"
-BASE = "base"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")

@@ -1,15 +1,17 @@
-"""What a run or a bundle was made of, by content: the commit, the base model, the problems."""
+"""What something was made of: the commit, the versions of libraries, and hashes of the base model and the problems."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
 
-from fst.checkout import CHECKOUT
+from fst.checkout import CHECKOUT, LAB_BASE
 from fst.data.types import Domain
-from fst.models.policy import LAB_BASE
+
+VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
 
 def commit() -> str:
@@ -30,6 +32,11 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if dirty.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that decide what a training does, by package."""
+    return {package: importlib.metadata.version(package) for package in VERSIONED}
 
 
 def base_sha256(base: str) -> str:

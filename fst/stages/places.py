@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+BASE = "base"  # the bundle of the untrained model, and the stage that makes it
+
 
 @dataclass(frozen=True)
 class Places:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fst.config import StoreParams
-from fst.errors import ConfigError, MissingDependency
+from fst.errors import ConfigError
+from fst.extras import require
 from fst.store.local import LocalStore
 from fst.store.objects import Objects
 
@@ -21,10 +22,7 @@ def open_store(params: StoreParams) -> Objects:
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
         raise ConfigError(f"store.url: {params.url!r} is neither a directory nor s3://bucket/prefix")
-    try:
-        from fst.store.s3 import S3Store
-    except ImportError as exc:
-        raise MissingDependency(
-            "a store on S3 needs the package boto3: pip install 'fast-slow-training[pipelines]'"
-        ) from exc
+    require("s3")
+    from fst.store.s3 import S3Store
+
     return S3Store(bucket, prefix.strip("/"), params.allow_unconditional_writes)

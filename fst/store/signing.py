@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fst.errors import ConfigError, IntegrityError, MissingDependency
+from fst.errors import ConfigError, IntegrityError
+from fst.extras import require
 
 KEY_FILE, PASSWORD = "FST_SIGNING_KEY", "FST_SIGNING_PASSWORD"
 
@@ -69,12 +70,9 @@ def _public_key(path: Path) -> Any:
 
 
 def _library() -> tuple[ModuleType, ModuleType, ModuleType]:
-    try:
-        from cryptography import exceptions
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as exc:
-        raise MissingDependency(
-            "signatures need the package cryptography: pip install 'fast-slow-training[pipelines]'"
-        ) from exc
+    require("signing")
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
     return ed25519, serialization, exceptions

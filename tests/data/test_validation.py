@@ -707,7 +707,7 @@ def test_v6_nothing_is_sent_and_nothing_is_printed(
 
 def test_v6_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "great_expectations", None)  # as Python does for what is not installed
-    with pytest.raises(MissingDependency, match=r"great-expectations: pip install 'fast-slow-training\[pipelines\]'"):
+    with pytest.raises(MissingDependency, match=r"great-expectations: pip install 'fast-slow-training\[data\]'"):
         validate_rollouts([], "first")
 
 

@@ -11,10 +11,11 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fst.checkout import LAB_BASE
 from fst.data.lab.corpus import one_step_rules, question
 from fst.data.lab.rules import draw_values, instruction, render
 from fst.models.lab.pretrain import PretrainConfig, pretrain
-from fst.models.policy import LAB_BASE, load_policy
+from fst.models.policy import load_policy
 
 SMALL = PretrainConfig(
     steps=4,

@@ -385,7 +385,7 @@ def test_w9_evidentlys_report_and_workspace_are_real(scene: Scene, tmp_path: Pat
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        until, projects = time.monotonic() + 60, []
+        until, projects = time.monotonic() + 180, []
         while not projects and time.monotonic() < until:
             with contextlib.suppress(httpx.HTTPError):
                 projects = httpx.get(f"http://127.0.0.1:{port}/api/projects", trust_env=False, timeout=5).json()

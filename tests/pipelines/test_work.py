@@ -17,7 +17,9 @@ import yaml
 from fst.errors import ConfigError, RecordError
 from fst.method.runner import Job
 from fst.runs.records import RunFolder
-from fst.stages.stages import Stages
+from fst.stages.base import base
+from fst.stages.prepare import prepare
+from fst.stages.train import job_of
 from pipelines import work
 from pipelines.project import Project
 from pipelines.worker import Worker, WorkerDied
@@ -32,10 +34,9 @@ def project(tmp_path: Path) -> Project:
 
 
 def prepared(project: Project) -> Job:
-    stages = Stages(project.params, project.places, quiet=True)
-    stages.base()
-    stages.prepare("first")
-    return stages.job("first")
+    base(project.workspace)
+    prepare(project.workspace, "first")
+    return job_of(project.workspace, "first")
 
 
 def test_k1_a_round_that_failed_is_begun_anew(project: Project) -> None:
@@ -59,16 +60,16 @@ def test_k2_k3_errors_come_over_and_a_dead_child_is_replaced(project: Project) -
     worker = Worker()
     try:
         with pytest.raises(ConfigError, match=r"domains\.nowhere: params\.yaml has no such domain") as caught:
-            worker.call("run_stage", project, "prepare", "nowhere", timeout_seconds=60)
+            worker.call(work.prepare, project, "nowhere", timeout_seconds=60)
         assert caught.value.exit_code == 2
         assert worker._pool is not None
         (child,) = worker._pool._processes
         os.kill(child, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="was killed from outside"):
-            worker.call("run_stage", project, "base", "", timeout_seconds=60)
-        assert Path(worker.call("run_stage", project, "base", "", timeout_seconds=60)["path"]).is_dir()
+            worker.call(work.base, project, "", timeout_seconds=60)
+        assert worker.call(work.base, project, "", timeout_seconds=60).is_dir()
         with pytest.raises(WorkerDied, match="took longer than 0 s and was ended"):
-            worker.call("run_stage", project, "prepare", "first", timeout_seconds=0)
+            worker.call(work.prepare, project, "first", timeout_seconds=0)
     finally:
         worker.close(at_once=True)
 

@@ -20,9 +20,12 @@ from fst.data.types import SplitSizes
 from fst.errors import ConfigError, DataError
 from fst.release.adaptation import Adaptation, plan, production_of, restore_candidate
 from fst.runs.view import load_run
-from fst.stages.stages import Stages
+from fst.stages.outputs import candidate, problems
+from fst.stages.train import job_of
+from fst.stages.workspace import Workspace
 from fst.store.bundle import Bundle
 from support.release_toys import PARAMS, ToyProject
+from support.stages import run_stages
 
 PAIRS = [(f"question {i}", f"answer {i}") for i in range(60)]
 
@@ -72,14 +75,14 @@ def test_a2_every_size_gives_three_splits_of_all_problems(problems: int) -> None
 
 
 def test_a4_the_stage_of_production_is_put_back_from_the_release(project: ToyProject) -> None:
-    candidate = project.candidate("zeta", project.base(), 0.9)
-    production = project.release(candidate)
-    shutil.rmtree(candidate.folder)
+    made = project.candidate("zeta", project.base(), 0.9)
+    production = project.release(made)
+    shutil.rmtree(made.folder)
     fetched = production_of(project.params, project.places, "prod")
     assert fetched.id == production.id
     assert restore_candidate(fetched, project.places) == "zeta"
-    again = Stages(project.params, project.places).candidate("zeta")
-    assert again.id == candidate.id
+    again = candidate(Workspace(project.params, project.places), "zeta")
+    assert again.id == made.id
     project.candidate("zeta", project.base(), 0.8)
     with pytest.raises(ConfigError, match=r"no longer what production was made of.*fst release zeta"):
         restore_candidate(fetched, project.places)
@@ -104,7 +107,7 @@ def test_a6_an_adaptation_of_an_adaptation_knows_the_first(
     with_first = first.params(own, production)
     with monkeypatch.context() as adapted:
         adapted.setattr(ToyProject, "params", with_first)
-        start = Stages(with_first, project.places).candidate("zeta")
+        start = candidate(Workspace(with_first, project.places), "zeta")
         project.release(project.candidate(first.fast, start, 0.95), production)
     second = plan(own, project.places, "greek", PAIRS[:55], "prod")
     assert second.start == first.fast
@@ -132,25 +135,22 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     project = ToyProject(tmp_path, "domains:\n  first: {spec: lab/reverse, start: base}\nstore: {url: store}\n")
     values = {**project.params.as_dict(), **SMALL}
     params = params_from_dict(values)
-    stages = Stages(params, project.places, quiet=True)
-    stages.base()
-    for stage in ("prepare", "validate", "train", "evaluate", "bundle"):
-        getattr(stages, stage)("first")
-    before = stages.candidate("first")
+    workspace = Workspace(params, project.places)
+    run_stages(workspace, "first")
+    before = candidate(workspace, "first")
     assert before.manifest["domains"]["first"]["stage"] == "first"
     rows = before.reference()["first"]["rows"]
     assert len(rows) == 16
-    assert {row["question"] for row in rows} == {p.question for p in stages.problems("first").validation}
+    assert {row["question"] for row in rows} == {p.question for p in problems(workspace, "first").validation}
     production = project.release(before)
 
     newer = load_domain("lab/sort_desc", SplitSizes(64, 1, 1), 0).train
     pairs = [(p.question, p.answer) for p in newer]
     values["adapt"] = {**values["adapt"], "min_problems": 60}
     found = plan(params_from_dict(values), project.places, "first", pairs, "prod")
-    adapted = Stages(found.params(params_from_dict(values), production), project.places, quiet=True)
-    for stage in ("prepare", "validate", "train", "evaluate", "bundle"):
-        getattr(adapted, stage)(found.fast)
-    after = adapted.candidate(found.fast)
+    adapted = Workspace(found.params(params_from_dict(values), production), project.places)
+    run_stages(adapted, found.fast)
+    after = candidate(adapted, found.fast)
     assert list(after.manifest["domains"]) == ["first"]
     facts = after.manifest["domains"]["first"]
     assert (facts["spec"], facts["stage"]) == (f"jsonl:{found.data}", found.fast)
@@ -158,6 +158,6 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     weights = "adapter/adapter_model.safetensors"
     assert after.manifest["files"][weights] == before.manifest["files"][weights]
     served = before.prompts()["first"]["prompts"][0]["id"]
-    begun = load_run(adapted.job(found.fast).folder).evaluations[0]
+    begun = load_run(job_of(adapted, found.fast).folder).evaluations[0]
     assert begun["prompt"] == served, "the prompt that was served is where it began"
     assert {row["question"] for row in after.reference()["first"]["rows"]} <= {question for question, _ in pairs}

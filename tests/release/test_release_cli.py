@@ -236,9 +236,9 @@ def test_c6_a_worse_candidate_is_refused_with_its_rules(
 def test_c6_somebody_else_releases_meanwhile(project: ToyProject, two: tuple[Bundle, Bundle]) -> None:
     project.candidate("alpha", read(project.places.bundled("zeta")), 0.9)
     from fst.release.candidate import Candidate
-    from fst.stages.stages import Stages
+    from fst.stages.workspace import Workspace
 
-    candidate = Candidate.of(Stages(project.params), "alpha")
+    candidate = Candidate.of(Workspace(project.params), "alpha")
     decision = candidate.judge()
     moved = project.releases.rollback("prod")
     with pytest.raises(ChannelMoved, match=f"it points at bundle {two[0].id[:12]} ") as refused:

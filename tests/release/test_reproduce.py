@@ -330,16 +330,17 @@ def test_m7_a_candidate_is_made_again_from_now(
     assert "with changes that are in no commit" in errors
 
 
-RELEASE = """
+RELEASE = f"""
+import sys
 from pathlib import Path
+sys.path.append({str(ROOT / "tests")!r})
 from fst.config import load_params
 from fst.release.candidate import release
-from fst.stages.stages import Stages
-stages = Stages(load_params(Path("params.yaml")), quiet=True)
-stages.base()
-for stage in ("prepare", "validate", "train", "evaluate", "bundle"):
-    getattr(stages, stage)("first")
-print(release(stages, "first")[0])
+from fst.stages.workspace import Workspace
+from support.stages import run_stages
+workspace = Workspace(load_params(Path("params.yaml")))
+run_stages(workspace, "first")
+print(release(workspace, "first")[0])
 """
 
 

@@ -352,7 +352,7 @@ def test_k6_without_boto3_a_bucket_is_a_sentence_and_a_directory_works(
 ) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.delitem(sys.modules, "fst.store.s3")
-    with pytest.raises(MissingDependency, match="pip install"):
+    with pytest.raises(MissingDependency, match=r"pip install 'fast-slow-training\[s3\]'"):
         open_store(StoreParams(url="s3://bucket"))
     open_store(StoreParams(url=str(tmp_path))).replace("channels/x.json", b"x", None)
 

@@ -12,7 +12,8 @@ from typing import Any
 from fst.data.dealing import deal
 from fst.data.scoring import CORRECT, feedback_text
 from fst.data.types import Problem, Score, Splits, SplitSizes, Verifier
-from fst.errors import DataError, MissingDependency, UnknownDomain
+from fst.errors import DataError, UnknownDomain
+from fst.extras import require
 
 NAME = "reasoning_gym"  # of the family and of the verifier
 
@@ -67,13 +68,9 @@ def scorer(dataset: str = "") -> Verifier:
 
 
 def _dataset(name: str, seed_text: str, size: int) -> Any:
-    try:
-        from reasoning_gym.factory import DATASETS, create_dataset
-    except ImportError as exc:
-        raise MissingDependency(
-            "reasoning_gym problems need the package reasoning-gym: pip install reasoning-gym"
-        ) from exc
+    require("reasoning-gym")
     import reasoning_gym  # noqa: F401 - its import registers the datasets
+    from reasoning_gym.factory import DATASETS, create_dataset
 
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=5) or sorted(DATASETS)[:5]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from fst.errors import MissingDependency
+from fst.extras import require
 
 MOST_ROWS = 100
 LONGEST_VALUE = 200
@@ -50,13 +50,10 @@ def library() -> ModuleType:
     """The module great_expectations, with its telemetry off. Raises MissingDependency."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    try:
-        import great_expectations
-        import great_expectations.expectations
-    except ImportError as exc:
-        raise MissingDependency(
-            "validating data needs the package great-expectations: pip install 'fast-slow-training[pipelines]'"
-        ) from exc
+    require("data")
+    import great_expectations
+    import great_expectations.expectations
+
     module: ModuleType = great_expectations
     return module
 

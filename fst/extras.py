@@ -1,0 +1,60 @@
+"""The extras of the distribution: which optional packages there are, what needs them, and how to get them.
+
+pyproject.toml says which versions. A room that needs an extra calls `require` where it is entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from fst.checkout import CHECKOUT
+from fst.errors import MissingDependency
+
+DISTRIBUTION = "fast-slow-training"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What an extra is needed for, and its packages by the modules that are imported from them."""
+
+    needed_for: str
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+EXTRAS: dict[str, Extra] = {
+    "data": Extra("validating data", {"great_expectations": "great-expectations", "pandas": "pandas"}),
+    "reasoning-gym": Extra("a reasoning_gym domain", {"reasoning_gym": "reasoning-gym"}),
+    "s3": Extra("a store on S3", {"boto3": "boto3"}),
+    "signing": Extra("signing releases", {"cryptography": "cryptography"}),
+    "serving": Extra(
+        "the gateway",
+        {
+            "starlette": "starlette",
+            "uvicorn": "uvicorn",
+            "prometheus_client": "prometheus-client",
+            "sklearn": "scikit-learn",
+        },
+    ),
+    "monitoring": Extra("watching traffic", {"evidently": "evidently", "pandas": "pandas", "sklearn": "scikit-learn"}),
+    "pipelines": Extra("the pipeline", {"dvc": "dvc", "prefect": "prefect"}),
+    "vllm": Extra("the engine vllm", {"vllm": "vllm"}),
+    "dev": Extra("working on the code"),
+}
+
+
+def require(name: str) -> None:
+    """Raise MissingDependency, which says how to install the extra, unless all its packages are installed."""
+    extra = EXTRAS[name]
+    for module, package in extra.packages.items():
+        if find_spec(module) is None:
+            raise MissingDependency(
+                f"{extra.needed_for} needs the package {package}: pip install '{DISTRIBUTION}[{name}]'"
+            )
+
+
+def install(name: str) -> str:
+    """The command that installs an extra, `""` being none: in a checkout, at the tested versions."""
+    extra = f"[{name}]" if name else ""
+    return f"pip install -c constraints.txt -e '.{extra}'" if CHECKOUT else f"pip install '{DISTRIBUTION}{extra}'"
