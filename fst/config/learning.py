@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,12 @@ from fst.config.section import Number, Section, Texts
 from fst.tables import ENGINES
 
 Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.engine"))]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"{name!r} is no device; say auto, cpu, cuda, cuda:1 or mps")
+    return name
 
 
 class PrepareParams(Section):
@@ -28,6 +35,17 @@ class ModelParams(Section):
     base: str = Field("lab", description="a directory, a hub id, or `lab`, the model that is shipped")
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto", description="where it runs: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="attention implementation of transformers; `auto` is what it chooses"
+    )
+    cache_gb: Number = Field(
+        4.0,
+        gt=0,
+        description="GiB for the key-value cache and logits of a batch of answers: bounds its rows",
+    )
     engine: Engine = Field(
         "transformers",
         description="what samples answers: `transformers` in this process, `vllm` (a server), or a registered one",

@@ -29,12 +29,12 @@ from fst.errors import ConfigError
 from fst.method import ranks
 from fst.method.dealing import cell_weights, kept_rows, slot
 from fst.method.rollouts import Asker
-from fst.method.slices import slices, trimmed
-from fst.method.slow_tree import tree_logprobs
+from fst.method.slow_tree import tree_logprobs, trimmed
 from fst.method.slow_trl import trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
+from fst.models.slices import slices
 from fst.models.tree import takes_tree
 from fst.types import Population, Prompt, Rollout
 

@@ -1,12 +1,17 @@
-"""Log-probabilities of answers for TRL's loss, each shared token run once (fst/models/tree.py)."""
+"""TRL's batches as trees: rows of a batch, and log-probabilities for TRL's loss, each shared token run once
+(fst/models/tree.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from fst.models.tree import encode_contexts
+
+_ANSWERS = ("completion_ids", "completion_mask", "old_per_token_logps", "tool_mask")
+_CONTEXTS = ("prompt_ids", "prompt_mask")
 
 
 def tree_logprobs(
@@ -32,3 +37,23 @@ def tree_logprobs(
         fused_lm_head=True,
     )
     return out.log_probs, out.entropy
+
+
+def trimmed(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """These rows of a batch as TRL makes it, without the columns that are padding in all of them: contexts lose
+    columns on the left, answers on the right. What is no tensor of rows stays as it is."""
+    total = batch["completion_ids"].shape[0]
+    picked = torch.tensor(list(rows), device=batch["completion_ids"].device)
+    part = {
+        key: value[picked] if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == total else value
+        for key, value in batch.items()
+    }
+    answer = max(1, int(part["completion_mask"].sum(1).max()))
+    context = max(1, int(part["prompt_mask"].sum(1).max()))
+    width = batch["completion_ids"].shape[1]
+    for key, value in part.items():
+        if key in _CONTEXTS:
+            part[key] = value[:, -context:]
+        elif key in _ANSWERS and isinstance(value, torch.Tensor) and value.shape[-1] == width:
+            part[key] = value[:, :answer]
+    return part

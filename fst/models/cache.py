@@ -15,6 +15,8 @@ class GrowingLayer(DynamicLayer):
     """Keys and values (rows, heads, tokens, width), written into room that is kept ahead. Where a gradient is wanted,
     transformers' own layer, which copies, takes over."""
 
+    keys: torch.Tensor | None
+    values: torch.Tensor | None
     _room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
@@ -27,12 +29,12 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self._room is None or self._room[0].shape[-2] < before + new:
-            self._room = tuple(self._larger(old, given, before) for old, given in self._pairs(key_states, value_states))
+            self._room = _larger(self.keys, key_states, before), _larger(self.values, value_states, before)
         keys, values = self._room
         keys[:, :, before : before + new] = key_states
         values[:, :, before : before + new] = value_states
-        self.keys, self.values = keys[:, :, : before + new], values[:, :, : before + new]
-        return self.keys, self.values
+        self.keys, self.values = known = keys[:, :, : before + new], values[:, :, : before + new]
+        return known
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
@@ -42,16 +44,14 @@ class GrowingLayer(DynamicLayer):
         super().batch_repeat_interleave(repeats)
         self._room = None
 
-    def _pairs(self, keys: torch.Tensor, values: torch.Tensor) -> list[tuple[torch.Tensor | None, torch.Tensor]]:
-        return [(self.keys, keys), (self.values, values)]
 
-    @staticmethod
-    def _larger(old: torch.Tensor | None, given: torch.Tensor, before: int) -> torch.Tensor:
-        rows, heads, new, width = given.shape
-        room = given.new_empty((rows, heads, (before + new + STEP - 1) // STEP * STEP, width))
-        if before and old is not None:
-            room[:, :, :before] = old
-        return room
+def _larger(old: torch.Tensor | None, given: torch.Tensor, before: int) -> torch.Tensor:
+    """Room for `before` old tokens, the given ones, and up to a whole number of steps."""
+    rows, heads, new, width = given.shape
+    room = given.new_empty((rows, heads, (before + new + STEP - 1) // STEP * STEP, width))
+    if before and old is not None:
+        room[:, :, :before] = old
+    return room
 
 
 def new_cache(config: PreTrainedConfig) -> DynamicCache:

@@ -43,7 +43,7 @@ class Sampling:
     end_ids: tuple[int, ...]
     pad_id: int
     seed: int
-    cache_bytes: int = 4 * 2**30
+    cache_bytes: int
 
 
 @dataclass(frozen=True)

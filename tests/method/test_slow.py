@@ -19,6 +19,7 @@ import torch
 
 from fst.data.types import Problem, Score
 from fst.method.dealing import group_advantages, slot
+from fst.method.slow_tree import trimmed
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
 from support.slow_toys import PROBLEMS, Watched, drawn, population
@@ -250,3 +251,22 @@ def test_s3_only_the_answers_of_one_problem_decide_its_group(policy: Policy, tmp
     slow.verify = first_problem_only
     result, _ = slow.train_step(population(1), PROBLEMS[:3])
     assert (result.kept_groups, result.reward) == (0, pytest.approx(1 / 3))
+
+
+def test_s2_a_slice_has_no_column_of_padding_alone() -> None:
+    batch = {
+        "prompt_ids": torch.tensor([[0, 0, 7, 8], [0, 5, 6, 7], [1, 2, 3, 4]]),
+        "prompt_mask": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]),
+        "completion_ids": torch.tensor([[1, 0, 0], [1, 2, 0], [1, 2, 3]]),
+        "completion_mask": torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]]),
+        "old_per_token_logps": torch.tensor([[0.1, 0.0, 0.0], [0.2, 0.3, 0.0], [0.4, 0.5, 0.6]]),
+        "advantages": torch.tensor([1.0, 2.0, 3.0]),
+        "num_items_in_batch": torch.tensor(6),
+        "num_images": None,
+    }
+    part = trimmed(batch, [1, 0])
+    assert part["prompt_ids"].tolist() == [[5, 6, 7], [0, 7, 8]]
+    assert part["completion_ids"].tolist() == [[1, 2], [1, 0]]
+    torch.testing.assert_close(part["old_per_token_logps"], torch.tensor([[0.2, 0.3], [0.1, 0.0]]))
+    assert part["advantages"].tolist() == [2.0, 1.0]
+    assert (int(part["num_items_in_batch"]), part["num_images"]) == (6, None)

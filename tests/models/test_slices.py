@@ -1,12 +1,11 @@
-"""Slices of a step: invariants L1 to L4 of fst/method/slices.py."""
+"""Slices of a step: invariants L1 to L3 of fst/models/slices.py."""
 
 from __future__ import annotations
 
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.method.slices import Slice, slices, trimmed
+from fst.models.slices import Slice, slices
 
 Rows = list[tuple[tuple[int, ...], int]]
 row = st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), st.integers(0, 9))
@@ -38,7 +37,7 @@ def test_l2_the_cost_counts_each_token_of_the_trie_once(rows: Rows) -> None:
     assert whole.rows == list(range(len(rows)))
 
 
-def test_l4_rows_of_one_context_stay_together_where_that_is_cheaper() -> None:
+def test_l3_rows_of_one_context_stay_together_where_that_is_cheaper() -> None:
     long = [tuple(range(start, start + 50)) for start in (0, 100, 200)]
     contexts, lengths = [long[i % 3] for i in range(12)], [2 + i // 3 for i in range(12)]
     together = slices(contexts, lengths, 110, tree=True)
@@ -47,28 +46,9 @@ def test_l4_rows_of_one_context_stay_together_where_that_is_cheaper() -> None:
     assert [sorted(lengths[i] for i in part) for part in by_length] == [[2, 2], [2, 3], [3, 3], [4, 4], [4, 5], [5, 5]]
 
 
-def test_l4_answers_of_one_length_stay_together_where_that_is_cheaper() -> None:
+def test_l3_answers_of_one_length_stay_together_where_that_is_cheaper() -> None:
     contexts, lengths = [(i % 2, 5) for i in range(8)], [40, 1, 1, 40, 1, 40, 40, 1]
     assert sorted(sorted(lengths[i] for i in part) for part in slices(contexts, lengths, 170, tree=True)) == [
         [1, 1, 1, 1],
         [40, 40, 40, 40],
     ]
-
-
-def test_l3_no_column_of_padding_alone() -> None:
-    batch = {
-        "prompt_ids": torch.tensor([[0, 0, 7, 8], [0, 5, 6, 7], [1, 2, 3, 4]]),
-        "prompt_mask": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]),
-        "completion_ids": torch.tensor([[1, 0, 0], [1, 2, 0], [1, 2, 3]]),
-        "completion_mask": torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]]),
-        "old_per_token_logps": torch.tensor([[0.1, 0.0, 0.0], [0.2, 0.3, 0.0], [0.4, 0.5, 0.6]]),
-        "advantages": torch.tensor([1.0, 2.0, 3.0]),
-        "num_items_in_batch": torch.tensor(6),
-        "num_images": None,
-    }
-    part = trimmed(batch, [1, 0])
-    assert part["prompt_ids"].tolist() == [[5, 6, 7], [0, 7, 8]]
-    assert part["completion_ids"].tolist() == [[1, 2], [1, 0]]
-    torch.testing.assert_close(part["old_per_token_logps"], torch.tensor([[0.2, 0.3], [0.1, 0.0]]))
-    assert part["advantages"].tolist() == [2.0, 1.0]
-    assert (int(part["num_items_in_batch"]), part["num_images"]) == (6, None)

@@ -1,7 +1,7 @@
-"""Cutting the rows of a step into slices that fit `slow.micro_tokens`.
+"""Cutting rows (a context and an answer each) into slices that run through the model at once.
 
-Invariants, each with a test: L1 each row is in one slice; L2 a slice costs at most the budget, or is a single row; L3 a
-slice has no column of padding alone; L4 the total cost is no more than that of rows sorted by length.
+Invariants, each with a test: L1 each row is in one slice; L2 a slice costs at most the budget, or is a single row;
+L3 the total cost is no more than that of rows sorted by length.
 """
 
 from __future__ import annotations
@@ -9,14 +9,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
 
 Tokens = Sequence[int]
 READ_SHARE = 8  # a token that a row only reads from the cache weighs an eighth of one that runs through the model
-_ANSWERS = ("completion_ids", "completion_mask", "old_per_token_logps", "tool_mask")
-_CONTEXTS = ("prompt_ids", "prompt_mask")
 
 
 def slices(contexts: Sequence[Tokens], lengths: Sequence[int], budget: int, tree: bool) -> list[list[int]]:
@@ -80,23 +75,3 @@ def _common(a: Tokens, b: Tokens) -> int:
         if one != other:
             return place
     return min(len(a), len(b))
-
-
-def trimmed(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """These rows of a batch as TRL makes it, without the columns that are padding in all of them: contexts lose
-    columns on the left, answers on the right. What is no tensor of rows stays as it is."""
-    total = batch["completion_ids"].shape[0]
-    picked = torch.tensor(list(rows), device=batch["completion_ids"].device)
-    part = {
-        key: value[picked] if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == total else value
-        for key, value in batch.items()
-    }
-    answer = max(1, int(part["completion_mask"].sum(1).max()))
-    context = max(1, int(part["prompt_mask"].sum(1).max()))
-    width = batch["completion_ids"].shape[1]
-    for key, value in part.items():
-        if key in _CONTEXTS:
-            part[key] = value[:, -context:]
-        elif key in _ANSWERS and isinstance(value, torch.Tensor) and value.shape[-1] == width:
-            part[key] = value[:, :answer]
-    return part
