@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| echo "$(TORCH_INDEX) has no torch for this machine or is out of reach: taking the usual index"; \
 	fi
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e "$(EXTRAS)" \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e "$(EXTRAS)" \
 		|| { echo "uv could not install (above); pip takes its place"; \
 		$(BIN)/python -m pip install --quiet -c constraints.txt -e "$(EXTRAS)"; }
 	@touch $@
@@ -76,7 +76,7 @@ $(VLLM_ENV)/.installed:
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or say PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VLLM_ENV)
 	$(VLLM_BIN)/python -m pip install --quiet uv
-	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python $(VLLM) \
+	$(VLLM_BIN)/uv pip install --quiet --compile-bytecode --python $(VLLM_BIN)/python $(VLLM) \
 		|| { echo "uv could not install (above); pip takes its place"; \
 		$(VLLM_BIN)/python -m pip install --quiet $(VLLM); }
 	$(if $(HAS_GPU),,$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
