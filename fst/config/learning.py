@@ -61,7 +61,7 @@ class VllmParams(Section):
     python: str = Field(".venv-vllm/bin/python", description="interpreter with vLLM (`make vllm`), to start a server")
     api_key_env: str = Field("VLLM_API_KEY", description="environment variable that holds the server's API key")
     start_seconds: Number = Field(300.0, ge=1, description="longest wait for a started server to be ready")
-    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait for one reply")
+    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait to connect, and for anything but answers")
     max_loras: int = Field(4, ge=1, description="adapters that the server holds at once")
     arguments: Texts = Field((), description="further command-line arguments of `vllm serve`")
 
