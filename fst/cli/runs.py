@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fst.cli.options import SETTINGS, TRAINING, Settings, Several, TrainingSettings, terminal
+from fst.cli.options import SETTINGS, TRAINING, Settings, Several, TrainingSettings, lines, terminal
 from fst.commandline import goes_on
 from fst.errors import ConfigError
 from fst.types import ARMS, Arm
@@ -25,6 +25,7 @@ def train(
     seed: int = 0,
     run: str | None = None,
     resume: bool = False,
+    plan: bool = False,
     settings: TrainingSettings = TRAINING,
 ) -> None:
     """Train one arm on one domain.
@@ -41,17 +42,24 @@ def train(
         seed: Seed of everything that is drawn.
         run: Name of the run folder; made of domain, arm and seed if not given.
         resume: Go on from the last completed round.
+        plan: Print what the run will need, from the model's configuration alone, and train nothing.
     """
     from rich.console import Console
 
     from fst.method import ranks
-    from fst.method.runner import Job, run_job, summary_of
+    from fst.method.runner import Job, plan_of, run_job, summary_of
 
     if domain and data:
         raise ConfigError("--domain, --data: give one of the two")
     spec = f"jsonl:{data}" if data else domain or DOMAIN
     folder = settings.runs / (run or _run_name(spec, arm, seed))
-    run_job(Job(arm, spec, seed, folder, settings.read()), resume, settings.quiet)
+    job = Job(arm, spec, seed, folder, settings.read())
+    if plan:
+        found = plan_of(job)
+        lines(found.lines())
+        found.check()
+        return
+    run_job(job, resume, settings.quiet)
     if ranks.rank():
         return  # rank 0 has the record
     end = summary_of(folder)

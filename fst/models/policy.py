@@ -140,7 +140,7 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
 def load_reader(base: str) -> Reader:
     """The tokenizer of a model (directory, hub id or `lab`), without its weights. Raises ModelError."""
     path = model_place(base)
-    with _explained(base):
+    with explained(base):
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         context = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
     if tokenizer.chat_template is None:
@@ -157,7 +157,7 @@ def load_policy(params: ModelParams) -> Policy:
     device that is not there."""
     disable_progress_bar()
     device = device_of(params.device)
-    with _explained(params.base):
+    with explained(params.base):
         model = AutoModelForCausalLM.from_pretrained(model_place(params.base), **loading(params))
     return Policy(
         **vars(load_reader(params.base)),
@@ -175,7 +175,7 @@ def model_place(base: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(base: str) -> Iterator[None]:
+def explained(base: str) -> Iterator[None]:
     """Turn a library's error about a model that cannot be loaded into a ModelError with a remedy."""
     try:
         yield
