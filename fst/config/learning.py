@@ -43,7 +43,7 @@ class ModelParams(Section):
     )
     cache_gb: Number = Field(
         4.0,
-        gt=0,
+        ge=0.01,
         description="GiB for the key-value cache and logits of a batch of answers: bounds its rows",
     )
     engine: Engine = Field(

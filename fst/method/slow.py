@@ -9,7 +9,6 @@ is plain TRL, and a test holds us to it.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import time
 import warnings
@@ -29,12 +28,11 @@ from fst.errors import ConfigError
 from fst.method import ranks
 from fst.method.dealing import cell_weights, kept_rows, slot
 from fst.method.rollouts import Asker
-from fst.method.slow_tree import tree_logprobs, trimmed
+from fst.method.slow_batch import accumulate, tree_logprobs
 from fst.method.slow_trl import trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
-from fst.models.slices import slices
 from fst.models.tree import takes_tree
 from fst.types import Population, Prompt, Rollout
 
@@ -169,7 +167,7 @@ class SlowWeights:
         batch = trainer._prepare_inputs(inputs)
         loss, self._grad_norm = 0.0, 0.0
         if sum(ranks.everyones([self._batch.kept_groups])):
-            loss = self._backward(batch)
+            loss = accumulate(trainer, self.model, self.policy, batch, self.params.micro_tokens, self.tree)
             norm = trainer.accelerator.clip_grad_norm_(
                 trainer.model.parameters(), self.params.max_grad_norm or float("inf")
             )
@@ -183,42 +181,6 @@ class SlowWeights:
         for kept in (trainer._metrics["train"], trainer._logs["rewards"]):
             kept.clear()  # TRL keeps every figure of every step for its own logger; ours are in the records
         return loss
-
-    def _backward(self, batch: dict[str, Any]) -> float:
-        """Accumulate the gradient of TRL's loss over slices of the batch; returns the loss. Every rank runs equally
-        many slices, because TRL gathers figures in each: ranks with fewer repeat their last one, masked."""
-        trainer = self.trainer
-        contexts = [
-            ids[seen.bool()].tolist() for ids, seen in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
-        ]
-        lengths = batch["completion_mask"].sum(1).tolist()
-        parts = [trimmed(batch, rows) for rows in slices(contexts, lengths, self.params.micro_tokens, self.tree)]
-        count = max(ranks.everyones([len(parts)]))
-        idle = {**parts[-1], "completion_mask": torch.zeros_like(parts[-1]["completion_mask"])}
-        parts += [idle] * (count - len(parts))
-        trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = count
-        total = 0.0
-        for place, part in enumerate(parts):
-            held = trainer.accelerator.no_sync(self.model) if place + 1 < count else contextlib.nullcontext()
-            with held:
-                with trainer.compute_loss_context_manager():
-                    loss = trainer.compute_loss(self.model, self._with_base(part))
-                trainer.accelerator.backward(loss)
-            total += float(loss.detach())
-        trainer.args.steps_per_generation = 1
-        return total
-
-    def _with_base(self, part: dict[str, Any]) -> dict[str, Any]:
-        """With the frozen base's log-probabilities, where the loss has a KL term."""
-        if not self.trainer.beta:
-            return part
-        ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
-        mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
-        with torch.no_grad(), self.policy.frozen_base():
-            base, _, _ = self.trainer._get_per_token_logps_and_entropies(
-                self.trainer.model, ids, mask, part["completion_ids"].shape[1]
-            )
-        return {**part, "ref_per_token_logps": base}
 
     def sample(self, prompt_ids: Sequence[list[int]]) -> list[Answer]:
         """Answers to the batch's rows; equal neighbouring requests share one prefill."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -43,9 +44,7 @@ def takes_tree(model: nn.Module) -> bool:
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT model; layers that carry an adapter stay in place."""
-    found = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(found, PreTrainedModel)
-    return found
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def shared_prefixes(bodies: Sequence[Tokens]) -> list[tuple[int, list[int]]]:

@@ -19,7 +19,7 @@ import torch
 
 from fst.data.types import Problem, Score
 from fst.method.dealing import group_advantages, slot
-from fst.method.slow_tree import trimmed
+from fst.method.slow_batch import trimmed
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
 from support.slow_toys import PROBLEMS, Watched, drawn, population

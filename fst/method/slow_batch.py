@@ -1,17 +1,58 @@
-"""TRL's batches as trees: rows of a batch, and log-probabilities for TRL's loss, each shared token run once
-(fst/models/tree.py)."""
+"""A scored batch of TRL's: its gradient slice by slice, its rows as a tree (fst/models/tree.py)."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from fst.method import ranks
+from fst.models.policy import Policy
+from fst.models.slices import slices
 from fst.models.tree import encode_contexts
 
 _ANSWERS = ("completion_ids", "completion_mask", "old_per_token_logps", "tool_mask")
 _CONTEXTS = ("prompt_ids", "prompt_mask")
+
+
+def accumulate(trainer: Any, model: Any, policy: Policy, batch: dict[str, Any], budget: int, tree: bool) -> float:
+    """Add the gradient of TRL's loss over a batch, in slices of `budget` tokens; returns the loss. `model` is what
+    accelerate wrapped.
+
+    Every rank runs equally many slices, because TRL gathers figures in each: ranks with fewer repeat their last one,
+    masked. TRL divides by all tokens of the batch, so the slices' losses add up to the batch's.
+    """
+    rows = zip(batch["prompt_ids"], batch["prompt_mask"].bool(), strict=True)
+    contexts = [ids[seen].tolist() for ids, seen in rows]
+    parts = [trimmed(batch, rows) for rows in slices(contexts, batch["completion_mask"].sum(1).tolist(), budget, tree)]
+    count = max(ranks.everyones([len(parts)]))
+    idle = {**parts[-1], "completion_mask": torch.zeros_like(parts[-1]["completion_mask"])}
+    parts += [idle] * (count - len(parts))
+    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = count
+    total = 0.0
+    for place, part in enumerate(parts):
+        with contextlib.nullcontext() if place + 1 == count else trainer.accelerator.no_sync(model):
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(model, _with_base(trainer, policy, part))
+            trainer.accelerator.backward(loss)
+        total += float(loss.detach())
+    trainer.args.steps_per_generation = 1  # TRL cuts what it generates by it
+    return total
+
+
+def _with_base(trainer: Any, policy: Policy, part: dict[str, Any]) -> dict[str, Any]:
+    """With the frozen base's log-probabilities, where the loss has a KL term."""
+    if not trainer.beta:
+        return part
+    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
+    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
+    with torch.no_grad(), policy.frozen_base():
+        base, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, part["completion_ids"].shape[1]
+        )
+    return {**part, "ref_per_token_logps": base}
 
 
 def tree_logprobs(
