@@ -34,7 +34,7 @@ def sharp(policy: Policy) -> torch.nn.Module:
 
 
 def plan(**changes: object) -> Sampling:
-    return dataclasses.replace(Sampling(1, 12, 1.0, ENDS, 0, 0), **changes)
+    return dataclasses.replace(Sampling(1, 12, 1.0, ENDS, 0, 0, 2**30), **changes)
 
 
 def greedy_by_generate(policy: Policy, request: list[int], ends: tuple[int, ...]) -> tuple[int, ...]:

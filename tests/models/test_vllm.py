@@ -173,7 +173,7 @@ def test_v6_a_server_that_is_gone_is_an_engine_error(policy: Policy) -> None:
     gone = VllmParams(url="http://127.0.0.1:9")
     engine = VllmEngine(policy, VllmServer("lab", 16, "float32", gone), gone)
     with pytest.raises(EngineError, match=r"vLLM at http://127.0.0.1:9 does not answer"):
-        engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0))
+        engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0, 2**30))
     engine.close()
     missing = VllmParams(python="/nowhere/python")
     os.environ.pop("FST_VLLM_PYTHON", None)
