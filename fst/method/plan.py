@@ -18,6 +18,7 @@ from fst.models.sampler import LOGIT_COPIES, MAX_ROWS
 TRAINED_BYTES = 16  # of an adapter's parameter: float32 value, gradient and Adam's two moments
 SCORED_WIDTHS = 24  # hidden states that a layer holds at once for a token when nothing is saved
 SHARE = 0.95  # of the device that a run may fill
+VLLM_SHARE = 0.9  # of a GPU that vLLM takes unless told otherwise
 GIB = 2**30
 
 
@@ -87,7 +88,7 @@ def plan_run(params: Params, question_tokens: int) -> Plan:
     }
     return Plan(
         device=str(device),
-        room=device_bytes(device),
+        room=round(device_bytes(device) * (1 - _servers_share(params, device.type))),
         weights=found.parameters * _itemsize(params) + found.adapter * TRAINED_BYTES,
         phases=(
             Phase("answers", _answers(params, found, context), "model.cache_gb"),
@@ -113,6 +114,14 @@ def _training(params: Params, found: Footprint, context: int) -> int:
     row = context + params.model.max_new_tokens
     tokens = max(row, min(params.slow.micro_tokens, params.rollouts_per_step * row))
     return tokens * found.activation_bytes
+
+
+def _servers_share(params: Params, kind: str) -> float:
+    """Share of the GPU that a vLLM server started beside the training takes."""
+    if params.model.engine != "vllm" or params.vllm.url or kind != "cuda":
+        return 0.0
+    told = dict(zip(params.vllm.arguments, params.vllm.arguments[1:], strict=False))
+    return float(told.get("--gpu-memory-utilization", VLLM_SHARE))
 
 
 def _itemsize(params: Params) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from fst.config import Params, params_from_dict
 from fst.errors import ConfigError
@@ -18,7 +19,8 @@ LARGE = Footprint(10**9, 10**7, 10**6, 10**5, 1024, 150_000)
 def planned(monkeypatch: pytest.MonkeyPatch, room: float, **sections: Any) -> plan.Plan:
     monkeypatch.setattr(plan, "footprint", lambda *_: LARGE)
     monkeypatch.setattr(plan, "device_bytes", lambda _: int(room * GIB))
-    return plan_run(params_from_dict({"model": {"device": "cpu", "max_new_tokens": 128}, **sections}), 100)
+    model = {"device": "cpu", "max_new_tokens": 128, **sections.pop("model", {})}
+    return plan_run(params_from_dict({"model": model, **sections}), 100)
 
 
 def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +51,15 @@ def test_what_does_not_fit_is_refused_with_the_key(monkeypatch: pytest.MonkeyPat
 def test_a_short_step_takes_what_its_rows_take(monkeypatch: pytest.MonkeyPatch) -> None:
     found = planned(monkeypatch, 64, slow={"problems_per_step": 1, "group_size": 4})
     assert {p.name: p.bytes for p in found.phases}["training"] == 4 * 292 * 10**6
+
+
+def test_a_server_beside_the_training_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "device_of", lambda _: torch.device("cuda"))
+    mine = {"model": {"engine": "vllm"}, "vllm": {"arguments": ["--gpu-memory-utilization", "0.45", "--x", "y"]}}
+    assert planned(monkeypatch, 100, **mine).room == 55 * GIB
+    assert planned(monkeypatch, 100, model={"engine": "vllm"}).room == 10 * GIB
+    assert planned(monkeypatch, 100, model={"engine": "vllm"}, vllm={"url": "http://elsewhere"}).room == 100 * GIB
+    assert planned(monkeypatch, 100).room == 100 * GIB
 
 
 def test_the_lab_fits_anywhere() -> None:
