@@ -33,7 +33,8 @@ def accumulate(trainer: Any, model: Any, policy: Policy, batch: dict[str, Any], 
     trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = count
     total = 0.0
     for place, part in enumerate(parts):
-        with contextlib.nullcontext() if place + 1 == count else trainer.accelerator.no_sync(model):
+        last = trainer.accelerator.sync_gradients = place + 1 == count  # DeepSpeed steps by it
+        with contextlib.nullcontext() if last else trainer.accelerator.no_sync(model):
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, _with_base(trainer, policy, part))
             trainer.accelerator.backward(loss)
