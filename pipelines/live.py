@@ -36,6 +36,7 @@ from pipelines.project import Project
 
 CHANNEL = "live"
 START_SECONDS = 120.0
+PATIENCE_SECONDS = 600.0  # of traffic in which the newcomer's release may come; a busy machine needs them
 AFTERWARDS = 120  # requests of the newcomer under the new release, then the traffic ends
 
 
@@ -53,7 +54,7 @@ class Live:
 
     def run(self) -> dict[str, Any]:
         """Run the loop. Returns the time line, which is also written to reports/live/timeline.json."""
-        scenario = load_scenario(self.scenario)
+        scenario = load_scenario(self.scenario).prolonged(PATIENCE_SECONDS)
         shutil.rmtree(self.out, ignore_errors=True)
         self._begin()
         with self._loop() as url:
@@ -138,7 +139,7 @@ class Live:
 
         stop, newcomer = threading.Event(), self._newcomer(scenario)[0]
         with Progress() as progress:
-            bar = progress.add_task("live traffic", total=scenario.seconds)
+            bar = progress.add_task("live traffic", total=None)
             first, under_new = "", 0
 
             def heard(one: Exchanged) -> None:

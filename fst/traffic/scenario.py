@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ class Scenario:
                 told = rng.random() < phase.feedback
                 yield Arrival(moment, number, name, next(streams[name]), verifiers[name], told)
             begun += phase.seconds
+
+    def prolonged(self, seconds: float) -> Scenario:
+        """This scenario with a last phase of at least so many seconds."""
+        *phases, last = self.phases
+        return replace(self, phases=(*phases, replace(last, seconds=max(last.seconds, seconds))))
 
     def _problems(self, spec: str) -> tuple[tuple[Problem, ...], Verifier]:
         wanted = int(sum(phase.seconds * phase.rate for phase in self.phases)) + 1

@@ -57,6 +57,16 @@ def test_n2_n3_the_same_seed_asks_the_same_and_questions_do_not_repeat(tmp_path:
     assert len({question for _, question, _ in asked}) == len(asked)
 
 
+def test_a_prolonged_scenario_asks_on_in_its_last_phase(tmp_path: Path) -> None:
+    scenario = load_scenario(written(tmp_path, VALUES))
+    longer = scenario.prolonged(90)
+    assert [phase.seconds for phase in longer.phases] == [*(p.seconds for p in scenario.phases[:-1]), 90]
+    assert longer.prolonged(10) == longer, "it is never cut"
+    moments = [a.moment for a in scenario.arrivals()]
+    assert [a.moment for a in longer.arrivals()][: len(moments)] == moments
+    assert {a.phase for a in longer.arrivals()} == {a.phase for a in scenario.arrivals()}
+
+
 def test_the_shipped_scenario_begins_without_its_newcomer() -> None:
     scenario = load_scenario(SHIPPED)
     assert set(scenario.phases[0].mix) < set(scenario.domains)
