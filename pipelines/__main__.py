@@ -156,9 +156,11 @@ def live(
         scenario: The traffic to send.
         domain: Domain whose release the channel begins with; the first of params.yaml if not given.
     """
+    from fst.lifeline import hold
     from pipelines.live import Live
     from pipelines.project import Project
 
+    hold()  # SIGTERM ends what was started, too
     first = domain or next(iter(Project(root).params.domains))
     print(json.dumps(Live(Path(root).resolve(), scenario, first).run()["figures"], indent=1))
 
