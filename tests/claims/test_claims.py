@@ -90,6 +90,7 @@ def test_k3_known_intervals_and_none_for_one_seed() -> None:
     assert (interval([1.0]).low, ratio_interval([4.0]).high) == (None, None)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.3, 1.0), st.floats(1.0, 4.0), st.floats(500, 3000))
 def test_k4_a_sigmoid_is_found_again(a: float, b: float, mid: float) -> None:
@@ -104,6 +105,7 @@ def test_k5_what_has_not_bent_or_risen_has_no_ceiling() -> None:
     assert fit_ceiling([(float(c), 0.1) for c in range(0, 10000, 500)]).doubt == "the curve does not rise"
 
 
+@pytest.mark.slow
 def test_k4_the_interval_of_a_ceiling_spans_its_seeds() -> None:
     curves = [
         [(float(c), a / (1 + (1000 / c) ** 2) if c else 0.0) for c in range(0, 9000, 500)] for a in (0.7, 0.8, 0.9)
@@ -115,6 +117,7 @@ def test_k4_the_interval_of_a_ceiling_spans_its_seeds() -> None:
     assert ceiling_interval(curves, 50, 0)[1] == found, "the same again"
 
 
+@pytest.mark.slow
 def test_k4_a_ceiling_at_its_bound_begins_at_what_was_seen() -> None:
     """A curve that is half-way up at once and creeps on: no sigmoid."""
     jump = [0.5 + 0.45 * math.log1p(c / 500) / math.log1p(24) if c else 0.0 for c in range(0, 12_001, 500)]

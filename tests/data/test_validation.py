@@ -711,6 +711,7 @@ def test_v6_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         validate_rollouts([], "first")
 
 
+@pytest.mark.slow
 def test_v6_ten_thousand_rows_take_seconds(tmp_path: Path) -> None:
     library()  # its import takes seconds of its own
     rows = [raw_row(n, answer="" if n % 3 == 0 else str(n)) for n in range(10_000)]

@@ -97,6 +97,7 @@ def trained(slow: Watched, steps: int) -> list[tuple[int, ...]]:
     return answers
 
 
+@pytest.mark.slow
 def test_r2_a_stop_changes_nothing(new_policy: Callable[[], Policy], tmp_path: Path) -> None:
     whole = Watched(new_policy(), tmp_path / "a")
     answers = trained(whole, 4)
@@ -114,6 +115,7 @@ def test_r2_a_stop_changes_nothing(new_policy: Callable[[], Policy], tmp_path: P
     assert adapter_sha256(second.adapter()) == adapter_sha256(whole.adapter())
 
 
+@pytest.mark.slow
 def test_r2_a_load_replaces_what_was_there(new_policy: Callable[[], Policy], tmp_path: Path) -> None:
     first, other = Watched(new_policy(), tmp_path / "a"), Watched(new_policy(), tmp_path / "b", seed=5)
     trained(first, 2)

@@ -94,6 +94,7 @@ def same(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> b
     return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["fst", "rl", "gepa"])
 def test_b1_b3_weights_begin_as_the_start(tiny_model_dir: Path, tmp_path: Path, start: Bundle, arm: Arm) -> None:
     job = Job(arm, SPEC, 0, tmp_path / arm, params_for(tiny_model_dir), start=start.folder)
@@ -142,6 +143,7 @@ def test_b4_the_key_is_what_a_run_takes_over(tmp_path: Path, adapter: Path, star
     assert start_key(None, SPEC) is None
 
 
+@pytest.mark.slow
 def test_b5_a_run_goes_on_from_its_own_start_only(tiny_model_dir: Path, tmp_path: Path, start: Bundle) -> None:
     params = params_for(tiny_model_dir)
     first = Job("fst", SPEC, 0, tmp_path / "run", params, start=start.folder)

@@ -60,6 +60,7 @@ def test_n1_a_name_is_its_adapters_content(policy: Policy, adapters: list[Path],
     assert policy.engine.load(adapters[0]) == policy.engine.load(tmp_path / "copy") == names[0]
 
 
+@pytest.mark.slow
 def test_n2_n3_each_ask_is_answered_by_its_own_adapter(policy: Policy, adapters: list[Path]) -> None:
     base = texts(policy.engine.serve(asks(policy, None)))
     assert base[:2] == ["5 2 4 1 3", "0 4 2 8 9"]

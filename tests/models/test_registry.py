@@ -60,6 +60,7 @@ def test_t2_an_engine_is_added_by_a_decorator() -> None:
     assert asked == [1]
 
 
+@pytest.mark.slow
 def test_t2_an_engine_is_added_by_an_installed_package(tmp_path: Path) -> None:
     (tmp_path / "mine-1.0.dist-info").mkdir()
     (tmp_path / "mine-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")

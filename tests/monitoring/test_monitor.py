@@ -53,6 +53,7 @@ def reference() -> Reference:
     return Simulated(SERVED, PARAMS, 0).watch.reference
 
 
+@pytest.mark.slow
 def test_w1_silent_without_drift_and_heard_with_it() -> None:
     traffic = Simulated(SERVED, PARAMS, 1)
     assert sum(map(len, (traffic.alerts(traffic.window({"digits": 1.0}, {})) for _ in range(30)))) == 0
@@ -63,6 +64,7 @@ def test_w1_silent_without_drift_and_heard_with_it() -> None:
     assert "new_domain" in traffic.alerts(traffic.window({"digits": 0.8, "new": 0.2}, {}))
 
 
+@pytest.mark.slow
 def test_w2_an_improvement_is_no_alarm() -> None:
     worse = PARAMS.replace(seed=3)
     traffic = Simulated(SERVED, worse, 2)
@@ -239,6 +241,7 @@ def test_w5_clusters_are_alike_inside_and_large_enough() -> None:
     assert known.belongs(["please translate the word cat to french", second[0]]) == [True, False]
 
 
+@pytest.mark.slow
 def test_w7_thresholds_are_kept_and_grow_as_windows_shrink(reference: Reference, tmp_path: Path) -> None:
     first = thresholds_of(reference, PARAMS, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1

@@ -39,6 +39,7 @@ def prepared(project: Project) -> Job:
     return job_of(project.workspace, "first")
 
 
+@pytest.mark.slow
 def test_k1_a_round_that_failed_is_begun_anew(project: Project) -> None:
     job = prepared(project)
     job.folder.mkdir(parents=True)

@@ -324,6 +324,7 @@ def test_c8_options_that_would_do_nothing_are_refused(
     assert "make it with `fst stage train zeta`" in said(capsys, "stage", "bundle", "zeta", code=2)
 
 
+@pytest.mark.slow
 def test_c8_a_problem_file_is_validated_before_it_is_a_domain(
     project: ToyProject, capsys: pytest.CaptureFixture[str]
 ) -> None:

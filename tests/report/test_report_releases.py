@@ -78,6 +78,7 @@ def test_l2_the_terminal_table_shows_every_move(releases: list[ReleaseView]) -> 
     assert columns[3] == ["", "0.500", ""]
 
 
+@pytest.mark.slow
 def test_l3_l4_the_page_and_the_summary(tmp_path: Path, releases: list[ReleaseView]) -> None:
     run = write_run(tmp_path / "run", "fst", 0, fst_events(0.9))
     page = build_report([run], tmp_path / "with", "title", releases).read_text()

@@ -155,6 +155,7 @@ def race(bundles: list[Bundle], order: Sequence[str], released_before: bool, aga
     return says.strip(), outcome["collector"] == [target]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("released_before", [False, True])
 def test_g1_a_channel_points_at_what_is_whole(bundles: list[Bundle], released_before: bool) -> None:
     seen = {
@@ -169,6 +170,7 @@ def test_g1_a_channel_points_at_what_is_whole(bundles: list[Bundle], released_be
     }
 
 
+@pytest.mark.slow
 def test_g2_also_when_the_bundle_is_published_once_more(bundles: list[Bundle]) -> None:
     seen = {
         race(bundles, [*["mover"] * a, *["collector"] * b, *["mover"] * c, *["collector"] * 20], True, True)

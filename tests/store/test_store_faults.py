@@ -164,6 +164,7 @@ def test_e1_without_credentials_it_is_a_sentence(hasty: Objects, monkeypatch: py
         hasty.list("")
 
 
+@pytest.mark.slow
 def test_e1_an_endpoint_that_dies_in_the_middle_leaves_nothing_visible(s3: str, proxy: Proxy, bundle: Bundle) -> None:
     proxy.faults = [Fault("hang", "PUT", "prompts.json")]
     releases = Releases(bucket_of(s3, replace(HASTY, read_seconds=4)))
