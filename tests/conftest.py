@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fst.config import ModelParams
 from fst.models.policy import Policy, load_policy
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def new_policy(tiny_model_dir: Path) -> Callable[[], Policy]:
     """Makes policies on the tiny model; each call loads the same weights afresh."""
-    return lambda: load_policy(str(tiny_model_dir), max_new_tokens=8)
+    return lambda: load_policy(ModelParams(base=str(tiny_model_dir), max_new_tokens=8))
 
 
 @pytest.fixture

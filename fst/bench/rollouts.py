@@ -19,7 +19,7 @@ from fst.models.policy import Policy, load_policy
 def rollouts(params: Params, blocks: int) -> Iterator[str]:
     """Lines: a training step's rollouts (16 problems, 8 answers each), then 200 distinct requests."""
     torch.set_num_threads(params.model.threads)
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+    policy = load_policy(params.model)
     problems = load_domain(DOMAIN, SplitSizes(400, 1, 1), seed=0).train
     step = policy.encode([policy.messages(PROMPTS[0], p.question) for p in problems[:16]])
     many = policy.encode([policy.messages(PROMPTS[i % 4], p.question) for i, p in enumerate(problems[:200])])

@@ -58,7 +58,7 @@ def _compared(ours: Sequence[float], plain: Sequence[float]) -> str:
 
 
 def _policy(params: Params) -> Policy:
-    return load_policy(params.model.base, params.model.max_new_tokens)
+    return load_policy(params.model)
 
 
 def _our_steps(params: Params, domain: Domain, folder: Path, steps: int) -> list[float]:

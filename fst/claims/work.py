@@ -109,7 +109,7 @@ def _stages(learner: Learner, domains: list[Domain], cycles: int) -> None:
 def _following(work: Work, params: Params, size: Size, folder: Path) -> None:
     """Rules that were not trained on, asked in their own right words: what the weights still do without the evolved
     prompt."""
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+    policy = load_policy(params.model)
     if work.start:
         policy.model = attach_adapter(policy.model, _checkpoint(folder / work.start.name))
     own = [parse_rule(work.domain.removeprefix("lab/").removeprefix("letters:"))] if "lab/" in work.domain else []
@@ -118,7 +118,7 @@ def _following(work: Work, params: Params, size: Size, folder: Path) -> None:
 
 def _zero(work: Work, params: Params, size: Size, folder: Path) -> None:
     """What the untrained base gets under the seed prompt."""
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+    policy = load_policy(params.model)
     samples = params.evaluate.samples
     domain = load_domain(work.domain, dataclasses.replace(SplitSizes.of(params), train=size.zero // samples), work.seed)
     asker = Asker(policy, domain.verify, "eval", 0)

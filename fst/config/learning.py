@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,12 @@ from fst.config.section import Number, Section, Texts
 from fst.tables import ENGINES
 
 Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.engine"))]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"{name!r} is no device; say auto, cpu, cuda, cuda:1 or mps")
+    return name
 
 
 class PrepareParams(Section):
@@ -28,6 +35,17 @@ class ModelParams(Section):
     base: str = Field("lab", description="a directory, a hub id, or `lab`, the model that is shipped")
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto", description="where it runs: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="attention implementation of transformers; `auto` is what it chooses"
+    )
+    cache_gb: Number = Field(
+        4.0,
+        ge=0.01,
+        description="GiB for the key-value cache and logits of a batch of answers: bounds its rows",
+    )
     engine: Engine = Field(
         "transformers",
         description="what samples answers: `transformers` in this process, `vllm` (a server), or a registered one",
@@ -43,7 +61,7 @@ class VllmParams(Section):
     python: str = Field(".venv-vllm/bin/python", description="interpreter with vLLM (`make vllm`), to start a server")
     api_key_env: str = Field("VLLM_API_KEY", description="environment variable that holds the server's API key")
     start_seconds: Number = Field(300.0, ge=1, description="longest wait for a started server to be ready")
-    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait for one reply")
+    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait to connect, and for anything but answers")
     max_loras: int = Field(4, ge=1, description="adapters that the server holds at once")
     arguments: Texts = Field((), description="further command-line arguments of `vllm serve`")
 
@@ -60,6 +78,9 @@ class SlowParams(Section):
     max_grad_norm: Number = Field(1.0, ge=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(16, ge=1, description="rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapter: lora_alpha / lora_rank times its product")
+    micro_tokens: int = Field(
+        16384, ge=1, description="tokens that run through the model at once; a step's rows are cut into such slices"
+    )
     trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by their names there")
 
 

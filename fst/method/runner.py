@@ -23,13 +23,14 @@ from fst.method.books import Books
 from fst.method.checkpoint import restore, take
 from fst.method.learner import Learner
 from fst.method.loop import rounds
+from fst.method.plan import Plan, plan_run
 from fst.method.slow import SlowWeights
 from fst.method.slow_trl import trl_config
 from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
 from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
-from fst.models.policy import Policy
+from fst.models.policy import Policy, load_reader
 from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
 from fst.runs.origin import base_sha256, commit, data_sha256, versions
 from fst.runs.progress import Progress
@@ -65,6 +66,21 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     )
     asked = CallableReflector(EndpointReflector(config))
     return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
+
+
+def plan_of(job: Job) -> Plan:
+    """What a job will need in memory and rollouts. Reads problems, tokenizer and the model's configuration."""
+    domain = problems_of(job)
+    reader = load_reader(job.params.model.base)
+    encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
+    return plan_run(job.params, max(map(len, encoded)))
+
+
+def problems_of(job: Job) -> Domain:
+    """The problems of a job, prepared or made from its spec."""
+    if job.problems:
+        return load_prepared(job.problems)
+    return load_domain(job.domain, SplitSizes.of(job.params), job.seed)
 
 
 def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
@@ -122,7 +138,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     torch.manual_seed(job.seed)
-    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, SplitSizes.of(params), job.seed)
+    plan_of(job).check()
+    domain = problems_of(job)
     start = read_bundle(job.start) if job.start else None
     policy = load_with_engine(params)
     check_lengths(policy, domain, params)

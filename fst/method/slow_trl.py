@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -19,6 +18,7 @@ from fst.config import ModelParams, Params, SlowParams
 from fst.data.types import Problem
 from fst.errors import ConfigError
 from fst.models.adapter import lora_config
+from fst.models.device import device_of
 from fst.models.policy import Policy
 
 # Set by the method or the machine; a user's TRL option may not contradict them.
@@ -41,7 +41,7 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
     contradicting = sorted(_OWNED & set(params.trl))
     if contradicting:
         raise ConfigError(f"slow.trl.{contradicting[0]}: is set by slow.* in params.yaml itself, or has no effect here")
-    cuda = torch.cuda.is_available()
+    device = device_of(model.device)
     rows = params.problems_per_step * params.group_size
     options: dict[str, Any] = {
         "output_dir": str(workdir),
@@ -65,8 +65,8 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
         "gradient_checkpointing": False,
         "temperature": 1.0,
         "seed": seed,
-        "use_cpu": not cuda,
-        "bf16": cuda and model.dtype == "bfloat16",
+        "use_cpu": device.type == "cpu",
+        "bf16": device.type == "cuda" and model.dtype == "bfloat16",
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",

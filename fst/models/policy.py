@@ -10,15 +10,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from fst.checkout import LAB_BASE
-from fst.config import Params
+from fst.config import ModelParams, Params
 from fst.errors import ModelError
+from fst.models.device import device_of, loading
 from fst.models.engines.engine import Engine
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.sampler import Answer, Sampling
@@ -64,10 +64,11 @@ class Reader:
 @dataclass
 class Policy(Reader):
     """A model with its tokenizer and engine. `model` is the plain base model, or the PEFT model around it once it has
-    an adapter. `max_new_tokens` bounds an answer."""
+    an adapter. `max_new_tokens` bounds an answer, `cache_bytes` the memory of a batch of answers."""
 
     model: PreTrainedModel | PeftModel
     max_new_tokens: int
+    cache_bytes: int
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,8 @@ class Policy(Reader):
         max_new_tokens: int | None = None,
     ) -> list[list[Answer]]:
         """As `answer`, for encoded requests."""
-        plan = Sampling(n, max_new_tokens or self.max_new_tokens, temperature, self.end_ids, self.pad_id, seed)
+        limit = max_new_tokens or self.max_new_tokens
+        plan = Sampling(n, limit, temperature, self.end_ids, self.pad_id, seed, self.cache_bytes)
         groups = self.engine.sample(requests, plan)
         decoded = iter(self.decoded([answer for group in groups for answer in group]))
         return [[next(decoded) for _ in group] for group in groups]
@@ -138,7 +140,7 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
 def load_reader(base: str) -> Reader:
     """The tokenizer of a model (directory, hub id or `lab`), without its weights. Raises ModelError."""
     path = model_place(base)
-    with _explained(base):
+    with explained(base):
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         context = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
     if tokenizer.chat_template is None:
@@ -150,12 +152,19 @@ def load_reader(base: str) -> Reader:
     return Reader(tokenizer, base, _supports_system_role(tokenizer), context)
 
 
-def load_policy(base: str, max_new_tokens: int, dtype: str = "float32") -> Policy:
-    """Load a model by directory, hub id or `lab`. Raises ModelError that says what to do."""
+def load_policy(params: ModelParams) -> Policy:
+    """Load the model of the parameters onto its device. Raises ModelError that says what to do, and ConfigError for a
+    device that is not there."""
     disable_progress_bar()
-    with _explained(base):
-        model = AutoModelForCausalLM.from_pretrained(model_place(base), dtype=getattr(torch, dtype))
-    return Policy(**vars(load_reader(base)), model=model.eval(), max_new_tokens=max_new_tokens)
+    device = device_of(params.device)
+    with explained(params.base):
+        model = AutoModelForCausalLM.from_pretrained(model_place(params.base), **loading(params))
+    return Policy(
+        **vars(load_reader(params.base)),
+        model=model.to(device).eval(),
+        max_new_tokens=params.max_new_tokens,
+        cache_bytes=int(params.cache_gb * 2**30),
+    )
 
 
 def model_place(base: str) -> str:
@@ -166,7 +175,7 @@ def model_place(base: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(base: str) -> Iterator[None]:
+def explained(base: str) -> Iterator[None]:
     """Turn a library's error about a model that cannot be loaded into a ModelError with a remedy."""
     try:
         yield

@@ -92,6 +92,14 @@ def test_v1_log_probabilities_are_those_of_the_model(policy: Policy, domain: Dom
     assert greedy[0][0].text == "5 2 4 1 3"
 
 
+def test_v1_equal_requests_have_noise_of_their_own(policy: Policy, domain: Domain) -> None:
+    request = policy.encode([policy.messages("solve the task", domain.train[0].question)])[0]
+    groups = policy.answer_ids([request] * 6, 4, seed=1)
+    answers = [answer.tokens for group in groups for answer in group]
+    assert len(set(answers)) > 12, "24 answers of an untrained model to a prompt that says nothing"
+    assert policy.answer_ids([request] * 6, 4, seed=1) == groups
+
+
 def test_v2_v3_a_slow_round(policy: Policy, domain: Domain, params: Params, tmp_path: Path) -> None:
     slow = SlowWeights(policy, params.slow, params.model, domain.verify, tmp_path, seed=0)
     engine = engine_of(policy)
@@ -165,7 +173,7 @@ def test_v6_a_server_that_is_gone_is_an_engine_error(policy: Policy) -> None:
     gone = VllmParams(url="http://127.0.0.1:9")
     engine = VllmEngine(policy, VllmServer("lab", 16, "float32", gone), gone)
     with pytest.raises(EngineError, match=r"vLLM at http://127.0.0.1:9 does not answer"):
-        engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0))
+        engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0, 2**30))
     engine.close()
     missing = VllmParams(python="/nowhere/python")
     os.environ.pop("FST_VLLM_PYTHON", None)

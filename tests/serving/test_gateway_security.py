@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fst.config import ModelParams
 from fst.errors import ConfigError, IntegrityError, ModelError
 from fst.models.policy import Policy, load_policy, load_reader
 from fst.serving.encode import Encoder
@@ -231,11 +232,11 @@ def test_s9_a_pickle_named_safetensors_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="is no safetensors file"):
         Place(tmp_path).bundle("bad", {"digits": [REVERSE]}, adapter)
     with pytest.raises(ModelError):
-        load_policy("lab", 8).engine.load(adapter)
+        load_policy(ModelParams(base="lab", max_new_tokens=8)).engine.load(adapter)
     (adapter / "adapter_model.safetensors").unlink()
     (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
     with pytest.raises(ModelError):
-        load_policy("lab", 8).engine.load(adapter)
+        load_policy(ModelParams(base="lab", max_new_tokens=8)).engine.load(adapter)
     assert not (tmp_path / "boom").exists()
 
 

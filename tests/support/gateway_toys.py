@@ -16,7 +16,7 @@ import torch
 import uvicorn
 from peft import get_peft_model
 
-from fst.config import Params, params_from_dict
+from fst.config import ModelParams, Params, params_from_dict
 from fst.models.adapter import lora_config, save_adapter
 from fst.models.policy import load_policy
 from fst.monitoring.dashboard import dashboard_routes
@@ -90,7 +90,7 @@ class Place:
 
     def adapter(self, name: str, size: float = 0.0, seed: int = 0) -> Path:
         """A LoRA adapter of the lab base; size 0 changes nothing that the base says."""
-        policy = load_policy("lab", 8)
+        policy = load_policy(ModelParams(base="lab", max_new_tokens=8))
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, lora_config(4, 8))
         with torch.no_grad():

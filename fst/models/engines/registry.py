@@ -22,7 +22,7 @@ def load_with_engine(params: Params) -> Policy:
     """The policy of the parameters, sampling with their engine. Raises ModelError for a model that cannot be loaded,
     ConfigError for an engine that cannot be imported."""
     model = params.model
-    policy = load_policy(model.base, model.max_new_tokens, model.dtype)
+    policy = load_policy(model)
     policy.engine = engine_class(model.engine).build(policy, params)
     return policy
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from fst.models.policy import Policy
 
 BASE = "base"
+_COMPLETIONS = "/v1/completions"
+IN_FLIGHT = 256  # requests at once; vLLM schedules as many by default
 
 
 class VllmEngine:
@@ -46,7 +49,10 @@ class VllmEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="fst-adapters-"))
         key = os.environ.get(params.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(timeout=params.timeout_seconds, headers=headers, trust_env=False)
+        limits = httpx.Limits(max_connections=IN_FLIGHT)
+        self._http = httpx.Client(timeout=params.timeout_seconds, limits=limits, headers=headers, trust_env=False)
+        # Answers take as long as they take, and wait for their turn. A server that dies closes the connection.
+        self._patient = httpx.Timeout(params.timeout_seconds, read=None, pool=None)
         self._name = BASE
         self._used: list[str] = []  # adapters sampled with in training, the latest last
         self._kept: dict[str, Path] = {}  # adapters that are served, and their folders
@@ -58,21 +64,31 @@ class VllmEngine:
         return cls(policy, server, params.vllm)
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        body = {
-            "model": self._current(),
-            "prompt": [list(request) for request in requests],
-            "n": plan.n,
-            "max_tokens": plan.max_new_tokens,
-            "temperature": plan.temperature,
-            "seed": plan.seed % 2**31,
-            "stop_token_ids": list(plan.end_ids),
-            **_TOKENS,
-        }
-        choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"])
-        if len(choices) != len(requests) * plan.n:
-            raise EngineError(f"vLLM gave {len(choices)} answers to {len(requests)} requests of {plan.n}")
-        answers = [_answer(choice) for choice in choices]
-        return [answers[i * plan.n : (i + 1) * plan.n] for i in range(len(requests))]
+        """One HTTP request for each of `requests`, up to IN_FLIGHT at once: the server batches them. Each has noise of
+        its own, so that equal requests get different answers; choice k of a request is drawn with its seed + k."""
+        model = self._current()
+
+        def ask(place: int) -> list[Answer]:
+            body = {
+                "model": model,
+                "prompt": list(requests[place]),
+                "n": plan.n,
+                "max_tokens": plan.max_new_tokens,
+                "temperature": plan.temperature,
+                "seed": hash((plan.seed, place)) % 2**31,
+                "stop_token_ids": list(plan.end_ids),
+                **_TOKENS,
+            }
+            choices = sorted(self._post(_COMPLETIONS, body)["choices"], key=lambda choice: choice["index"])
+            if len(choices) != plan.n:
+                raise EngineError(f"vLLM gave {len(choices)} answers to a request of {plan.n}")
+            return [_answer(choice) for choice in choices]
+
+        pool = ThreadPoolExecutor(IN_FLIGHT)
+        try:
+            return list(pool.map(ask, range(len(requests))))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def load(self, folder: Path) -> str:
         name = adapter_name(folder)
@@ -109,11 +125,11 @@ class VllmEngine:
             **_TOKENS,
         }
         if on_token is None:
-            return _answer(self._post("/v1/completions", body)["choices"][0])
+            return _answer(self._post(_COMPLETIONS, body)["choices"][0])
         tokens: list[int] = []
         logprobs: list[float] = []
         ends = self._policy.end_ids
-        for choice in self._stream("/v1/completions", {**body, "stream": True}):
+        for choice in self._stream(_COMPLETIONS, {**body, "stream": True}):
             piece = choice.get("token_ids") or []
             tokens += piece
             logprobs += (choice.get("logprobs") or {}).get("token_logprobs") or [0.0] * len(piece)
@@ -158,7 +174,8 @@ class VllmEngine:
     def _ask(self, method: str, path: str, body: Any) -> Any:
         url = self._server.url()
         try:
-            answer = self._http.request(method, url + path, json=body)
+            timeout = self._patient if path == _COMPLETIONS else self._params.timeout_seconds
+            answer = self._http.request(method, url + path, json=body, timeout=timeout)
         except httpx.HTTPError as exc:
             raise EngineError(f"vLLM at {url} does not answer ({type(exc).__name__}); is it running?") from exc
         if answer.status_code != 200:
@@ -168,7 +185,7 @@ class VllmEngine:
     def _stream(self, path: str, body: Any) -> Iterator[Any]:
         url = self._server.url()
         try:
-            with self._http.stream("POST", url + path, json=body) as answer:
+            with self._http.stream("POST", url + path, json=body, timeout=self._patient) as answer:
                 if answer.status_code != 200:
                     raise EngineError(f"vLLM at {url} refused {path} ({answer.status_code})")
                 for line in answer.iter_lines():
