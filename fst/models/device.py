@@ -6,9 +6,11 @@ import os
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from fst.config import ModelParams
 from fst.errors import ConfigError
+from fst.models.attention import GROUPED
 
 
 def device_of(name: str) -> torch.device:
@@ -26,6 +28,13 @@ def device_of(name: str) -> torch.device:
 
 
 def loading(model: ModelParams) -> dict[str, Any]:
-    """The options of `from_pretrained` for these parameters; torch picks the attention where it is `auto`."""
+    """The options of `from_pretrained` for these parameters; transformers picks the attention where it is `auto`."""
     chosen = {} if model.attention == "auto" else {"attn_implementation": model.attention}
     return {"dtype": getattr(torch, model.dtype), **chosen}
+
+
+def group_heads(model: PreTrainedModel, params: ModelParams) -> None:
+    """Where `model.attention` is `auto` and transformers chose sdpa: the same without copies of shared keys (see
+    fst/models/attention.py)."""
+    if params.attention == "auto" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(GROUPED)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from fst.config import ModelParams
 from fst.models.adapter import lora_config
 from fst.models.cache import cache_bytes
-from fst.models.device import loading
+from fst.models.device import group_heads, loading
 from fst.models.policy import explained, model_place
 from fst.models.tree import plain_model
 
@@ -39,6 +39,7 @@ def footprint(params: ModelParams, rank: int, checkpointing: bool = False) -> Fo
     with explained(params.base), torch.device("meta"):
         config = AutoConfig.from_pretrained(model_place(params.base))
         bare = AutoModelForCausalLM.from_config(config, **loading(params))
+        group_heads(bare, params)
         parameters = sum(p.numel() for p in bare.parameters())
         model = get_peft_model(bare, lora_config(rank, rank))
     if checkpointing:

@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from fst.checkout import LAB_BASE
 from fst.config import ModelParams, Params
 from fst.errors import ModelError
-from fst.models.device import device_of, loading
+from fst.models.device import device_of, group_heads, loading
 from fst.models.engines.engine import Engine
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.sampler import Answer, Sampling
@@ -159,6 +159,7 @@ def load_policy(params: ModelParams) -> Policy:
     device = device_of(params.device)
     with explained(params.base):
         model = AutoModelForCausalLM.from_pretrained(model_place(params.base), **loading(params))
+    group_heads(model, params)
     return Policy(
         **vars(load_reader(params.base)),
         model=model.to(device).eval(),

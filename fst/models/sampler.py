@@ -111,16 +111,16 @@ def _batches(model: nn.Module, asks: Sequence[Ask], room: int) -> Iterator[list[
         yield batch
 
 
-def _draw(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Token ids (rows,) from logits (rows, vocabulary), temperatures (rows,) and noise (rows,) in [0, 1)."""
+def _draw(logprobs: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Token ids (rows,) from log-probabilities (rows, vocabulary), temperatures (rows,) and noise (rows,) in [0, 1)."""
     warm = temperatures > 0
-    greedy = logits.argmax(-1)
     if not bool(warm.any()):
-        return greedy
-    scaled = torch.where(warm, temperatures, torch.ones_like(temperatures))
-    mass = torch.softmax(logits / scaled[:, None], -1).cumsum(-1)
-    drawn = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return torch.where(warm, drawn, greedy)
+        return logprobs.argmax(-1)
+    if not bool((temperatures == 1).all()):
+        logprobs = torch.log_softmax(logprobs / torch.where(warm, temperatures, 1.0)[:, None], -1)
+    mass = logprobs.exp().cumsum(-1)
+    drawn = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(max=mass.shape[-1] - 1)
+    return drawn if bool(warm.all()) else torch.where(warm, drawn, logprobs.argmax(-1))
 
 
 def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
@@ -163,9 +163,9 @@ def _decode(
             past_key_values=cache,
             use_cache=True,
         )
-        logits = out.logits[:, -1].float()
-        chosen = _draw(logits, temperatures[batch], noise[batch, step - 1])
-        likely = logits.gather(-1, chosen[:, None])[:, 0] - torch.logsumexp(logits, -1)
+        said = torch.log_softmax(out.logits[:, -1].float(), -1)
+        chosen = _draw(said, temperatures[batch], noise[batch, step - 1])
+        likely = said.gather(-1, chosen[:, None])[:, 0]
         told = zip(batch.tolist(), running.tolist(), chosen.tolist(), likely.tolist(), strict=True)
         for row, runs, token, logprob in told:
             if runs:

@@ -26,6 +26,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from fst.models.attention import GROUPED
 from fst.models.cache import new_cache
 
 Tokens = Sequence[int]
@@ -37,7 +38,7 @@ def takes_tree(model: nn.Module) -> bool:
     windows and recurrent layers do not, and gradient checkpointing switches the cache off."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
-    if getattr(config, "_attn_implementation", "") not in ("sdpa", "eager") or plain.is_gradient_checkpointing:
+    if getattr(config, "_attn_implementation", "") not in (GROUPED, "sdpa", "eager") or plain.is_gradient_checkpointing:
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
