@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from fst.bench.speed import DOMAIN, PROMPTS, endless, text_of
 from fst.config import Params
@@ -87,8 +86,8 @@ def _ours(policy: Policy, batch: Batch, seed: int) -> float:
     return sum(len(answer.tokens) for answer in answers) / (time.perf_counter() - started)
 
 
-class _Lengths(LogitsProcessor):
-    """Ends each row at its length, and not before."""
+class _Lengths:
+    """A logits processor: ends each row at its length, and not before."""
 
     def __init__(self, lengths: Sequence[int], context: int, end: int) -> None:
         self._lengths, self._context, self._end = torch.tensor(lengths), context, end
@@ -106,7 +105,7 @@ def _generate(policy: Policy, batch: Batch) -> float:
     longest = max(map(len, batch.rows))
     ids = torch.tensor([[policy.pad_id] * (longest - len(row)) + list(row) for row in batch.rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch.rows])
-    limit, processors = policy.max_new_tokens, LogitsProcessorList()
+    limit, processors = policy.max_new_tokens, []
     if batch.lengths:
         limit = max(batch.lengths)
         processors.append(_Lengths(batch.lengths, longest, policy.end_ids[0]))

@@ -43,7 +43,13 @@ class Settings:
         return load_params(path, self.overrides())
 
     def overrides(self) -> list[str]:
+        """Values in place of the file's, as KEY=VALUE."""
         return list(self.set)
+
+    def preset(self) -> str:
+        """Where the parameters come from."""
+        file = str(self.params) if self.params.exists() else "defaults"
+        return ", ".join([file, *self.overrides()])
 
 
 @Parameter(name="*")

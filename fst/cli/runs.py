@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from fst.cli.options import SETTINGS, TRAINING, Settings, Several, TrainingSettings, lines, terminal
+from fst.cli.options import PARAMS_FILE, SETTINGS, TRAINING, Settings, Several, TrainingSettings, lines, terminal
 from fst.commandline import goes_on
 from fst.errors import ConfigError
 from fst.types import ARMS, Arm
@@ -67,16 +67,18 @@ def train(
     from rich.console import Console
 
     from fst.method import ranks
-    from fst.method.runner import Job, plan_of, run_job, summary_of
+    from fst.method.runner import Job, plan_of, problems_of, run_job, summary_of
 
     spec = problems.spec()
     folder = settings.runs / (run or _run_name(spec, arm, seed))
     job = Job(arm, spec, seed, folder, settings.read())
     if plan:
-        found = plan_of(job)
-        lines(found.lines())
+        found = plan_of(job, problems_of(job))
+        lines([f"parameters  {settings.preset()}", *found.lines()])
         found.check()
         return
+    if not settings.quiet and not ranks.rank():
+        Console(stderr=True).print(f"parameters: {_preset(settings)}", highlight=False, markup=False, soft_wrap=True)
     run_job(job, resume, settings.quiet)
     if ranks.rank():
         return  # rank 0 has the record
@@ -182,6 +184,13 @@ def report(*folders: Path, out: Path = Path("reports/run"), title: str = TITLE, 
     if live:
         console.print(live.headline, highlight=False)
     console.print(f"report: {page}", highlight=False)
+
+
+def _preset(settings: TrainingSettings) -> str:
+    """The parameters in force, and which others there are for a pretrained model that is given the lab's."""
+    if settings.model and settings.params == PARAMS_FILE:
+        return f"{settings.preset()} (the lab's settings; those for pretrained models are in params/, see --params)"
+    return settings.preset()
 
 
 def _run_name(domain: str, arm: str, seed: int) -> str:

@@ -14,6 +14,7 @@ from fst.method.evaluation import Evaluation
 from fst.method.fast import FastRound
 from fst.method.frontier import mean_score
 from fst.method.slow import StepResult
+from fst.models.memory import peak_bytes
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder, events_of
 from fst.types import Budget, Population, Prompt, Purpose, Rollout
@@ -86,7 +87,9 @@ class Books:
             grad_norm=result.grad_norm,
             seconds=round(result.seconds, 3),
         )
-        self.progress.step(step, result.reward)
+        tokens = sum(len(rollout.tokens) for rollout in rollouts)
+        spent = f"{result.seconds:.1f} s for {tokens:,} new tokens, at most {peak_bytes() / 2**30:.1f} GiB so far"
+        self.progress.step(step, result.reward, spent)
 
     def prompts(self, round_number: int, found: FastRound) -> None:
         """Write down every prompt that a fast round met; its rollouts were counted as they were made."""

@@ -68,9 +68,8 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
 
 
-def plan_of(job: Job) -> Plan:
-    """What a job will need in memory and rollouts. Reads problems, tokenizer and the model's configuration."""
-    domain = problems_of(job)
+def plan_of(job: Job, domain: Domain) -> Plan:
+    """What a job on a domain will need in memory and rollouts. Reads tokenizer and the model's configuration."""
     reader = load_reader(job.params.model.base)
     encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
     return plan_run(job.params, max(map(len, encoded)))
@@ -138,8 +137,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     torch.manual_seed(job.seed)
-    plan_of(job).check()
     domain = problems_of(job)
+    plan_of(job, domain).check()
     start = read_bundle(job.start) if job.start else None
     policy = load_with_engine(params)
     check_lengths(policy, domain, params)

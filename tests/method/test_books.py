@@ -129,3 +129,11 @@ def test_a6_a_round_has_a_line_once_it_is_complete(books: Books) -> None:
     books.open_round("train", 0, 0).step(1, step(0.5), rollouts("train", 1))
     assert [event["kind"] for event in books.events()] == ["step"]
     assert books.seconds == 0.0
+
+
+def test_a_step_shows_what_it_took(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(books.progress, "step", lambda *figures: shown.append(figures))
+    monkeypatch.setattr("fst.method.books.peak_bytes", lambda: 3 * 2**29)
+    books.step(0, 1, step(0.5), rollouts("train", 4))
+    assert shown == [(1, 0.5, "0.1 s for 8 new tokens, at most 1.5 GiB so far")]
