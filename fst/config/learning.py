@@ -20,6 +20,22 @@ def _device(name: str) -> str:
     return name
 
 
+TEMPLATE_OWNED = frozenset(
+    (
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"),
+        *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+    )
+)
+"""Arguments of a chat template that are no option of the template's: the conversation, and what becomes of the text."""
+
+
+def _template_option(name: str) -> str:
+    if name in TEMPLATE_OWNED:
+        raise ValueError(f"{name!r} is no option of a chat template; name one that it reads, such as enable_thinking")
+    return name
+
+
 class PrepareParams(Section):
     """How many problems each split has. Validation and test are the same for every seed."""
 
@@ -32,7 +48,10 @@ class PrepareParams(Section):
 class ModelParams(Section):
     """The policy: a causal LM with a chat template."""
 
-    base: str = Field("lab", description="a directory, a hub id, or `lab`, the model that is shipped")
+    base: str = Field("lab", description="a directory, a hub id, a .gguf file, or `lab`, the model that is shipped")
+    chat_template_kwargs: Mapping[Annotated[str, AfterValidator(_template_option)], bool | int | float | str] = Field(
+        {}, description="options of its chat template by their names there, e.g. {enable_thinking: false}"
+    )
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
     device: Annotated[str, AfterValidator(_device)] = Field(

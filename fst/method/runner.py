@@ -71,7 +71,7 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
 def plan_of(job: Job) -> Plan:
     """What a job will need in memory and rollouts. Reads problems, tokenizer and the model's configuration."""
     domain = problems_of(job)
-    reader = load_reader(job.params.model.base)
+    reader = load_reader(job.params.model)
     encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
     return plan_run(job.params, max(map(len, encoded)))
 
