@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from fst.config.section import Number, Section, Texts
+from fst.errors import ConfigError
 from fst.tables import ENGINES
 
 Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.engine"))]
@@ -30,10 +31,14 @@ TEMPLATE_OWNED = frozenset(
 """Arguments of a chat template that are no option of the template's: the conversation, and what becomes of the text."""
 
 
-def _template_option(name: str) -> str:
-    if name in TEMPLATE_OWNED:
-        raise ValueError(f"{name!r} is no option of a chat template; name one that it reads, such as enable_thinking")
-    return name
+def _template_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in options.items():
+        path = f"model.chat_template_kwargs.{name}"
+        if name in TEMPLATE_OWNED:
+            raise ConfigError(f"{path}: is no option of a chat template; name one that it reads, like enable_thinking")
+        if not isinstance(value, bool | int | float | str):
+            raise ConfigError(f"{path}: expected true, false, a number or a text, found {value!r}")
+    return options
 
 
 class PrepareParams(Section):
@@ -49,7 +54,7 @@ class ModelParams(Section):
     """The policy: a causal LM with a chat template."""
 
     base: str = Field("lab", description="a directory, a hub id, a .gguf file, or `lab`, the model that is shipped")
-    chat_template_kwargs: Mapping[Annotated[str, AfterValidator(_template_option)], bool | int | float | str] = Field(
+    chat_template_kwargs: Annotated[Mapping[str, Any], AfterValidator(_template_options)] = Field(
         {}, description="options of its chat template by their names there, e.g. {enable_thinking: false}"
     )
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
