@@ -167,8 +167,8 @@ def _lost(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """What the folder lacks of the original model."""
     quantised = {name: count for name, count in header.types.items() if name not in _PLAIN}
     if quantised:
-        kinds = ", ".join(f"{count} tensors as {name}" for name, count in sorted(quantised.items()))
-        yield f"the weights were quantised ({kinds}): the folder has de-quantised values, not the original's"
+        kinds = ", ".join(f"{count} as {name}" for name, count in sorted(quantised.items()))
+        yield f"the weights were quantised (tensors: {kinds}): the folder has de-quantised values, not the original's"
     rule = header.values.get("tokenizer.ggml.pre")
     if rule:
         yield (

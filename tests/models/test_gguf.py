@@ -6,6 +6,7 @@ g3  what is lost is said
 g4  a folder that exists is refused, and a failed import leaves nothing behind
 g5  model.base may name the file: imported once for its content, recorded by its checksum
 g6  a file that is none, or not there, is a ModelError with its remedy; without the package, the extra is named
+g7  a real model answers as it does elsewhere
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def test_g3_what_is_lost_is_said(tmp_path: Path) -> None:
     steps: list[str] = []
     file = write(tmp_path / "poor.gguf", quantised=True, template=None, **further)
     lost = import_gguf(file, tmp_path / "poor", "float32", steps.append)
-    assert [sentence.split(":")[0] for sentence in lost if "splitting" not in sentence] == [
-        "the weights were quantised (14 tensors as Q8_0)",
+    assert [sentence.rpartition(":")[0] for sentence in lost if "splitting" not in sentence] == [
+        "the weights were quantised (tensors: 14 as Q8_0)",
         "the file has no chat template",
         "of the chat templates only the default one is kept, without",
         "the scaling of positions for long texts is left out (llama.rope.scaling.factor)",
@@ -148,7 +149,7 @@ def test_g4_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr()
     first, *lost = said.out.splitlines()
     assert first == f"{model} is ready: --model {model}"
-    assert lost[0].startswith("not as in the original: the weights were quantised (14 tensors as Q8_0): ")
+    assert lost[0].startswith("not as in the original: the weights were quantised (tensors: 14 as Q8_0): ")
     assert "de-quantising 21 tensors …" in said.err
     assert AutoConfig.from_pretrained(model).dtype == torch.float16
 
@@ -206,3 +207,17 @@ def test_g6_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert main(["model", "import", str(file), str(tmp_path / "model")]) == 2
     assert capsys.readouterr().err.endswith("needs the package gguf: pip install 'fast-slow-training[gguf]'\n")
+
+
+@pytest.mark.slow
+def test_g7_a_real_model_answers(smollm2: Path, smollm2_gguf: Path) -> None:
+    """SmolLM2-135M from its 4-bit file; it can do little, but it knows a capital, and ends its answers."""
+    policy = load_policy(ModelParams(base=str(smollm2), max_new_tokens=32))
+    end = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert (policy.tokenizer.eos_token_id, policy.end_ids, policy.context) == (end, (end,), 8192)
+    ((answer,),) = policy.answer([policy.messages("", "What is the capital of France?")], 1, 0, temperature=0)
+    assert "Paris" in answer.text
+    assert answer.tokens[-1] == end
+    facts = json.loads((smollm2 / "gguf.json").read_text())
+    assert facts["sha256"] == file_sha256(smollm2_gguf)
+    assert facts["lost"][0].startswith("the weights were quantised (tensors: 210 as Q4_1, 1 as Q8_0): ")
