@@ -28,17 +28,28 @@ from fst.models.gguf import import_gguf, imported
 from fst.models.memory import footprint
 from fst.models.policy import load_policy, load_reader
 from fst.runs.origin import base_sha256
-from support.gguf_toys import TEMPLATE, TOKENS, llama, write
+from support.gguf_toys import MODELS, TEMPLATE, TOKENS, toy, write
 
-END, ENDOFTEXT, START = (TOKENS.index(token) for token in ("<|end|>", "<|endoftext|>", "<|start|>"))
+END, ENDOFTEXT, START = (TOKENS.index(token) for token in ("<|im_end|>", "<|endoftext|>", "<|im_start|>"))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy file's model as a folder."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The toy files' models as folders, by architecture."""
     place = tmp_path_factory.mktemp("gguf")
-    import_gguf(write(place / "toy.gguf"), place / "model")
-    return place / "model"
+    for name in MODELS:
+        import_gguf(write(place / f"{name}.gguf", name), place / name)
+    return {name: place / name for name in MODELS}
+
+
+@pytest.fixture(params=MODELS)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(folders: dict[str, Path], architecture: str) -> Path:
+    return folders[architecture]
 
 
 @pytest.fixture
@@ -48,16 +59,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "fast-slow-training" / "gguf"
 
 
-def test_g1_the_folder_computes_what_the_file_does(folder: Path, tmp_path: Path) -> None:
+def test_g1_the_folder_computes_what_the_file_does(folder: Path, architecture: str, tmp_path: Path) -> None:
     ids = torch.tensor([[START, 60, 70, 80, END]])
     policy = load_policy(ModelParams(base=str(folder)))
     with torch.no_grad():
-        torch.testing.assert_close(policy.model(input_ids=ids).logits, llama()(input_ids=ids).logits)
+        torch.testing.assert_close(policy.model(input_ids=ids).logits, toy(architecture)(input_ids=ids).logits)
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert (config["dtype"], config["tie_word_embeddings"]) == ("float32", False)
     policy.model.save_pretrained(tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").stat().st_size > 4 * sum(p.numel() for p in llama().parameters())
+    assert (tmp_path / "again" / "model.safetensors").stat().st_size > 4 * sum(
+        p.numel() for p in toy(architecture).parameters()
+    )
 
 
 def test_g1_quantised_weights_come_close(tmp_path: Path) -> None:
@@ -65,14 +78,14 @@ def test_g1_quantised_weights_come_close(tmp_path: Path) -> None:
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
     name = "model.layers.1.self_attn.q_proj.weight"
-    wanted = llama().state_dict()[name]
+    wanted = toy().state_dict()[name]
     assert 0 < (found[name].float() - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
 def test_g2_an_answer_ends_where_the_template_and_the_file_say(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert (tokenizer.eos_token, tokenizer.bos_token) == ("<|end|>", "<|start|>")
-    assert (tokenizer.unk_token, tokenizer.pad_token, tokenizer.model_max_length) == (None, "<|end|>", 256)
+    assert (tokenizer.eos_token, tokenizer.bos_token) == ("<|im_end|>", "<|im_start|>")
+    assert (tokenizer.unk_token, tokenizer.pad_token, tokenizer.model_max_length) == (None, "<|im_end|>", 256)
     assert AutoConfig.from_pretrained(folder).eos_token_id == [END, ENDOFTEXT]
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [END, ENDOFTEXT]
     assert load_policy(ModelParams(base=str(folder))).end_ids == tuple(sorted((END, ENDOFTEXT)))
@@ -81,23 +94,23 @@ def test_g2_an_answer_ends_where_the_template_and_the_file_say(folder: Path) -> 
 def test_g2_every_control_token_is_one_token_and_none_is_new(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == len(TOKENS)
-    assert tokenizer("<think>ab12</think><|end|>")["input_ids"] == [
-        TOKENS.index(token) for token in ("<think>", "ab", "12", "</think>", "<|end|>")
+    assert tokenizer("<think>abcd</think><|im_end|>")["input_ids"] == [
+        TOKENS.index(token) for token in ("<think>", "ab", "cd", "</think>", "<|im_end|>")
     ]
     assert tokenizer.decode([TOKENS.index("<think>"), END], skip_special_tokens=True) == "<think>"
     assert tokenizer.chat_template == TEMPLATE
     spoken = tokenizer.decode(
         load_reader(ModelParams(base=str(folder))).encode([[{"role": "user", "content": "a"}]])[0]
     )
-    assert spoken == "<|start|>user\na<|end|>\n<|start|>assistant\n"
+    assert spoken == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_g2_other_files_beside_it_are_not_read(folder: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
+def test_g2_other_files_beside_it_are_not_read(folders: dict[str, Path], tmp_path: Path, tiny_model_dir: Path) -> None:
     for file in tiny_model_dir.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     import_gguf(write(tmp_path / "toy.gguf"), tmp_path / "model")
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
-        assert file_sha256(tmp_path / "model" / name) == file_sha256(folder / name), name
+        assert file_sha256(tmp_path / "model" / name) == file_sha256(folders["llama"] / name), name
 
 
 def test_g3_what_is_lost_is_said(tmp_path: Path) -> None:
@@ -155,19 +168,19 @@ def test_g4_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_g5_the_base_may_be_the_file_itself(
-    tmp_path: Path, cache: Path, folder: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, cache: Path, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write(tmp_path / "toy.gguf")
     params = ModelParams(base=str(file), max_new_tokens=4)
     with caplog.at_level(logging.WARNING, "fst.models"):
-        assert footprint(params, rank=2).parameters == sum(p.numel() for p in llama().parameters())
+        assert footprint(params, rank=2).parameters == sum(p.numel() for p in toy().parameters())
     assert f"{file}: the tokenizer's rule for splitting text" in caplog.text
     (made,) = (path for path in cache.iterdir() if path.is_dir())
     before = (made / "model.safetensors").stat().st_mtime_ns
     policy = load_policy(params)
     assert policy.end_ids == tuple(sorted((END, ENDOFTEXT)))
     ids = policy.encode([policy.messages("", "ab")])
-    plain = load_policy(ModelParams(base=str(folder), max_new_tokens=4))
+    plain = load_policy(ModelParams(base=str(folders["llama"]), max_new_tokens=4))
     assert policy.answer_ids(ids, 2, 0) == plain.answer_ids(ids, 2, 0)
     assert (made / "model.safetensors").stat().st_mtime_ns == before
     assert base_sha256(str(file)) == file_sha256(file)

@@ -1,7 +1,8 @@
-"""Tiny GGUF files, made here: a random Llama with a tokenizer of single bytes and three control tokens."""
+"""Tiny GGUF files, made here: a random Llama or Qwen2 with a tokenizer of single bytes and three control tokens."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,19 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-CONTROL = ("<|endoftext|>", "<|start|>", "<|end|>")
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 USER = ("<think>", "</think>")
-MERGES = ("a b", "1 2")
-TOKENS = (*CONTROL, *bytes_to_unicode().values(), "ab", "12", *USER)
+MERGES = ("a b", "c d")
+TOKENS = (*CONTROL, *bytes_to_unicode().values(), "ab", "cd", *USER)
 TEMPLATE = (
-    "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant\n"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
 )
+MODELS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 LAYERS, HEADS, KEYS, WIDTH = 2, 4, 2, 64
 NAMES = {
     "attn_norm": "input_layernorm",
@@ -35,10 +37,11 @@ NAMES = {
 }
 
 
-def llama() -> LlamaForCausalLM:
+def toy(architecture: str = "llama") -> PreTrainedModel:
     """The model that `write` puts into a file; always the same weights."""
     torch.manual_seed(3)
-    config = LlamaConfig(
+    config_class, model_class = MODELS[architecture]
+    config = config_class(
         vocab_size=len(TOKENS),
         hidden_size=WIDTH,
         intermediate_size=96,
@@ -48,14 +51,21 @@ def llama() -> LlamaForCausalLM:
         max_position_embeddings=256,
         tie_word_embeddings=False,
     )
-    return LlamaForCausalLM(config).eval()
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # zero otherwise
+                parameter.normal_()
+    return model
 
 
-def write(file: Path, quantised: bool = False, template: str | None = TEMPLATE, **values: Any) -> Path:
+def write(
+    file: Path, architecture: str = "llama", quantised: bool = False, template: str | None = TEMPLATE, **values: Any
+) -> Path:
     """Write the model as a GGUF file; matrices of the layers as Q8_0 where it is `quantised`. The end token that it
     declares is <|endoftext|>, which is not the one that its template ends a turn with. `values` are further keys,
     `__` being a dot."""
-    writer = GGUFWriter(file, "llama")
+    writer = GGUFWriter(file, architecture)
     writer.add_context_length(256)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
@@ -72,25 +82,27 @@ def write(file: Path, quantised: bool = False, template: str | None = TEMPLATE, 
     kinds = {**dict.fromkeys(CONTROL, TokenType.CONTROL), **dict.fromkeys(USER, TokenType.USER_DEFINED)}
     writer.add_token_types([kinds.get(token, TokenType.NORMAL) for token in TOKENS])
     writer.add_token_merges(MERGES)
-    writer.add_bos_token_id(TOKENS.index("<|start|>"))
+    writer.add_bos_token_id(TOKENS.index("<|im_start|>"))
     writer.add_eos_token_id(TOKENS.index("<|endoftext|>"))
     if template is not None:
         writer.add_chat_template(template)
     for key, value in values.items():
         (writer.add_string if isinstance(value, str) else writer.add_float32)(key.replace("__", "."), value)
-    weights = {name: tensor.numpy() for name, tensor in llama().state_dict().items()}
+    weights = {name: tensor.numpy() for name, tensor in toy(architecture).state_dict().items()}
     writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"])
     writer.add_tensor("output_norm.weight", weights["model.norm.weight"])
     writer.add_tensor("output.weight", weights["lm_head.weight"])
     for layer in range(LAYERS):
-        for theirs, ours in NAMES.items():
-            tensor = weights[f"model.layers.{layer}.{ours}.weight"]
-            if theirs in ("attn_q", "attn_k"):
+        for (theirs, ours), kind in itertools.product(NAMES.items(), ("weight", "bias")):
+            tensor = weights.get(f"model.layers.{layer}.{ours}.{kind}")
+            if tensor is None:
+                continue
+            if architecture == "llama" and theirs in ("attn_q", "attn_k"):
                 tensor = _interleaved(tensor, HEADS if theirs == "attn_q" else KEYS)
-            name = f"blk.{layer}.{theirs}.weight"
+            name = f"blk.{layer}.{theirs}.{kind}"
             if quantised and tensor.ndim == 2:
-                kind = GGMLQuantizationType.Q8_0
-                writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
+                packed = gguf.quants.quantize(tensor, GGMLQuantizationType.Q8_0)
+                writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
             else:
                 writer.add_tensor(name, tensor)
     writer.write_header_to_file()
