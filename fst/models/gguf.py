@@ -132,7 +132,8 @@ def _tokenizer(place: dict[str, Any], header: Header) -> PreTrainedTokenizerBase
             if kind in (TokenType.CONTROL, TokenType.USER_DEFINED) and token not in known
         ]
     )
-    tokenizer.model_max_length = header.values.get(f"{header.values['general.architecture']}.context_length")
+    context = header.values.get(f"{header.values['general.architecture']}.context_length")
+    tokenizer.model_max_length = context or tokenizer.model_max_length
     tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
 
@@ -199,7 +200,7 @@ def _readable(file: Path) -> Iterator[None]:
     """Turn a library's error about a file into a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, TemplateError) as exc:
+    except (OSError, ValueError, LookupError, RuntimeError, TemplateError) as exc:
         raise ModelError(
             f"{file}: no GGUF file that transformers can read: {exc}\n"
             "Take a whole file of an architecture and a quantisation that it knows, or the folder of the original model"

@@ -208,6 +208,13 @@ def test_g6_a_file_that_is_cut_off(tmp_path: Path) -> None:
         import_gguf(file, tmp_path / "model")
 
 
+def test_g6_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None:
+    file = write(tmp_path / "toy.gguf")
+    file.write_bytes(file.read_bytes().replace(b"llama", b"lxama"))
+    with pytest.raises(ModelError, match=r"(?s)toy.gguf: no GGUF file .*lxama.*the folder of the original model$"):
+        import_gguf(file, tmp_path / "model")
+
+
 def test_g6_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none.gguf: No such file or directory; name a GGUF file"):
         load_reader(ModelParams(base=str(tmp_path / "none.gguf")))
