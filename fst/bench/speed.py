@@ -66,7 +66,7 @@ class Work:
         if lengths is None:
             domain = load_domain(DOMAIN, SplitSizes(count, 1, 1), seed=0)
             return cls(params, PROMPTS, domain.train, domain.verify, endless=False)
-        reader, rng = load_reader(params.model.base), random.Random(0)
+        reader, rng = load_reader(params.model), random.Random(0)
         prompts = tuple(text_of(reader, lengths.prompt, rng) for _ in range(params.fast.prompts))
         problems = tuple(Problem(str(i), "bench", text_of(reader, lengths.question, rng), "0") for i in range(count))
         model = params.model.replace(max_new_tokens=lengths.answer)

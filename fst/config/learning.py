@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from fst.config.section import Number, Section, Texts
+from fst.errors import ConfigError
 from fst.tables import ENGINES
 
 Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.engine"))]
@@ -18,6 +19,26 @@ def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise ValueError(f"{name!r} is no device; say auto, cpu, cuda, cuda:1 or mps")
     return name
+
+
+TEMPLATE_OWNED = frozenset(
+    (
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"),
+        *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+    )
+)
+"""Arguments of a chat template that are no option of the template's: the conversation, and what becomes of the text."""
+
+
+def _template_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in options.items():
+        path = f"model.chat_template_kwargs.{name}"
+        if name in TEMPLATE_OWNED:
+            raise ConfigError(f"{path}: is no option of a chat template; name one that it reads, like enable_thinking")
+        if not isinstance(value, bool | int | float | str):
+            raise ConfigError(f"{path}: expected true, false, a number or a text, found {value!r}")
+    return options
 
 
 class PrepareParams(Section):
@@ -32,7 +53,10 @@ class PrepareParams(Section):
 class ModelParams(Section):
     """The policy: a causal LM with a chat template."""
 
-    base: str = Field("lab", description="a directory, a hub id, or `lab`, the model that is shipped")
+    base: str = Field("lab", description="a directory, a hub id, a .gguf file, or `lab`, the model that is shipped")
+    chat_template_kwargs: Annotated[Mapping[str, Any], AfterValidator(_template_options)] = Field(
+        {}, description="options of its chat template by their names there, e.g. {enable_thinking: false}"
+    )
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
     device: Annotated[str, AfterValidator(_device)] = Field(

@@ -70,7 +70,7 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
 
 def plan_of(job: Job, domain: Domain) -> Plan:
     """What a job on a domain will need in memory and rollouts. Reads tokenizer and the model's configuration."""
-    reader = load_reader(job.params.model.base)
+    reader = load_reader(job.params.model)
     encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
     return plan_run(job.params, max(map(len, encoded)))
 

@@ -38,6 +38,11 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
 
     Raises ConfigError for an option that contradicts the method's own parameters, or that TRL does not know.
     """
+    if "chat_template_kwargs" in params.trl:
+        raise ConfigError(
+            "slow.trl.chat_template_kwargs: say model.chat_template_kwargs, which fast rounds, evaluation and serving "
+            "read too"
+        )
     contradicting = sorted(_OWNED & set(params.trl))
     if contradicting:
         raise ConfigError(f"slow.trl.{contradicting[0]}: is set by slow.* in params.yaml itself, or has no effect here")
@@ -54,6 +59,7 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
         "gradient_accumulation_steps": 1,
         "num_iterations": 1,
         "max_completion_length": model.max_new_tokens,
+        "chat_template_kwargs": dict(model.chat_template_kwargs),
         "learning_rate": params.learning_rate,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": params.warmup_steps,

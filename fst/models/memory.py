@@ -38,8 +38,9 @@ class Footprint:
 def footprint(params: ModelParams, rank: int, checkpointing: bool = False) -> Footprint:
     """What the model of the parameters takes with a LoRA adapter of this rank. Raises ModelError when it has no
     configuration to read."""
-    with explained(params.base), torch.device("meta"):
+    with explained(params.base):
         config = AutoConfig.from_pretrained(model_place(params.base))
+    with explained(params.base), torch.device("meta"):
         bare = AutoModelForCausalLM.from_config(config, **loading(params))
         group_heads(bare, params)
         parameters = sum(p.numel() for p in bare.parameters())

@@ -70,7 +70,7 @@ class Answering:
         domain, routed, novelty = self._domain(asked, named, release)
         prompt, text = release.prompt(domain, self.live.params.prompts == "dealt")
         try:
-            ids = tuple(self.encoder.chat(text, asked.messages))
+            ids = tuple(self.encoder.chat(text, asked.messages, release.template_options))
         except ValueError as exc:
             raise BadRequest(str(exc)) from exc
         context = self.encoder.context
