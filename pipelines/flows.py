@@ -85,8 +85,9 @@ def train_round(project: Project, name: str, number: int) -> dict[str, Any] | St
     done = _worker.call(work.next_round, project, name, timeout_seconds=project.params.flows.round_seconds)
     if done["round"] is None:
         return Completed(message="no round was left to do", data=done)
-    says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}, "
-    says += f"accuracy {done['accuracy']:.3f}, KL {done['kl']:.4f}"
+    says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}"
+    if done["accuracy"] is not None:
+        says += f", accuracy {done['accuracy']:.3f}, KL {done['kl']:.4f}"
     get_run_logger().info("%s: %s", name, says)
     return Completed(message=says, data=done)
 
