@@ -51,7 +51,7 @@ def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tup
         return tuple(problems)
     lengths = _lengths(policy, problems)
     kept = tuple(problem for problem, length in zip(problems, lengths, strict=True) if length <= room)
-    if not kept:
+    if problems and not kept:
         raise DataError(
             f"no problem of a split fits: the shortest question has {min(lengths)} tokens, and {room} of the "
             f"{policy.engine.context} that are read at once are left after fast.max_prompt_tokens and "
