@@ -68,6 +68,9 @@ def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
         ({"fast": {"prompts": 3}}, "fast.prompts: K=3 does not divide slow.group_size G=8"),
         ({"fast": {"prompts": 16}}, "fast.prompts: K=16 does not divide slow.group_size G=8"),
         ({"fast": {"minibatch": 33}}, "fast.minibatch: 33 is more than fast.anchors (32)"),
+        ({"gate": {"max_prompt_tokens": 0}}, "gate.max_prompt_tokens: 0 is out of range, it must be at least 1"),
+        ({"gate": {"max_prompt_tokens": "x"}}, "gate.max_prompt_tokens: expected int, found 'x'"),
+        ({"flows": {"round_seconds": -1}}, "flows.round_seconds: -1 is out of range, it must be at least 0"),
         ({"gate": {"confidence": 1}}, "gate.confidence: 1 is out of range, it must be between 0.5 and 0.9999"),
         ({"slow": {"learning_rate": "fast"}}, "slow.learning_rate: expected float, found 'fast'"),
         ({"fast": {"carry": 1}}, "fast.carry: expected bool, found 1"),
@@ -187,6 +190,16 @@ def test_the_rollout_budget_of_all_arms_is_what_fst_may_spend() -> None:
     assert params_from_dict({"loop": {"rollout_budget": 77}}).rollout_budget == 77
 
 
+def test_the_patience_of_flows_follows_from_what_may_be_drawn() -> None:
+    lab = load_params(SHIPPED)
+    assert (lab.flow_limits.round_seconds, lab.flow_limits.stage_seconds) == (3600.0, 3600.0)
+    large = params_from_dict({"model": {"max_new_tokens": 4096}, "flows": {"stage_seconds": 60}})
+    rollouts = 400 + 6 * 16 * 8 + 4 * (200 + 200)
+    assert large.flow_limits.round_seconds == rollouts * 4096 / 50
+    assert large.flow_limits.stage_seconds == 60
+    assert params_from_dict({"model": {"max_new_tokens": 4096}}).flow_limits.stage_seconds == 4 * 400 * 4 * 4096 / 50
+
+
 def classes() -> dict[str, type[Section]]:
     """The class of every section; of `domains`, a domain's."""
     return {name: DomainParams if name == "domains" else kind for name, kind in SECTIONS.items()}
@@ -240,8 +253,8 @@ def test_the_json_of_parameters_does_not_move() -> None:
     """Run folders and bundles have names that are hashes of it: its keys, their order and how numbers are written."""
     overrides = ["slow.trl={top_k: 5, x: [1, 2.5]}", "slow.learning_rate=1e-4", "vllm.arguments=[a, b]"]
     odd = load_params(SHIPPED, [*overrides, "domains.x={set: [loop.cycles=2]}"])
-    assert fingerprint(odd.as_dict()) == "cd057f5d04fc4f00"
-    assert fingerprint(load_params(SHIPPED).as_dict()) == "5b98a3ce4d54d25c"
+    assert fingerprint(odd.as_dict()) == "19207e64815e49e0"
+    assert fingerprint(load_params(SHIPPED).as_dict()) == "5e3ff8fd61fa5692"
     assert fingerprint(load_params(SHIPPED).of_run()) == "468be18590f803bb"
     assert fingerprint(load_params(ROOT / "params/qwen3-8b.yaml").of_run()) == "c2ba443938ba5ed9"
 
