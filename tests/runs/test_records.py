@@ -82,6 +82,26 @@ def test_a_run_of_an_older_release_goes_on_under_the_names_that_keys_have_now(ru
         RunFolder.resume(run.path, CONFIG)
 
 
+def test_a_run_that_is_older_than_a_parameter_has_its_default(run: RunFolder) -> None:
+    run.close()
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    del config["params"]["evaluate"]["every"]
+    file.write_text(json.dumps(config))
+    RunFolder.resume(run.path, CONFIG).close()
+    sparse = params_from_dict({"evaluate": {"every": 4}}).of_run()
+    with pytest.raises(RecordError, match="made with another 'params'"):
+        RunFolder.resume(run.path, {**CONFIG, "params": sparse})
+
+
+def test_a_run_with_a_parameter_that_is_gone_is_another_run(run: RunFolder) -> None:
+    run.close()
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace('"kl_problems"', '"no_such_key"'))
+    with pytest.raises(RecordError, match="made with another 'params'"):
+        RunFolder.resume(run.path, CONFIG)
+
+
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_w2_a_torn_line_is_closed_off_and_skipped(run: RunFolder, cut: int) -> None:
     for step in (1, 2):
