@@ -54,7 +54,7 @@ def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tup
     if problems and not kept:
         raise DataError(
             f"no problem of a split fits: the shortest question has {min(lengths)} tokens, and {room} of the "
-            f"{policy.engine.context} that are read at once are left after fast.max_prompt_tokens and "
+            f"{_context(policy)} that are read at once are left after fast.max_prompt_tokens and "
             "model.max_new_tokens. Lower those, shorten the questions, or pick a model (with vLLM: a server) with a "
             "longer context"
         )
@@ -62,10 +62,14 @@ def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tup
 
 
 def room_for_question(policy: Policy, params: Params) -> int | None:
-    """Tokens that a question may have: what the engine reads at once, less the longest prompt and answer. None without
-    a limit."""
-    context = policy.engine.context
+    """Tokens that a question may have: what is read at once, less the longest prompt and answer. None without a limit."""
+    context = _context(policy)
     return None if context is None else context - params.fast.max_prompt_tokens - params.model.max_new_tokens
+
+
+def _context(policy: Policy) -> int | None:
+    """The engine's limit, or the model's where the engine does not say."""
+    return policy.context if policy.engine.context is None else policy.engine.context
 
 
 def _lengths(policy: Policy, problems: Sequence[Problem]) -> list[int]:
