@@ -62,7 +62,7 @@ def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tup
 
 
 def room_for_question(policy: Policy, params: Params) -> int | None:
-    """Tokens that a question may have: what is read at once, less the longest prompt and answer. None without a limit."""
+    """Tokens that a question may have: what is read at once, less the longest prompt and answer. None: no limit."""
     context = _context(policy)
     return None if context is None else context - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
