@@ -153,3 +153,4 @@ class EvaluateParams(Section):
 
     samples: int = Field(4, ge=1, description="answers per problem at temperature 1: the reward is mean@samples")
     kl_problems: int = Field(100, ge=1, description="problems (the first ones) that the KL from the base is taken on")
+    every: int = Field(1, ge=1, description="rounds from one validation of a run to the next; the last is always one")

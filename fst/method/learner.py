@@ -130,7 +130,11 @@ class Learner:
         return meter.read(prompt, problems, rollouts)
 
     def evaluate(self) -> None:
-        """Measure the best prompt on the validation split."""
+        """Measure the best prompt on the validation split before the first round, after every `evaluate.every`-th and
+        after the last. A draw that is left out keeps its number, so a run learns the same however often this is."""
+        if self.round % self.params.evaluate.every and not self.finished:
+            self.draws += 1
+            return
         best, completed = self.population.best, self.round - 1
         found = self.measure(best, self.domain.validation, completed)
         self.books.evaluation(completed, self.step, best, found)

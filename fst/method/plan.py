@@ -80,7 +80,8 @@ def plan_run(params: Params, question_tokens: int) -> Plan:
     device = device_of(params.model.device)
     found = footprint(params.model, params.slow.lora_rank, bool(params.slow.trl.get("gradient_checkpointing")))
     context = question_tokens + params.fast.max_prompt_tokens
-    evaluations = 2 * params.evaluate.samples * params.prepare.validation
+    rounds = -(-2 // params.evaluate.every)  # of a cycle that end in an evaluation
+    evaluations = rounds * params.evaluate.samples * params.prepare.validation
     rollouts = {
         "training": params.loop.steps_per_cycle * params.rollouts_per_step,
         "fast": params.fast.budget,

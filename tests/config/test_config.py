@@ -77,6 +77,9 @@ def test_what_is_not_named_keeps_its_default(tmp_path: Path) -> None:
         ({"fast": {"prompts": 3}}, "fast.prompts: K=3 does not divide slow.group_size G=8"),
         ({"fast": {"prompts": 16}}, "fast.prompts: K=16 does not divide slow.group_size G=8"),
         ({"fast": {"minibatch": 33}}, "fast.minibatch: 33 is more than fast.anchors (32)"),
+        ({"gate": {"max_prompt_tokens": 0}}, "gate.max_prompt_tokens: 0 is out of range, it must be at least 1"),
+        ({"gate": {"max_prompt_tokens": "x"}}, "gate.max_prompt_tokens: expected int, found 'x'"),
+        ({"flows": {"round_seconds": -1}}, "flows.round_seconds: -1 is out of range, it must be at least 0"),
         ({"gate": {"confidence": 1}}, "gate.confidence: 1 is out of range, it must be between 0.5 and 0.9999"),
         ({"slow": {"learning_rate": "fast"}}, "slow.learning_rate: expected float, found 'fast'"),
         ({"fast": {"carry": 1}}, "fast.carry: expected bool, found 1"),
@@ -194,6 +197,16 @@ def test_the_rollout_budget_of_all_arms_is_what_fst_may_spend() -> None:
     assert params.rollouts_per_step == 16 * 8
     assert params.rollout_budget == 2 * (100 + 3 * 16 * 8)
     assert params_from_dict({"loop": {"rollout_budget": 77}}).rollout_budget == 77
+
+
+def test_the_patience_of_flows_follows_from_what_may_be_drawn() -> None:
+    lab = load_params(SHIPPED)
+    assert (lab.flow_limits.round_seconds, lab.flow_limits.stage_seconds) == (3600.0, 3600.0)
+    large = params_from_dict({"model": {"max_new_tokens": 4096}, "flows": {"stage_seconds": 60}})
+    rollouts = 400 + 6 * 16 * 8 + 4 * (200 + 200)
+    assert large.flow_limits.round_seconds == rollouts * 4096 / 50
+    assert large.flow_limits.stage_seconds == 60
+    assert params_from_dict({"model": {"max_new_tokens": 4096}}).flow_limits.stage_seconds == 4 * 400 * 4 * 4096 / 50
 
 
 def classes() -> dict[str, type[Section]]:

@@ -100,6 +100,18 @@ def test_a3_a_fast_round_has_the_cost_of_reflection(books: Books, usage: dict[st
     assert line.get("reflector_usage", {}) == usage
 
 
+def test_a3_the_last_event_of_a_kind(books: Books) -> None:
+    """Found from the end of the record; one that a resume made void is none."""
+    for number in (0, 1):
+        books.close_round(books.open_round("train", number, 0), number, POPULATION)
+    books.evaluation(0, 2, BETTER, Evaluation(accuracy=0.75, stderr=0.125))
+    assert (books.last("round")["round"], books.last("evaluation")["accuracy"]) == (1, 0.75)
+    books.folder.void_from(1)
+    assert (books.last("round")["round"], books.last("evaluation")["accuracy"]) == (0, 0.75)
+    with pytest.raises(StopIteration):
+        books.last("end")
+
+
 def test_a4_every_prompt_met_is_on_the_record(books: Books) -> None:
     books.open_round("fast", 2, 1).fast(fast())
     lines = {event["text"]: event for event in books.events()}

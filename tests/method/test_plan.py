@@ -36,6 +36,15 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     found.check()
 
 
+@pytest.mark.parametrize(("every", "evaluations"), [(1, 2), (2, 1), (3, 1), (8, 1)])
+def test_a_cycle_has_the_evaluations_that_its_rounds_end_in(
+    monkeypatch: pytest.MonkeyPatch, every: int, evaluations: int
+) -> None:
+    """The most that one of them may have: every eighth round is the end of one cycle in four."""
+    found = planned(monkeypatch, 64, evaluate={"every": every})
+    assert found.rollouts["evaluation"] == evaluations * 4 * 200
+
+
 def test_what_does_not_fit_is_refused_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"^slow\.micro_tokens: training takes about 15\.26 GiB .* cpu has 16\.00 GiB"

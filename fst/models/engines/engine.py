@@ -32,6 +32,11 @@ class Engine(Protocol):
     exact: bool  # whether log-probabilities are those of the policy's own model, to the last digit
     concurrent: bool  # whether `serve` may run in many threads at once; otherwise the gateway gives it a process
 
+    @property
+    def context(self) -> int | None:
+        """Tokens of a request and its answer together, at most; None where there is no limit."""
+        ...
+
     @classmethod
     def build(cls, policy: Policy, params: Params) -> Self:
         """The engine of a policy. `policy.model` is to be read at every call: training wraps it in an adapter."""

@@ -33,6 +33,10 @@ class TransformersEngine:
         self._policy = policy
         self._names: set[str] = set()
 
+    @property
+    def context(self) -> int | None:
+        return self._policy.context
+
     @classmethod
     def build(cls, policy: Policy, params: Params) -> TransformersEngine:
         return cls(policy)
