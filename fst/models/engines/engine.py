@@ -32,9 +32,29 @@ class Engine(Protocol):
     exact: bool  # whether log-probabilities are those of the policy's own model, to the last digit
     concurrent: bool  # whether `serve` may run in many threads at once; otherwise the gateway gives it a process
 
+    @property
+    def context(self) -> int | None:
+        """Tokens of a request and its answer together, at most; None where there is no limit."""
+        ...
+
     @classmethod
     def build(cls, policy: Policy, params: Params) -> Self:
         """The engine of a policy. `policy.model` is to be read at every call: training wraps it in an adapter."""
+        ...
+
+    def ready(self) -> str:
+        """Start or wake what answers, and load the policy's current weights into it. Returns the address
+        by which other processes with the same weights reach it; empty where each process has an engine of its own."""
+        ...
+
+    def join(self, address: str) -> None:
+        """Answer with what another process has made ready, by the address that it gave. The engine that gave it, and
+        engines without an address, do nothing."""
+        ...
+
+    def rest(self) -> None:
+        """Leave the GPU to others until the next call, as far as the engine can. No process may be waiting for
+        answers."""
         ...
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:

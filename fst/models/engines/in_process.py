@@ -33,6 +33,10 @@ class TransformersEngine:
         self._policy = policy
         self._names: set[str] = set()
 
+    @property
+    def context(self) -> int | None:
+        return self._policy.context
+
     @classmethod
     def build(cls, policy: Policy, params: Params) -> TransformersEngine:
         return cls(policy)
@@ -85,6 +89,15 @@ class TransformersEngine:
                 answers = serve_rows(self._policy.model, rows, self._policy.end_ids, self._policy.pad_id, heard)
             found.update(zip(places, answers, strict=True))
         return self._policy.decoded([found[i] for i in range(len(asks))])
+
+    def ready(self) -> str:
+        return ""
+
+    def join(self, address: str) -> None:
+        """Does nothing: every process has its own model."""
+
+    def rest(self) -> None:
+        """Does nothing: the model that answers is the one that is trained."""
 
     def close(self) -> None:
         """Does nothing: the model belongs to the policy."""
