@@ -167,6 +167,6 @@ def test_r7_the_configurations_are_read(path: Path) -> None:
 
 
 def test_one_process_asks_nobody() -> None:
-    assert (ranks.rank(), ranks.world(), ranks.everyones([3]), ranks.of_first("x")) == (0, 1, [3], "x")
+    assert (ranks.rank(), ranks.world(), ranks.everyones([3]), ranks.of_first(lambda: "x")) == (0, 1, [3], "x")
     ranks.agree(object(), "anything")
     ranks.wait()
