@@ -40,7 +40,7 @@ class VllmServer:
 
     def __init__(self, base: str, rank: int, dtype: str, limit: int | None, params: VllmParams) -> None:
         self.base = str(Path(base).absolute()) if Path(base).is_dir() else base
-        self._rank, self._dtype, self._params = rank, dtype, params
+        self._rank, self._dtype, self.params = rank, dtype, params
         self._process: subprocess.Popen[bytes] | None = None
         self._elsewhere, self._url = params.url.rstrip("/"), ""
         self._log: Path | None = None
@@ -57,20 +57,20 @@ class VllmServer:
     def context(self) -> int | None:
         """Tokens of a request and its answer that a server started here reads: --max-model-len of vllm.arguments, else
         vllm.context, at most the model's own limit. None where the arguments leave it to vLLM."""
-        told = _told(self._params.arguments, "--max-model-len")
-        if told is None:
-            return min(self._params.context, self._limit or self._params.context)
-        digits, factor = (told[:-1], _THOUSANDS[told[-1]]) if told[-1:] in _THOUSANDS else (told, 1)
+        length = told(self.params.arguments, "--max-model-len")
+        if length is None:
+            return min(self.params.context, self._limit or self.params.context)
+        digits, factor = (length[:-1], _THOUSANDS[length[-1]]) if length[-1:] in _THOUSANDS else (length, 1)
         return int(digits) * factor if digits.isdigit() else None
 
     @property
     def joined(self) -> bool:
         """Whether another process looks after the server."""
-        return bool(self._elsewhere) and not self._params.url
+        return bool(self._elsewhere) and not self.params.url
 
     def join(self, url: str) -> None:
         """Use a server that another process has started; one that runs here already stays."""
-        if self.pid is None and not self._params.url:
+        if self.pid is None and not self.params.url:
             self._elsewhere = url
 
     def url(self) -> str:
@@ -97,12 +97,12 @@ class VllmServer:
 
     @property
     def _sleeps(self) -> bool:
-        return self._params.sleep and not self._elsewhere and _has_gpu()
+        return self.params.sleep and not self._elsewhere and _has_gpu()
 
     def _tell(self, what: str) -> None:
         try:
             post = httpx.post(
-                self._url + what, timeout=self._params.start_seconds, headers=headers(self._params), trust_env=False
+                self._url + what, timeout=self.params.start_seconds, headers=headers(self.params), trust_env=False
             )
         except httpx.HTTPError as exc:
             raise EngineError(f"vLLM at {self._url} does not answer {what} ({type(exc).__name__})") from exc
@@ -124,7 +124,7 @@ class VllmServer:
                 break
 
     def _start(self) -> None:
-        python = Path(os.environ.get("FST_VLLM_PYTHON", self._params.python))
+        python = Path(os.environ.get("FST_VLLM_PYTHON", self.params.python))
         if not python.exists():
             raise EngineError(
                 f"vllm.python: there is no {python}; make it with `make vllm`, or name a server by vllm.url"
@@ -137,20 +137,6 @@ class VllmServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        rank = next((r for r in RANKS if r >= self._rank), RANKS[-1])
-        command = [
-            *(str(python.absolute()), "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", self.base, "--served-model-name", "base", "--dtype", self._dtype),
-            *("--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"),
-            *("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(self._params.max_loras)),
-        ]
-        if self.context is not None:
-            command += ["--max-model-len", str(self.context)]
-        if not _has_gpu():
-            command.append("--enforce-eager")  # compiling takes longer than it saves
-        if self._sleeps:
-            command.append("--enable-sleep-mode")
-        command += self._params.arguments
         self._log = Path(tempfile.mkdtemp(prefix="fst-vllm-")) / "server.log"
         settings = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         if self._sleeps:
@@ -158,7 +144,7 @@ class VllmServer:
         own = {k: v for k, v in os.environ.items() if k not in _LAUNCHERS and not k.startswith(_LAUNCHERS_OWN)}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                self.command(python, port),
                 env={**settings, **own, **QUIET},
                 cwd=self._log.parent,
                 stdout=log,
@@ -171,15 +157,32 @@ class VllmServer:
         self._url = f"http://127.0.0.1:{port}"
         self._wait()
 
+    def command(self, python: Path, port: int) -> list[str]:
+        """The command line that starts the server."""
+        rank = next((r for r in RANKS if r >= self._rank), RANKS[-1])
+        command = [
+            *(str(python.absolute()), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", self.base, "--served-model-name", "base", "--dtype", self._dtype),
+            *("--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"),
+            *("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(self.params.max_loras)),
+        ]
+        if self.context is not None:
+            command += ["--max-model-len", str(self.context)]
+        if not _has_gpu():
+            command.append("--enforce-eager")  # compiling takes longer than it saves
+        if self._sleeps:
+            command.append("--enable-sleep-mode")
+        return [*command, *self.params.arguments]
+
     def _wait(self) -> None:
-        until = time.monotonic() + self._params.start_seconds
+        until = time.monotonic() + self.params.start_seconds
         while True:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self._url}/health", timeout=2, trust_env=False).status_code == 200:
                     return
             ended = self._process is None or self._process.poll() is not None
             if ended or time.monotonic() > until:
-                why = "ended" if ended else f"was not ready after {self._params.start_seconds:g} s"
+                why = "ended" if ended else f"was not ready after {self.params.start_seconds:g} s"
                 self.close()
                 raise EngineError(f"the vLLM server {why}; the end of {self._log}:\n{self._tail()}")
             time.sleep(0.2)
@@ -201,7 +204,7 @@ def headers(params: VllmParams) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _told(arguments: Sequence[str], name: str) -> str | None:
+def told(arguments: Sequence[str], name: str) -> str | None:
     """The value of a command-line argument, the last where it is repeated; None where it is not there."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     found = [value for word, value in pairwise(words) if word.replace("_", "-") == name]
