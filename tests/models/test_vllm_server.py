@@ -5,17 +5,21 @@ W1 a server's context is vllm.context, at most the model's, and vllm.arguments h
 sleeps when told, and wakes before it is asked or given anything; W3 a server without a GPU, with `vllm.sleep: false`,
 or of another process is never put to sleep; W4 an engine that has joined another's server starts none, and leaves
 loading and stopping to the other; W5 no two answers of a batch have the same noise, and a batch with another seed has
-other noise; W6 processes on several machines are told to name a server, and a launcher's variables do not reach it.
+other noise; W6 processes on several machines are told to name a server, and a launcher's variables do not reach it; W7
+a server ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -32,6 +36,7 @@ from fst.models.policy import Policy
 from fst.models.sampler import Sampling
 from support import fake_vllm
 
+ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., VllmServer]
 
 
@@ -197,3 +202,24 @@ def test_w6_a_launchers_variables_stay_with_it(start: Start, said: Any, monkeypa
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     with pytest.raises(EngineError, match=r"^vllm\.url: the processes run on several machines"):
         start().url()
+
+
+def test_w7_it_ends_with_a_process_that_was_killed(said: Any) -> None:
+    script = (
+        "import sys\n"
+        "from fst.config import VllmParams\n"
+        "from fst.models.engines.vllm_server import VllmServer\n"
+        "server = VllmServer('base', 4, 'float32', 512, VllmParams(python=sys.executable))\n"
+        "server.url()\n"
+        "print(server.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert starter.stdout is not None
+    server = psutil.Process(int(starter.stdout.readline()))
+    assert server.is_running()
+    starter.send_signal(signal.SIGKILL)
+    starter.communicate()
+    server.wait(timeout=60)

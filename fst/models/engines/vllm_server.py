@@ -31,6 +31,8 @@ _THOUSANDS = {"k": 1000, "K": 1024}
 # What a launcher tells the processes that train together is not meant for the server that one of them starts.
 _LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LAUNCHERS_OWN = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_")
+# Ends the server when the pipe to this process closes: also where this process was killed and could not close it.
+_WATCHED = ("/bin/sh", "-c", 'exec 3<&0; (cat <&3; kill 0) >/dev/null & exec "$@" 3<&- </dev/null', "sh")
 
 
 class VllmServer:
@@ -122,6 +124,8 @@ class VllmServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_SECONDS)
                 break
+        if process.stdin:
+            process.stdin.close()
 
     def _start(self) -> None:
         python = Path(os.environ.get("FST_VLLM_PYTHON", self.params.python))
@@ -144,12 +148,12 @@ class VllmServer:
         own = {k: v for k, v in os.environ.items() if k not in _LAUNCHERS and not k.startswith(_LAUNCHERS_OWN)}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self.command(python, port),
+                [*_WATCHED, *self.command(python, port)],
                 env={**settings, **own, **QUIET},
                 cwd=self._log.parent,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 start_new_session=True,
             )
         atexit.register(self.close)
