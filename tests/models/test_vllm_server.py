@@ -26,10 +26,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from fst.config import VllmParams
+from fst.config import VllmParams, params_from_dict
 from fst.errors import EngineError
 from fst.models.adapter import lora_config
 from fst.models.engines import vllm_server
+from fst.models.engines.registry import load_engine, load_with_engine
 from fst.models.engines.vllm import VllmEngine, first_seeds
 from fst.models.engines.vllm_server import VllmServer
 from fst.models.policy import Policy
@@ -171,6 +172,14 @@ def test_w3_w4_a_server_is_put_to_sleep_and_stopped_by_its_own_process(
     assert own.pid is not None
     assert len([line for line in said() if "arguments" in line]) == 1
     first.close()
+
+
+def test_w3_a_process_that_only_answers_starts_one_that_cannot_sleep(tiny_model_dir: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(vllm_server, "_has_gpu", lambda: True)
+    params = params_from_dict({"model": {"base": str(tiny_model_dir), "engine": "vllm"}})
+    for engine, sleeps in ((load_engine(params), False), (load_with_engine(params).engine, True)):
+        assert isinstance(engine, VllmEngine)
+        assert ("--enable-sleep-mode" in engine._server.command(Path("python"), 1)) is sleeps
 
 
 def test_w3_a_server_that_refuses_says_what_to_do(start: Start, said: Any, monkeypatch: Any) -> None:
