@@ -1,6 +1,6 @@
 """Training on two processes over gloo. R1 advantages, rewards and rollouts are those of one process on the same
 answers; R2 so is the gradient, with answers of unequal lengths on the two ranks; R3 also when one rank, or both, has no
-signal; R4 a run by `accelerate launch` learns, counts every rollout once and leaves one run folder; R5 killed and
+signal; R4 a run by `torchrun` learns, counts every rollout once and leaves one run folder; R5 killed and
 resumed it ends the same; R6 a batch that cannot be dealt is refused; R7 the shipped configurations are ones that
 accelerate reads; R8 what rank 0 does alone is done once, and what it returns or raises is returned or raised
 everywhere; R9 fast rounds and evaluations are rank 0's alone, and all ranks end with the same prompts and adapter; R10
@@ -101,13 +101,14 @@ SMALL = (
 
 def launch(runs: Path, arm: str, *more: str) -> subprocess.Popen[str]:
     """A run on two ranks; what rank 1 records is in a folder beside `runs`."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[0])]
-    command += ["--main_process_port", free_port(), "-m", "fst.cli", "train", "--run", "run", "--runs", str(runs)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    command += ["-m", "--", "fst.cli", "train", "--run", "run", "--runs", str(runs)]
     command += ["--arm", arm, "--domain", "lab/sort_desc+add_one", "--resume", "--quiet"]
     command += [option for setting in (*SMALL, *more) for option in ("--set", setting)]
     scratch = runs.with_name(f"{runs.name}-scratch")
     scratch.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    env["ACCELERATE_USE_CPU"] = "true"
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -122,7 +122,7 @@ def launch(model: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         for i in range(24):
             question = f"What is {dice.randrange(10, 99)} + {dice.randrange(10, 99)}?"
             even = {"name": "regex", "pattern": r"(?s)^(..)*$"}
-            file.write(json.dumps({"id": f"p{i}", "question": question, "answer": "", "verifier": even}) + "\n")
+            file.write(json.dumps({"id": f"p{i}", "question": question, "answer": "even", "verifier": even}) + "\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -133,13 +133,23 @@ def launch(model: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         *("fast.budget=16", "loop.cycles=1", "loop.steps_per_cycle=2", "reflector.style=feedback"),
         *("reflector.proposals=2", "reflector.max_new_tokens=16"),
     )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", port]
-    command += ["--config_file", str(ROOT / "pipelines" / "accelerate" / "cpu.yaml"), "-m", "fst.cli", "train"]
-    command += ["--run", "run", "--runs", str(folder / "runs"), "--data", str(folder / "problems.jsonl")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    command += [
+        "-m",
+        "fst.cli",
+        "train",
+        "--run",
+        "run",
+        "--runs",
+        str(folder / "runs"),
+        "--data",
+        str(folder / "problems.jsonl"),
+    ]
     command += ["--model", str(model), "--quiet", *(word for setting in settings for word in ("--set", setting))]
     scratch = folder / "scratch"
     scratch.mkdir()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    env["ACCELERATE_USE_CPU"] = "true"
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
 
 
