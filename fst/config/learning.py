@@ -87,7 +87,18 @@ class VllmParams(Section):
     start_seconds: Number = Field(300.0, ge=1, description="longest wait for a started server to be ready")
     timeout_seconds: Number = Field(120.0, ge=0, description="longest wait to connect, and for anything but answers")
     max_loras: int = Field(4, ge=1, description="adapters that the server holds at once")
-    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`")
+    context: int = Field(
+        4096,
+        ge=16,
+        description="tokens of prompt, question and answer together that a started server reads (--max-model-len); at "
+        "most what the model reads",
+    )
+    sleep: bool = Field(
+        True,
+        description="a server that was started on a GPU leaves the GPU's memory to the training while the adapter is "
+        "trained",
+    )
+    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`; they have the last word")
 
 
 class SlowParams(Section):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fst.config import Params
 from fst.errors import ConfigError
 from fst.models.device import device_of
+from fst.models.engines.vllm_server import told
 from fst.models.likelihood import MAX_LOGITS, MAX_TOKENS
 from fst.models.memory import Footprint, device_bytes, footprint
 from fst.models.sampler import LOGIT_COPIES, MAX_ROWS
@@ -20,15 +21,18 @@ SCORED_WIDTHS = 24  # hidden states that a layer holds at once for a token when 
 SHARE = 0.95  # of the device that a run may fill
 VLLM_SHARE = 0.9  # of a GPU that vLLM takes unless told otherwise
 GIB = 2**30
+ASLEEP = 3 * GIB  # of a GPU that a vLLM server holds while it sleeps, at most
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a cycle: bytes beside the weights, and the keys of params.yaml that lower them."""
+    """One phase of a cycle: bytes beside the weights, the keys of params.yaml that lower them, and the bytes that a
+    server beside the training leaves to this phase only."""
 
     name: str
     bytes: int
     keys: str
+    left: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ class Plan:
                 f"{_gib(self.room)}; pick a smaller model, or model.dtype: bfloat16"
             )
         for phase in self.phases:
-            if self.weights + phase.bytes > SHARE * self.room:
+            room = self.room + phase.left
+            if self.weights + phase.bytes > SHARE * room:
                 raise ConfigError(
                     f"{phase.keys}: {phase.name} take{'s' * (not phase.name.endswith('s'))} about {_gib(phase.bytes)} "
-                    f"beside {_gib(self.weights)} of weights, and {self.device} has {_gib(self.room)}; lower it"
+                    f"beside {_gib(self.weights)} of weights, and {self.device} has {_gib(room)}; lower it"
                 )
 
     def lines(self) -> list[str]:
@@ -80,6 +85,8 @@ def plan_run(params: Params, question_tokens: int) -> Plan:
     device = device_of(params.model.device)
     found = footprint(params.model, params.slow.lora_rank, bool(params.slow.trl.get("gradient_checkpointing")))
     context = question_tokens + params.fast.max_prompt_tokens
+    total = device_bytes(device)
+    servers = round(total * _servers_share(params, device.type))
     rounds = -(-2 // params.evaluate.every)  # of a cycle that end in an evaluation
     evaluations = rounds * params.evaluate.samples * params.prepare.validation
     rollouts = {
@@ -89,11 +96,16 @@ def plan_run(params: Params, question_tokens: int) -> Plan:
     }
     return Plan(
         device=str(device),
-        room=round(device_bytes(device) * (1 - _servers_share(params, device.type))),
+        room=total - servers,
         weights=found.parameters * _itemsize(params) + found.adapter * TRAINED_BYTES,
         phases=(
             Phase("answers", _answers(params, found, context), "model.cache_gb"),
-            Phase("training", _training(params, found, context), "slow.micro_tokens"),
+            Phase(
+                "training",
+                _training(params, found, context),
+                "slow.micro_tokens",
+                max(0, servers - ASLEEP) if params.vllm.sleep else 0,
+            ),
             Phase("scoring", MAX_TOKENS * SCORED_WIDTHS * found.width * 4 + 3 * 4 * MAX_LOGITS, "model.base"),
         ),
         rollouts=rollouts,
@@ -121,8 +133,7 @@ def _servers_share(params: Params, kind: str) -> float:
     """Share of the GPU that a vLLM server started beside the training takes."""
     if params.model.engine != "vllm" or params.vllm.url or kind != "cuda":
         return 0.0
-    told = dict(zip(params.vllm.arguments, params.vllm.arguments[1:], strict=False))
-    return float(told.get("--gpu-memory-utilization", VLLM_SHARE))
+    return float(told(params.vllm.arguments, "--gpu-memory-utilization") or VLLM_SHARE)
 
 
 def _itemsize(params: Params) -> int:

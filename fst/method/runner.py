@@ -66,7 +66,7 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
         r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
     )
     asked = CallableReflector(EndpointReflector(config))
-    return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
+    return ranks.FirstAsks(asked) if ranks.sharded() else asked
 
 
 def plan_of(job: Job, domain: Domain) -> Plan:
@@ -131,6 +131,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     reflector = build_reflector(policy, params)
     trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
     config = config_of(job, problems, start)
+    alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}
+    ranks.agree(alike, "parameters, problems, model, start or versions")
     going_on = resume and (job.folder / "config.json").exists()
     ranks.wait()  # all have looked before one of them creates it
     if ranks.rank() == 0:

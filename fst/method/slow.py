@@ -31,6 +31,7 @@ from fst.method.rollouts import Asker
 from fst.method.slow_batch import accumulate, tree_logprobs
 from fst.method.slow_trl import trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
+from fst.models.device import free_cache
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
 from fst.models.tree import takes_tree
@@ -176,6 +177,8 @@ class SlowWeights:
             trainer.lr_scheduler.step()
             trainer.model.zero_grad()
         trainer.model.eval()
+        if not self.policy.engine.exact:
+            free_cache()  # on this GPU a server that rested may be about to wake
         self.step += 1
         trainer._step = trainer.state.global_step = self.step
         for kept in (trainer._metrics["train"], trainer._logs["rewards"]):
@@ -195,7 +198,11 @@ class SlowWeights:
         sizes = {n for _, n in counts}
         n = sizes.pop() if len(sizes) == 1 else 1
         requests = [ids for ids, _ in counts] if n > 1 else list(prompt_ids)
+        engine = self.policy.engine
+        ranks.share(engine)
         groups = self.policy.answer_ids(requests, n, seed)
+        ranks.wait()  # all have their answers
+        engine.rest()
         self._batch.answers = [answer for answers in groups for answer in answers]
         return self._batch.answers
 

@@ -27,6 +27,12 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def free_cache() -> None:
+    """Give back what torch keeps of the GPU's memory without using it, for other processes on that GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def loading(model: ModelParams) -> dict[str, Any]:
     """The options of `from_pretrained` for these parameters; transformers picks the attention where it is `auto`."""
     chosen = {} if model.attention == "auto" else {"attn_implementation": model.attention}

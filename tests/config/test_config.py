@@ -184,7 +184,7 @@ def test_the_files_of_hub_models_hold_the_papers_settings(path: Path) -> None:
     assert (params.model.engine, params.reflector.kind, params.reflector.api_key_env) == (
         "vllm", "endpoint", "OPENAI_API_KEY",
     )  # fmt: skip
-    assert "--max-model-len" in params.vllm.arguments
+    assert params.vllm.context > fast.max_prompt_tokens + params.model.max_new_tokens
 
 
 def test_a_missing_file_is_refused_with_the_remedy(tmp_path: Path) -> None:

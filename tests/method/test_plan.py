@@ -71,6 +71,21 @@ def test_a_server_beside_the_training_takes_its_share(monkeypatch: pytest.Monkey
     assert planned(monkeypatch, 100).room == 100 * GIB
 
 
+def test_a_server_that_sleeps_leaves_its_share_to_the_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "device_of", lambda _: torch.device("cuda"))
+    small: dict[str, Any] = {"model": {"engine": "vllm"}, "vllm": {"arguments": ["--gpu-memory-utilization=0.5"]}}
+    found = planned(monkeypatch, 30, **small)
+    assert {phase.name: phase.left for phase in found.phases} == {
+        "answers": 0,
+        "training": 15 * GIB - plan.ASLEEP,
+        "scoring": 0,
+    }
+    found.check()
+    awake = {**small, "vllm": {**small["vllm"], "sleep": False}}
+    with pytest.raises(ConfigError, match=r"^slow\.micro_tokens: .* cuda has 15\.00 GiB"):
+        planned(monkeypatch, 30, **awake).check()
+
+
 def test_the_lab_fits_anywhere() -> None:
     found = plan_run(Params(), 30)
     assert found.peak < 2 * GIB

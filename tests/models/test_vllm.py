@@ -26,7 +26,7 @@ from fst.models.engines.registry import load_with_engine
 from fst.models.engines.vllm import VllmEngine
 from fst.models.engines.vllm_server import VllmServer, shared_server
 from fst.models.likelihood import answer_logprobs
-from fst.models.policy import Policy, model_place
+from fst.models.policy import Policy, load_reader, model_place
 from fst.models.reflector import PolicyReflector
 from fst.models.sampler import Sampling
 from fst.types import Population, Prompt
@@ -54,7 +54,8 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def server(params: Params) -> Iterator[VllmServer]:
-    server = shared_server(model_place("lab"), params.slow.lora_rank, "float32", params.vllm)
+    context = load_reader("lab").context
+    server = shared_server(model_place("lab"), params.slow.lora_rank, "float32", context, params.vllm)
     server.url()
     yield server
     server.close()
@@ -171,11 +172,11 @@ def test_v5_the_gateway_serves_through_it(policy: Policy, server: VllmServer, tm
 
 def test_v6_a_server_that_is_gone_is_an_engine_error(policy: Policy) -> None:
     gone = VllmParams(url="http://127.0.0.1:9")
-    engine = VllmEngine(policy, VllmServer("lab", 16, "float32", gone), gone)
+    engine = VllmEngine(policy, VllmServer("lab", 16, "float32", 128, gone), gone)
     with pytest.raises(EngineError, match=r"vLLM at http://127.0.0.1:9 does not answer"):
         engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0, 2**30))
     engine.close()
     missing = VllmParams(python="/nowhere/python")
     os.environ.pop("FST_VLLM_PYTHON", None)
     with pytest.raises(EngineError, match="make it with `make vllm`"):
-        VllmServer("lab", 16, "float32", missing).url()
+        VllmServer("lab", 16, "float32", 128, missing).url()

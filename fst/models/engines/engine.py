@@ -42,6 +42,21 @@ class Engine(Protocol):
         """The engine of a policy. `policy.model` is to be read at every call: training wraps it in an adapter."""
         ...
 
+    def ready(self) -> str:
+        """Start or wake what answers, and load the policy's current weights into it. Returns the address
+        by which other processes with the same weights reach it; empty where each process has an engine of its own."""
+        ...
+
+    def join(self, address: str) -> None:
+        """Answer with what another process has made ready, by the address that it gave. The engine that gave it, and
+        engines without an address, do nothing."""
+        ...
+
+    def rest(self) -> None:
+        """Leave the GPU to others until the next call, as far as the engine can. No process may be waiting for
+        answers."""
+        ...
+
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
         """Rollouts: plan.n answers to each encoded request, in order, under the policy's current weights, with the
         log-probability of each token at temperature 1, in nats."""

@@ -90,6 +90,15 @@ class TransformersEngine:
             found.update(zip(places, answers, strict=True))
         return self._policy.decoded([found[i] for i in range(len(asks))])
 
+    def ready(self) -> str:
+        return ""
+
+    def join(self, address: str) -> None:
+        """Does nothing: every process has its own model."""
+
+    def rest(self) -> None:
+        """Does nothing: the model that answers is the one that is trained."""
+
     def close(self) -> None:
         """Does nothing: the model belongs to the policy."""
 

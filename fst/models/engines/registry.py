@@ -28,7 +28,7 @@ def load_with_engine(params: Params) -> Policy:
 
 
 def load_engine(params: Params) -> Engine:
-    """The engine of the parameters for a process that does nothing but answer."""
+    """The engine of the parameters for a process that does nothing but answer, so that a server need not sleep."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
-    return load_with_engine(params).engine
+    return load_with_engine(params.replace(vllm=params.vllm.replace(sleep=False))).engine

@@ -4,6 +4,8 @@ Adapters go to the server under content-hashed names that are never reused (a re
 KV cache). Before sampling, the policy's current adapter is loaded, and old ones beyond `max_loras` are unloaded. The
 server is asked which adapters it has, since a restarted one has none.
 
+Several processes that train together use one server: rank 0 starts it and loads the adapters, the others `join` it.
+
 The server's log-probabilities differ from the trained model's in the last digits. Rollouts carry those that the server
 sampled with, and training takes them as the behaviour policy's (see fst/method/slow.py).
 """
@@ -11,7 +13,6 @@ sampled with, and training takes them as the behaviour policy's (see fst/method/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from fst.config import Params, VllmParams
 from fst.errors import EngineError, ModelError
 from fst.models.adapter import adapter_name, adapter_sha256, adapter_state, save_adapter
 from fst.models.engines.engine import Ask, OnToken
-from fst.models.engines.vllm_server import VllmServer, shared_server
+from fst.models.engines.vllm_server import VllmServer, headers, shared_server
 from fst.models.policy import model_place
 from fst.models.sampler import Answer, Sampling
 
@@ -47,10 +48,11 @@ class VllmEngine:
     def __init__(self, policy: Policy, server: VllmServer, params: VllmParams) -> None:
         self._policy, self._server, self._params = policy, server, params
         self._folder = Path(tempfile.mkdtemp(prefix="fst-adapters-"))
-        key = os.environ.get(params.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Limits(max_connections=IN_FLIGHT)
-        self._http = httpx.Client(timeout=params.timeout_seconds, limits=limits, headers=headers, trust_env=False)
+        # vLLM closes a connection that was idle for 5 s: ours are not used again after that.
+        limits = httpx.Limits(max_connections=IN_FLIGHT, keepalive_expiry=2.0)
+        self._http = httpx.Client(
+            timeout=params.timeout_seconds, limits=limits, headers=headers(params), trust_env=False
+        )
         # Answers take as long as they take, and wait for their turn. A server that dies closes the connection.
         self._patient = httpx.Timeout(params.timeout_seconds, read=None, pool=None)
         self._name = BASE
@@ -60,13 +62,32 @@ class VllmEngine:
     @classmethod
     def build(cls, policy: Policy, params: Params) -> VllmEngine:
         """With one server per process, which is started when it is first asked."""
-        server = shared_server(model_place(params.model.base), params.slow.lora_rank, params.model.dtype, params.vllm)
+        place, limit = model_place(params.model.base), policy.context
+        server = shared_server(place, params.slow.lora_rank, params.model.dtype, limit, params.vllm)
         return cls(policy, server, params.vllm)
 
+    @property
+    def context(self) -> int | None:
+        """Of the server that runs already, by vllm.url, else of the one that will be started."""
+        if not self._params.url:
+            return self._server.context
+        found = self._ask("GET", "/v1/models", None)["data"][0].get("max_model_len")
+        return None if found is None else int(found)
+
+    def ready(self) -> str:
+        self._current()
+        return self._server.url()
+
+    def join(self, address: str) -> None:
+        self._server.join(address)
+
+    def rest(self) -> None:
+        self._server.rest()
+
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        """One HTTP request for each of `requests`, up to IN_FLIGHT at once: the server batches them. Each has noise of
-        its own, so that equal requests get different answers; choice k of a request is drawn with its seed + k."""
-        model = self._current()
+        """One HTTP request for each of `requests`, up to IN_FLIGHT at once: the server batches them. Every answer has
+        noise of its own (see `first_seeds`), so that equal requests get different answers."""
+        model, seeds = self._current(), first_seeds(plan, len(requests))
 
         def ask(place: int) -> list[Answer]:
             body = {
@@ -75,7 +96,7 @@ class VllmEngine:
                 "n": plan.n,
                 "max_tokens": plan.max_new_tokens,
                 "temperature": plan.temperature,
-                "seed": hash((plan.seed, place)) % 2**31,
+                "seed": seeds[place],
                 "stop_token_ids": list(plan.end_ids),
                 **_TOKENS,
             }
@@ -150,6 +171,8 @@ class VllmEngine:
             if not folder.exists():
                 save_adapter(model, folder)
             self._add(self._name, folder)
+        elif self._server.joined:
+            return self._name  # another process loaded it, and will unload it
         self._used = [name for name in self._used if name != self._name] + [self._name]
         while len(self._used) > max(1, self._params.max_loras - len(self._kept)):
             old = self._used.pop(0)
@@ -193,6 +216,13 @@ class VllmEngine:
                         yield from json.loads(line[6:]).get("choices", [])
         except httpx.HTTPError as exc:
             raise EngineError(f"vLLM at {url} broke off ({type(exc).__name__})") from exc
+
+
+def first_seeds(plan: Sampling, requests: int) -> range:
+    """The seed of each request, below 2**63. vLLM draws choice k of a request with its seed + k, and on a CPU it takes
+    the lower 32 bits of that: requests of one batch are plan.n apart, and batches begin anywhere."""
+    first = hash((plan.seed, requests)) % 2**62
+    return range(first, first + requests * plan.n, plan.n)
 
 
 _TOKENS = {"logprobs": 0, "return_token_ids": True, "skip_special_tokens": False, "include_stop_str_in_output": True}
