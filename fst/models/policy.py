@@ -10,9 +10,17 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from fst.checkout import LAB_BASE
@@ -162,6 +170,23 @@ def load_policy(params: ModelParams) -> Policy:
     return Policy(
         **vars(load_reader(params.base)),
         model=model.to(device).eval(),
+        max_new_tokens=params.max_new_tokens,
+        cache_bytes=int(params.cache_gb * 2**30),
+    )
+
+
+def without_weights(params: ModelParams) -> Policy:
+    """The policy of the parameters with a model that holds no weights (torch's `meta` device): it encodes, decodes and
+    knows what ends an answer, for an engine that answers with weights of its own. Raises ModelError."""
+    with explained(params.base):
+        config = AutoConfig.from_pretrained(model_place(params.base))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **loading(params))
+        with contextlib.suppress(OSError):  # a model without generation_config.json: its config says what ends
+            model.generation_config = GenerationConfig.from_pretrained(model_place(params.base))
+    return Policy(
+        **vars(load_reader(params.base)),
+        model=model.eval(),
         max_new_tokens=params.max_new_tokens,
         cache_bytes=int(params.cache_gb * 2**30),
     )

@@ -272,7 +272,7 @@ def test_g8_an_engine_that_hangs_is_a_time_out(tmp_path: Path) -> None:
         streamed = running.ask("digits: 3 1 4 2 5", stream=True)
         os.kill(worker.pid, signal.SIGCONT)
         assert late.status_code == 504
-        assert "no answer within 0.5 s" in late.json()["error"]["message"]
+        assert "no token within 0.5 s" in late.json()["error"]["message"]
         assert '"error"' in streamed.text
         assert running.gateway.in_hand == 0
         assert running.ask("digits: 3 1 4 2 5").status_code == 200
