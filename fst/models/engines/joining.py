@@ -138,7 +138,7 @@ class RunningBatch:
         contexts: set[tuple[int, ...]] = set()
         for row in list(self._waiting.values()):
             contexts.add(row.ask.tokens)
-            if (admitted and sum(map(len, contexts)) > CONTEXT_TOKENS) or not sizes.takes(row.ask):
+            if (len(contexts) > 1 and sum(map(len, contexts)) > CONTEXT_TOKENS) or not sizes.takes(row.ask):
                 break
             admitted.append(self._waiting.pop(row.key))
         return admitted
