@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 
 class Patience:
-    """Waits while the time since the last token, or since the start, is below `seconds`."""
+    """Waits while the time since the last token, or since the start, is below `seconds` by `clock`."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
         self.heard()
 
     def heard(self, *_: object) -> None:
         """Note that a token has come."""
-        self._last = time.monotonic()
+        self._last = self._clock()
 
     async def wait(self, answers: asyncio.Future[T]) -> T:
         """The result of `answers`. Raises TimeoutError when no token comes in time."""
         while True:
-            left = self._last + self._seconds - time.monotonic()
+            left = self._last + self._seconds - self._clock()
             done, _ = await asyncio.wait([answers], timeout=max(0.0, left))
             if done:
                 return answers.result()
