@@ -2,7 +2,8 @@
 join and leave; B2 a newcomer has its first token after the next step, for one more pass over its own context; B3 rows
 never take more memory than there is for them; B4 a row that ends or is taken out frees its place; B5 every ask is
 answered, in the order in which they came, and newcomers do not hold up rows that run; B6 an ask that fails takes no
-other with it; B7 a model whose cache cannot take in rows keeps all this, with a batch for each newcomer."""
+other with it; B7 a model whose cache cannot take in rows keeps all this, with a batch for each newcomer; B8 adapters
+are loaded and dropped between two steps."""
 
 from __future__ import annotations
 
@@ -60,9 +61,8 @@ def exact(folder: Path) -> Policy:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    policy = exact(tiny_model_dir)
-    names = []
+def adapters(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folders = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         model = get_peft_model(load_policy(ModelParams(base=str(tiny_model_dir))).model, lora_config(4, 8))
@@ -70,9 +70,15 @@ def served(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Se
             for key, tensor in model.named_parameters():
                 if "lora_B" in key:
                     tensor.normal_(0, 1)
-        folder = tmp_path_factory.mktemp("adapters") / str(seed)
-        save_adapter(model, folder)
-        names.append(policy.engine.load(folder))
+        folders.append(tmp_path_factory.mktemp("adapters") / str(seed))
+        save_adapter(model, folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model_dir: Path, adapters: list[Path]) -> Served:
+    policy = exact(tiny_model_dir)
+    names = [policy.engine.load(folder) for folder in adapters]
     policy.model.double()
     return Served(policy, [None, *names])
 
@@ -360,3 +366,60 @@ def test_b7_its_newcomers_do_not_wait_either(sliding: Served) -> None:
     batch.join(1, LONG)
     assert {key for key, _ in batch.step()} == {0, 1}
     assert [rows.open for rows in batch._batches] == [False, False]
+
+
+def test_b8_adapters_come_and_go_while_rows_run(plain: Served, adapters: list[Path]) -> None:
+    engine, batch = plain.policy.engine, plain.batch
+    base = dataclasses.replace(LONG, max_new_tokens=20)
+    alone = {}
+    for adapter in (None, *map(engine.load, adapters)):
+        plain.policy.model.double()
+        alone[adapter] = plain.answer(dataclasses.replace(base, adapter=adapter)).tokens
+    assert len(set(alone.values())) == 3
+    first, second = (name for name in alone if name)
+    for name in (first, second):
+        engine.unload(name)
+    told: dict[int, list[object]] = {key: [] for key in range(3)}
+
+    def steps(times: int) -> None:
+        for said in stepped(batch, times):
+            for key, what in said:
+                told[key].append(what)
+
+    batch.join(0, base)
+    steps(2)
+    engine.load(adapters[0])
+    plain.policy.model.double()
+    batch.join(1, dataclasses.replace(base, adapter=first, max_new_tokens=6))
+    steps(2)
+    engine.load(adapters[1])
+    plain.policy.model.double()
+    batch.join(2, dataclasses.replace(base, adapter=second, max_new_tokens=12))
+    steps(4)
+    engine.unload(first)
+    steps(2)
+    batch.leave(2)
+    engine.unload(second)
+    steps(10)
+    assert (*told[0][:-1],) == alone[None]
+    assert (*told[1][:-1],) == alone[first][:6]
+    assert (*told[2],) == alone[second][:6]
+    assert len(batch) == 0
+
+
+def test_b8_rows_of_an_adapter_that_is_dropped_are_told(served: Served, adapters: list[Path]) -> None:
+    batch, engine = served.batch, served.policy.engine
+    served.policy.cache_bytes = 2**30
+    name = served.adapters[2]
+    assert name is not None
+    batch.join(0, dataclasses.replace(LONG, adapter=name))
+    list(stepped(batch, 1))
+    batch.join(1, LONG)
+    engine.unload(name)
+    try:
+        (failed, what), *others = batch.step()
+        assert (failed, str(what)) == (0, f"adapter {name} is not loaded; load its folder first")
+        assert [key for key, _ in others] == [1]
+    finally:
+        engine.load(adapters[1])
+        served.policy.model.double()
