@@ -164,7 +164,7 @@ class Gateway:
                     headers={**SAFE, **plan.headers},
                     media_type="text/event-stream",
                 )
-            found = await unless_gone(request, self.answering.answer(plan, asked, caller.tenant))
+            found = await unless_gone(request.receive, self.answering.answer(plan, asked, caller.tenant))
             usage = (len(plan.ids), sum(len(answer.tokens) for answer, _, _ in found))
             body = openai.whole(plan.id, asked, asked.model, [(text, finish) for _, text, finish in found], usage)
             return reply(body, 200, plan.headers)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
-
-from starlette.requests import Request
 
 from fst.serving.openai import BadRequest
 
 T = TypeVar("T")
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]  # ASGI's
 
 
 class Patience:
@@ -36,10 +35,10 @@ class Patience:
                 raise TimeoutError
 
 
-async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
-    """The answer to a request whose body has been read. When its client hangs up first, the answer is cancelled. Raises
-    BadRequest then, which nobody reads."""
-    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_hung_up(request))
+async def unless_gone(receive: Receive, answer: Coroutine[Any, Any, T]) -> T:
+    """The answer to a request whose body has been read; `receive` is what else its client says. When the client hangs
+    up first, the answer is cancelled. Raises BadRequest then, which nobody reads."""
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_hung_up(receive))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
@@ -50,6 +49,6 @@ async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

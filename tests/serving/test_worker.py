@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from starlette.requests import Request
 
 from fst.errors import EngineError, ModelError
 from fst.models.sampler import Ask
@@ -160,20 +158,11 @@ def test_p1_an_answer_is_waited_for_while_tokens_come() -> None:
     asyncio.run(main())
 
 
-def request_of(*messages: str) -> tuple[Request, Callable[[], None]]:
-    """A request to which the server says these things, and a function that says one thing more: it hung up."""
-    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    for message in messages:
-        queue.put_nowait({"type": message})
-    return Request({"type": "http"}, queue.get), lambda: queue.put_nowait({"type": "http.disconnect"})
-
-
 def test_p2_what_a_client_that_hangs_up_asked_for_is_cancelled() -> None:
-    async def answered(what: Coroutine[Any, Any, str]) -> str:
-        return await unless_gone(request_of("http.request")[0], what)
-
     async def main() -> None:
         cancelled, begun = asyncio.Event(), asyncio.Event()
+
+        said_by_client: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
         async def never() -> str:
             begun.set()
@@ -188,13 +177,13 @@ def test_p2_what_a_client_that_hangs_up_asked_for_is_cancelled() -> None:
         async def failed() -> str:
             raise EngineError("gone")
 
-        assert await answered(said()) == "said"
+        assert await unless_gone(said_by_client.get, said()) == "said"
         with pytest.raises(EngineError, match="gone"):
-            await answered(failed())
-        request, hang_up = request_of("http.request")
-        waiting = asyncio.ensure_future(unless_gone(request, never()))
+            await unless_gone(said_by_client.get, failed())
+        waiting = asyncio.ensure_future(unless_gone(said_by_client.get, never()))
         await begun.wait()
-        hang_up()
+        for message in ("http.request", "http.disconnect"):
+            said_by_client.put_nowait({"type": message})
         with pytest.raises(BadRequest, match="hung up") as refused:
             await waiting
         assert refused.value.status == 499
