@@ -31,7 +31,7 @@ from fst.models.tree import plain_model
 if TYPE_CHECKING:
     from fst.models.policy import Policy
 
-CONTEXT_TOKENS = 4096  # that run between two steps, or one context
+CONTEXT_TOKENS = 1024  # that run between two steps, or one context
 
 
 class JoinedRows(Decoder):
