@@ -64,6 +64,14 @@ class GrowingLayer(DynamicLayer):
         for i, mine in enumerate(self._held):
             mine[places] = functional.pad(other._held[i], (0, 0, mine.shape[2] - tokens, 0)) if tokens else 0.0
 
+    def copy_from(self, other: GrowingLayer, rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Fill an empty layer with tokens of another: its row i holds those at `tokens[i]` of row `rows[i]` there."""
+        keys, values = (
+            part[rows].gather(2, tokens[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3]))
+            for part in other._held
+        )
+        self.update(keys, values)
+
     @property
     def _held(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer that has seen a token."""

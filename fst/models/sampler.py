@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fst.models.cache import cache_bytes
-from fst.models.tree import encode_contexts, plain_model
+from fst.models.tree import Encoded, encode_contexts, plain_model
 
 MAX_ROWS = 1024  # in a batch, whatever memory there is
 LOGIT_COPIES = 6  # of a row's logits that a step holds at once, in float32
@@ -149,11 +149,20 @@ def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
 
 class Decoder:
     """A batch of answers in the making: the contexts run once at the start, then one token a step for every row.
-    `rows[i]` is in row i of the cache; those that have ended stay until a quarter of the batch has."""
+    `rows[i]` is in row i of the cache; those that have ended stay until a quarter of the batch has. `encoded` are the
+    rows' contexts, where they have run already."""
 
-    def __init__(self, model: nn.Module, rows: Sequence[Row], end_ids: Sequence[int], pad_id: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        end_ids: Sequence[int],
+        pad_id: int,
+        encoded: Encoded | None = None,
+    ) -> None:
         asks = [row.ask for row in rows]
-        leaves = encode_contexts(model, [ask.tokens for ask in asks], pad_id).spread(range(len(asks)))
+        encoded = encoded or encode_contexts(model, [ask.tokens for ask in asks], pad_id)
+        leaves = encoded.spread(range(len(asks)))
         self.model, self.rows, self.end_ids = model, list(rows), frozenset(end_ids)
         self.cache, self.mask, self.positions = leaves.cache, leaves.mask, leaves.lengths[:, None]
         device = self.mask.device

@@ -3,7 +3,7 @@ join and leave; B2 a newcomer has its first token after the next step, for one m
 never take more memory than there is for them; B4 a row that ends or is taken out frees its place; B5 every ask is
 answered, in the order in which they came, and newcomers do not hold up rows that run; B6 an ask that fails takes no
 other with it; B7 a model whose cache cannot take in rows keeps all this, with a batch for each newcomer; B8 adapters
-are loaded and dropped between two steps."""
+are loaded and dropped between two steps; B9 no token that a running row has in the cache runs again for a newcomer."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_b2_a_newcomer_has_its_first_token_after_the_next_step(plain: Served) ->
     batch.join(1, dataclasses.replace(LONG, tokens=CONTEXTS[1], max_new_tokens=3))
     calls.shapes.clear()
     told = batch.step()
-    assert calls.shapes == [(1, len(CONTEXTS[1]) - 1), (2, 1)]
+    assert calls.shapes == [(1, len(CONTEXTS[1]) - 1 - len(SYSTEM)), (2, 1)]
     assert [key for key, _ in told] == [0, 1]
     assert firsts(list(stepped(batch))) == {0: 1, 1: 1}
     assert calls.shapes[2:] == [(2, 1)] * 2 + [(1, 1)] * (40 - 5 - 3)
@@ -366,6 +366,29 @@ def test_b7_its_newcomers_do_not_wait_either(sliding: Served) -> None:
     batch.join(1, LONG)
     assert {key for key, _ in batch.step()} == {0, 1}
     assert [rows.open for rows in batch._batches] == [False, False]
+
+
+def test_b9_what_a_newcomer_begins_with_is_taken_from_rows_that_run(plain: Served) -> None:
+    calls, batch, other = Calls(plain.policy), plain.batch, [*range(50, 62)]
+    contexts = [(*SYSTEM, 8, 9, 5), (*other, 7, 5), (*other, 5), (*SYSTEM, 8, 9, 11, 5), (*other, 7, 7, 5), (99, 98, 5)]
+    asks = [dataclasses.replace(LONG, tokens=tokens) for tokens in contexts]
+    alone = [plain.answer(ask) for ask in asks]
+    told: list[object] = []
+    for first, last, shapes in (
+        (0, 1, [(1, 7), (1, 1)]),
+        (1, 2, [(1, 13), (2, 1)]),
+        (2, 5, [(3, 1), (5, 1)]),  # nothing but the end of each, and not even that of the second
+        (5, 6, [(1, 2), (6, 1)]),
+    ):
+        calls.shapes.clear()
+        for key in range(first, last):
+            batch.join(key, asks[key])
+        told += batch.step()
+        assert calls.shapes == shapes
+    told += [what for step in stepped(batch) for what in step]
+    answers = {key: what for key, what in told if isinstance(what, Answer)}  # type: ignore[misc]
+    assert [answers[key].tokens for key in range(6)] == [answer.tokens for answer in alone]
+    assert answers[4].logprobs == pytest.approx(alone[4].logprobs, abs=1e-5)
 
 
 def test_b8_adapters_come_and_go_while_rows_run(plain: Served, adapters: list[Path]) -> None:

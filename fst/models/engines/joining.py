@@ -1,8 +1,9 @@
 """Continuous batching: a batch of answers in the making that asks join and leave between two steps.
 
-An ask that joins has its context run, and takes the place of a row that has ended, or a new one. From the next step on
-it gets a token a step like all others, so a newcomer waits for one step and for its own context, however long the
-answers are that are being written. Rows of one adapter are one batch; the batches of several adapters step in turn.
+An ask that joins has its context run, except what it begins with like a row that runs (its prompt, as a rule), and
+takes the place of a row that has ended, or a new one. From the next step on it gets a token a step like all others, so
+a newcomer waits for one step and for its own context, however long the answers are that are being written. Rows of one
+adapter are one batch; the batches of several adapters step in turn.
 
 Asks join in the order in which they came, as many as fit in memory, and none overtakes another: an ask that does not
 fit yet gets what the rows before it free. Between two steps at most CONTEXT_TOKENS of contexts run, so that newcomers
@@ -10,7 +11,9 @@ do not hold up the rows that run already.
 
 Invariants, each with a test: B1 an answer is that of the ask alone, whenever others join and leave; B2 a newcomer has
 its first token after the next step; B3 rows never take more memory than there is for them; B4 a row that ends or is
-taken out frees its place; B5 every ask is answered, in whatever company; B6 an ask that fails takes no other with it.
+taken out frees its place; B5 every ask is answered, in whatever company; B6 an ask that fails takes no other with it;
+B7 a model whose cache cannot take in rows keeps all this, with a batch for each newcomer; B8 adapters are loaded and
+dropped between two steps; B9 no token that a running row has in the cache runs again for a newcomer.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ import torch
 from torch.nn import functional
 
 from fst.errors import EngineError, FstError
-from fst.models.cache import GrowingLayer
+from fst.models.cache import GrowingLayer, new_cache
 from fst.models.engines.engine import Told
 from fst.models.sampler import MAX_ROWS, Ask, Decoder, Row, row_bytes
-from fst.models.tree import plain_model
+from fst.models.tree import Encoded, continue_contexts, plain_model, takes_tree, tree_tokens
 
 if TYPE_CHECKING:
     from fst.models.policy import Policy
@@ -39,8 +42,11 @@ class JoinedRows(Decoder):
     cache as it has tokens. A model whose layers keep their states in another way than one key and value a token cannot
     take in rows: its newcomers are a batch of their own."""
 
-    def __init__(self, policy: Policy, adapter: str | None, rows: Sequence[Row]) -> None:
-        super().__init__(plain_model(policy.model), rows, policy.end_ids, policy.pad_id)
+    def __init__(self, policy: Policy, adapter: str | None, rows: Sequence[Row], beside: JoinedRows | None) -> None:
+        """`beside` is the batch that the rows are to join."""
+        model = plain_model(policy.model)
+        encoded = beside.encode(rows, policy.pad_id) if beside and takes_tree(model) else None
+        super().__init__(model, rows, policy.end_ids, policy.pad_id, encoded)
         self.adapter = adapter
         self._movable = all(type(layer) is GrowingLayer for layer in self.cache.layers)
         if self._movable:
@@ -84,6 +90,38 @@ class JoinedRows(Decoder):
         self.rows += other.rows[len(other.rows) - below :]
         for place, row in zip(taken, other.rows, strict=True):
             self.rows[place] = row
+
+    def encode(self, rows: Sequence[Row], pad_id: int) -> Encoded | None:
+        """The contexts of rows that are to join, each begun with what a row that runs here has in the cache already;
+        None where this saves nothing over running them by themselves."""
+        place: dict[tuple[int, ...], int] = {}
+        row_of = [place.setdefault(row.ask.tokens[:-1], len(place)) for row in rows]
+        begun = [self._longest_beginning(body) for body in place]
+        if sum(len(body) - shared for body, (shared, _) in zip(place, begun, strict=True)) >= tree_tokens([*place]):
+            return None
+        width = max(shared for shared, _ in begun)
+        lengths = torch.tensor([shared for shared, _ in begun], device=self.mask.device)
+        donors = torch.tensor([donor for _, donor in begun], device=self.mask.device)
+        ahead = torch.arange(width, device=self.mask.device) - (width - lengths)[:, None]
+        starts = self.mask[donors].argmax(-1)  # a row's first token
+        cache = new_cache(plain_model(self.model).config.get_text_config())
+        for layer, own in zip(cache.layers, self._layers, strict=True):
+            cast(GrowingLayer, layer).copy_from(own, donors, (starts[:, None] + ahead).clamp(min=0))
+        known = Encoded(cache, (ahead >= 0).long(), lengths, row_of)
+        return continue_contexts(self.model, known, [*place], pad_id)
+
+    def _longest_beginning(self, body: tuple[int, ...]) -> tuple[int, int]:
+        """Tokens that a context shares with one of a row that runs, the most of all, and the place of that row."""
+        shared, donor = 0, 0
+        for place, row in enumerate(self.rows):
+            context = row.ask.tokens[:-1]
+            while (
+                not row.ended
+                and shared < min(len(body), len(context))
+                and (body[: shared + 1] == context[: shared + 1])
+            ):
+                shared, donor = shared + 1, place
+        return shared, donor
 
     @property
     def _layers(self) -> list[GrowingLayer]:
@@ -145,14 +183,14 @@ class RunningBatch:
 
     def _start(self, adapter: str | None, rows: list[Row]) -> list[Told]:
         """Run the contexts of rows of one adapter, and let them join its batch. Where that fails, one by one."""
+        batch = open_batch(self._batches, adapter)
         try:
             with self._weights(adapter), torch.inference_mode():
-                new = JoinedRows(self._policy, adapter, rows)
+                new = JoinedRows(self._policy, adapter, rows, batch)
         except Exception as exc:  # whatever a model raises about a context
             if len(rows) == 1:
                 return [(rows[0].key, explained(exc))]
             return [told for row in rows for told in self._start(adapter, [row])]
-        batch = open_batch(self._batches, adapter)
         if batch is None:
             self._batches.append(new)
             return []
