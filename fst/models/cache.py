@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -39,6 +40,42 @@ class GrowingLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         self._room = None
+
+    def align(self, order: torch.Tensor) -> None:
+        """Reorder each row's tokens: `order` (rows, tokens) are their present places."""
+        if self.get_seq_length():
+            self.keys, self.values = (part.gather(2, order[:, None, :, None].expand_as(part)) for part in self._held)
+            self._room = None
+
+    def trim(self, tokens: int) -> None:
+        """Drop the first `tokens` tokens of every row. Their memory is given back when the room grows next."""
+        self.keys, self.values = (part[:, :, tokens:] for part in self._held)
+        if self._room is not None:
+            self._room = self._room[0][:, :, tokens:], self._room[1][:, :, tokens:]
+
+    def put(self, places: torch.Tensor, other: GrowingLayer, left: int, below: int) -> None:
+        """Take in the rows of another layer at `places` (rows), their last token beside the last token here; what was
+        there is overwritten. Before that, every row gets `left` tokens of padding in front, and `below` rows are
+        added."""
+        if left or below:
+            self.keys, self.values = (functional.pad(part, (0, 0, left, 0, 0, 0, 0, below)) for part in self._held)
+            self._room = None
+        tokens = other.get_seq_length()
+        for i, mine in enumerate(self._held):
+            mine[places] = functional.pad(other._held[i], (0, 0, mine.shape[2] - tokens, 0)) if tokens else 0.0
+
+    def copy_from(self, other: GrowingLayer, rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Fill an empty layer with tokens of another: its row i holds those at `tokens[i]` of row `rows[i]` there."""
+        keys, values = (
+            part[rows].gather(2, tokens[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3]))
+            for part in other._held
+        )
+        self.update(keys, values)
+
+    @property
+    def _held(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer that has seen a token."""
+        return cast(tuple[torch.Tensor, torch.Tensor], (self.keys, self.values))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)

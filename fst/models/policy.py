@@ -12,10 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, TemplateSyntaxError, meta
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from fst.checkout import LAB_BASE
@@ -192,9 +200,25 @@ def load_policy(params: ModelParams) -> Policy:
     with explained(params.base):
         model = AutoModelForCausalLM.from_pretrained(model_place(params.base), **loading(params))
     group_heads(model, params)
+    return _policy(params, model.to(device))
+
+
+def without_weights(params: ModelParams) -> Policy:
+    """The policy of the parameters with a model that holds no weights (torch's `meta` device): it encodes, decodes and
+    knows what ends an answer, for an engine that answers with weights of its own. Raises ModelError."""
+    with explained(params.base):
+        config = AutoConfig.from_pretrained(model_place(params.base))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **loading(params))
+        with contextlib.suppress(OSError):  # a model without generation_config.json: its config says what ends
+            model.generation_config = GenerationConfig.from_pretrained(model_place(params.base))
+    return _policy(params, model)
+
+
+def _policy(params: ModelParams, model: PreTrainedModel) -> Policy:
     return Policy(
         **vars(load_reader(params)),
-        model=model.to(device).eval(),
+        model=model.eval(),
         max_new_tokens=params.max_new_tokens,
         cache_bytes=int(params.cache_gb * 2**30),
     )

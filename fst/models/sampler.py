@@ -8,14 +8,15 @@ the batch, how many rows fit in memory, or the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from fst.models.cache import cache_bytes
-from fst.models.tree import encode_contexts, plain_model
+from fst.models.tree import Encoded, encode_contexts, plain_model
 
 MAX_ROWS = 1024  # in a batch, whatever memory there is
 LOGIT_COPIES = 6  # of a row's logits that a step holds at once, in float32
@@ -58,55 +59,67 @@ class Ask:
     seed: int
 
 
+@dataclass(eq=False)
+class Row:
+    """An answer in the making; `key` is what the caller knows it by."""
+
+    ask: Ask
+    key: int = 0
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(tuple(self.tokens), tuple(self.logprobs))
+
+
 @torch.inference_mode()
 def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
     """n answers to each request, in order. The model is left in the mode (training or not) that it was in."""
-    was_training = model.training
-    model.eval()
-    asks = [
-        Ask(tuple(request), None, plan.max_new_tokens, plan.temperature, hash((plan.seed, i, k)) % 2**63)
+    rows = [
+        Row(Ask(tuple(request), None, plan.max_new_tokens, plan.temperature, hash((plan.seed, i, k)) % 2**63))
         for i, request in enumerate(requests)
         for k in range(plan.n)
     ]
-    found: dict[int, Answer] = {}
-    try:
-        for batch in _batches(model, asks, plan.cache_bytes):
-            answers = _decode(model, [asks[i] for i in batch], plan.end_ids, plan.pad_id)
-            found.update(zip(batch, answers, strict=True))
-    finally:
-        model.train(was_training)
-    return [[found[i * plan.n + k] for k in range(plan.n)] for i in range(len(requests))]
+    with evaluating(model):
+        for batch in _batches(model, rows, plan.cache_bytes):
+            Decoder(model, batch, plan.end_ids, plan.pad_id).run()
+    answers = iter([row.answer for row in rows])
+    return [[next(answers) for _ in range(plan.n)] for _ in requests]
 
 
-@torch.inference_mode()
-def serve_rows(
-    model: nn.Module, rows: Sequence[Ask], end_ids: Sequence[int], pad_id: int, heard: Callable[[int, int], None]
-) -> list[Answer]:
-    """One answer to each row, all in one batch. `heard(row, token)` is called with every token except end tokens."""
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode inside the block; afterwards in the mode that it was in."""
     was_training = model.training
     model.eval()
     try:
-        return _decode(model, rows, end_ids, pad_id, heard)
+        yield
     finally:
         model.train(was_training)
 
 
 def rows_that_fit(model: nn.Module, tokens: int, room: int) -> int:
     """Rows of `tokens` tokens whose cache and logits fit in `room` bytes; at least 1."""
+    return max(1, min(MAX_ROWS, room // row_bytes(model, tokens)))
+
+
+def row_bytes(model: nn.Module, tokens: int) -> int:
+    """Bytes that a row of `tokens` tokens takes: its cache, and its logits in a step."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
-    row = tokens * cache_bytes(config, plain.dtype) + LOGIT_COPIES * 4 * config.vocab_size
-    return max(1, min(MAX_ROWS, room // row))
+    return tokens * cache_bytes(config, plain.dtype) + LOGIT_COPIES * 4 * int(config.vocab_size)
 
 
-def _batches(model: nn.Module, asks: Sequence[Ask], room: int) -> Iterator[list[int]]:
-    """Rows (indices), those of short requests first, as many as fit in memory."""
-    batch: list[int] = []
-    for i in sorted(range(len(asks)), key=lambda i: len(asks[i].tokens)):
-        if batch and len(batch) >= rows_that_fit(model, len(asks[i].tokens) + asks[i].max_new_tokens, room):
+def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[Row]]:
+    """The rows, those of short requests first, as many together as fit in memory."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ask.tokens)):
+        if batch and len(batch) >= rows_that_fit(model, len(row.ask.tokens) + row.ask.max_new_tokens, room):
             yield batch
             batch = []
-        batch.append(i)
+        batch.append(row)
     if batch:
         yield batch
 
@@ -134,58 +147,70 @@ def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
     return noise.to(device)
 
 
-def _decode(
-    model: nn.Module,
-    rows: Sequence[Ask],
-    end_ids: Sequence[int],
-    pad_id: int,
-    heard: Callable[[int, int], None] | None = None,
-) -> list[Answer]:
-    """One answer to each row."""
-    leaves = encode_contexts(model, [row.tokens for row in rows], pad_id).spread(range(len(rows)))
-    cache, mask, position = leaves.cache, leaves.mask, leaves.lengths[:, None]
-    device = mask.device
-    ends = torch.tensor(list(end_ids), device=device)
-    limits = torch.tensor([row.max_new_tokens for row in rows], device=device)
-    temperatures = torch.tensor([row.temperature for row in rows], device=device)
-    noise = _noise(rows, device)
-    chosen = torch.tensor([row.tokens[-1] for row in rows], device=device)
-    batch = torch.arange(len(rows), device=device)  # the row that each place of the batch runs
-    running = torch.ones(len(rows), dtype=torch.bool, device=device)
-    tokens: list[list[int]] = [[] for _ in rows]
-    logprobs: list[list[float]] = [[] for _ in rows]
-    for step in range(1, max(row.max_new_tokens for row in rows) + 1):
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
-        out = model(
-            input_ids=chosen[:, None],
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
+class Decoder:
+    """A batch of answers in the making: the contexts run once at the start, then one token a step for every row.
+    `rows[i]` is in row i of the cache; those that have ended stay until a quarter of the batch has. `encoded` are the
+    rows' contexts, where they have run already."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        end_ids: Sequence[int],
+        pad_id: int,
+        encoded: Encoded | None = None,
+    ) -> None:
+        asks = [row.ask for row in rows]
+        encoded = encoded or encode_contexts(model, [ask.tokens for ask in asks], pad_id)
+        leaves = encoded.spread(range(len(asks)))
+        self.model, self.rows, self.end_ids = model, list(rows), frozenset(end_ids)
+        self.cache, self.mask, self.positions = leaves.cache, leaves.mask, leaves.lengths[:, None]
+        device = self.mask.device
+        self.chosen = torch.tensor([ask.tokens[-1] for ask in asks], device=device)
+        self.drawn = torch.zeros(len(asks), dtype=torch.long, device=device)  # tokens of each row so far
+        self.temperatures = torch.tensor([ask.temperature for ask in asks], device=device)
+        self.noise = _noise(asks, device)
+
+    @property
+    def left(self) -> int:
+        """Rows that have not ended."""
+        return sum(not row.ended for row in self.rows)
+
+    def run(self) -> None:
+        """Step until all rows have ended."""
+        while self.left:
+            self.step()
+
+    def step(self) -> list[tuple[Row, int]]:
+        """Draw the next token of every row that has not ended; returns them, end tokens included."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], -1)
+        out = self.model(
+            input_ids=self.chosen[:, None],
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
             use_cache=True,
         )
         said = torch.log_softmax(out.logits[:, -1].float(), -1)
-        chosen = _draw(said, temperatures[batch], noise[batch, step - 1])
-        likely = said.gather(-1, chosen[:, None])[:, 0]
-        told = zip(batch.tolist(), running.tolist(), chosen.tolist(), likely.tolist(), strict=True)
-        for row, runs, token, logprob in told:
-            if runs:
-                tokens[row].append(token)
-                logprobs[row].append(logprob)
-                if heard and token not in end_ids:
-                    heard(row, token)
-        running &= ~torch.isin(chosen, ends) & (limits[batch] > step)
-        left = int(running.sum())
-        if not left:
-            break
-        position = position + 1
-        if left < KEPT * len(batch):
-            keep = running.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            batch, chosen, mask, position, running = (
-                batch[keep],
-                chosen[keep],
-                mask[keep],
-                position[keep],
-                running[keep],
-            )
-    return [Answer(tuple(t), tuple(p)) for t, p in zip(tokens, logprobs, strict=True)]
+        noise = self.noise.gather(-1, self.drawn[:, None].clamp(max=self.noise.shape[-1] - 1))[:, 0]
+        self.chosen = _draw(said, self.temperatures, noise)
+        likely = said.gather(-1, self.chosen[:, None])[:, 0]
+        self.positions, self.drawn = self.positions + 1, self.drawn + 1
+        told = []
+        for row, token, logprob in zip(self.rows, self.chosen.tolist(), likely.tolist(), strict=True):
+            if not row.ended:
+                row.tokens.append(token)
+                row.logprobs.append(logprob)
+                row.ended = token in self.end_ids or len(row.tokens) == row.ask.max_new_tokens
+                told.append((row, token))
+        if 0 < self.left < KEPT * len(self.rows):
+            self._keep([place for place, row in enumerate(self.rows) if not row.ended])
+        return told
+
+    def _keep(self, places: list[int]) -> None:
+        """Drop all rows but those at these places."""
+        keep = torch.tensor(places, device=self.mask.device)
+        self.cache.batch_select_indices(keep)
+        self.rows = [self.rows[place] for place in places]
+        self.mask, self.positions, self.chosen = self.mask[keep], self.positions[keep], self.chosen[keep]
+        self.drawn, self.temperatures, self.noise = self.drawn[keep], self.temperatures[keep], self.noise[keep]

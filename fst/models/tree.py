@@ -142,6 +142,18 @@ def encode_contexts(model: nn.Module, contexts: Sequence[Tokens], pad_id: int) -
     return rests
 
 
+def continue_contexts(model: nn.Module, known: Encoded, bodies: Sequence[Tokens], pad_id: int) -> Encoded:
+    """Run what is left of bodies (contexts without their last token) whose first `known.lengths` tokens are in the
+    cache, which is taken over."""
+    rests = [body[start:] for body, start in zip(bodies, known.lengths.tolist(), strict=True)]
+    return _grown(plain_model(model), known, rests, pad_id)
+
+
+def tree_tokens(bodies: Sequence[Tokens]) -> int:
+    """Tokens that distinct bodies run as a tree."""
+    return sum(length + sum(len(bodies[i]) - length for i in members) for length, members in shared_prefixes(bodies))
+
+
 def padded(rows: Sequence[Tokens], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (rows, longest), padded on the left, and the mask that is 1 at real tokens."""
     longest = max(len(row) for row in rows)

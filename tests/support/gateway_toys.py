@@ -18,7 +18,9 @@ from peft import get_peft_model
 
 from fst.config import ModelParams, Params, params_from_dict
 from fst.models.adapter import lora_config, save_adapter
+from fst.models.engines.in_process import TransformersEngine
 from fst.models.policy import load_policy
+from fst.models.sampler import row_bytes
 from fst.monitoring.dashboard import dashboard_routes
 from fst.serving.app import Gateway
 from fst.serving.build import allowed, build
@@ -137,6 +139,15 @@ class Running:
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(30)
+
+
+def endless_engine(base: str, rows: int) -> TransformersEngine:
+    """An engine whose answers end at their limit only, with memory for about so many rows of 64 tokens."""
+    policy = load_policy(ModelParams(base=base))
+    policy.tokenizer.eos_token = None
+    policy.model.generation_config.eos_token_id = None
+    policy.cache_bytes = rows * row_bytes(policy.model, 64)
+    return TransformersEngine(policy)
 
 
 @contextlib.contextmanager

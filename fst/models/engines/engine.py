@@ -14,15 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
+from fst.errors import FstError
 from fst.models.sampler import Answer, Ask, Sampling
 
 if TYPE_CHECKING:
     from fst.config import Params
     from fst.models.policy import Policy
 
-__all__ = ["Answer", "Ask", "Engine", "OnToken", "Sampling"]
+__all__ = ["Answer", "Ask", "Batch", "Engine", "LocalEngine", "OnToken", "Sampling", "Told"]
 
 OnToken = Callable[[int, int], None]  # (index of the ask, token id), as soon as it is drawn
+Told = tuple[int, int | Answer | FstError]  # an ask's key, and its next token, its answer, or why it has none
 
 
 class Engine(Protocol):
@@ -30,7 +32,8 @@ class Engine(Protocol):
     server."""
 
     exact: bool  # whether log-probabilities are those of the policy's own model, to the last digit
-    concurrent: bool  # whether `serve` may run in many threads at once; otherwise the gateway gives it a process
+    concurrent: bool  # whether `serve` may run in many threads at once; otherwise it is a LocalEngine
+    own_weights: bool  # whether it answers with weights of its own; then the gateway does not load the policy's
 
     @property
     def context(self) -> int | None:
@@ -78,4 +81,33 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release what the engine holds."""
+        ...
+
+
+class LocalEngine(Engine, Protocol):
+    """An engine that runs the model itself. The gateway gives it a process and steps its batch there."""
+
+    def batch(self) -> Batch:
+        """An empty batch of this engine's."""
+        ...
+
+
+class Batch(Protocol):
+    """Asks that are answered together and join and leave between two steps."""
+
+    def __len__(self) -> int:
+        """Asks that are not answered yet."""
+        ...
+
+    def join(self, key: int, ask: Ask) -> None:
+        """Add an ask; what becomes of it is told under `key`."""
+        ...
+
+    def leave(self, key: int) -> None:
+        """Take an ask out; one that has been answered is no error."""
+        ...
+
+    def step(self) -> list[Told]:
+        """Draw the next token of every ask that runs. Every token is told except those that end an answer, and then
+        the answer, or the error in its place."""
         ...

@@ -44,6 +44,7 @@ class VllmEngine:
 
     exact = False
     concurrent = True
+    own_weights = True
 
     def __init__(self, policy: Policy, server: VllmServer, params: VllmParams) -> None:
         self._policy, self._server, self._params = policy, server, params
