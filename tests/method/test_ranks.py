@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -148,7 +148,9 @@ def test_r4_r5_a_run_on_two_ranks_is_one_run_and_resumes(tmp_path: Path) -> None
         assert cut.poll() is None
         assert time.monotonic() < until
         time.sleep(0.05)
-    os.killpg(cut.pid, signal.SIGKILL)
+    launcher = psutil.Process(cut.pid)
+    for one in (*launcher.children(recursive=True), launcher):  # the ranks have sessions of their own
+        one.kill()
     cut.communicate()
     process = launch(tmp_path / "cut", "fst")
     said, _ = process.communicate(timeout=300)
@@ -217,7 +219,7 @@ def test_r7_the_configurations_are_read(path: Path) -> None:
 
     config = load_config_from_file(str(path))
     assert config.num_processes >= 2
-    assert str(config.distributed_type).split(".")[-1].lower() in ("multi_cpu", "multi_gpu", "fsdp", "deepspeed")
+    assert str(config.distributed_type).split(".")[-1].lower() in ("multi_gpu", "fsdp", "deepspeed")
 
 
 def test_one_process_asks_nobody() -> None:

@@ -129,22 +129,21 @@ def launch(model: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     settings = (
         *("model.engine=vllm", "model.max_new_tokens=12", f"vllm.python={PYTHON}", "vllm.start_seconds=600"),
         *("prepare.train=16", "prepare.validation=4", "prepare.test=4", "evaluate.samples=1", "evaluate.kl_problems=2"),
-        *("slow.problems_per_step=2", "slow.group_size=4", "fast.prompts=2", "fast.anchors=4", "fast.minibatch=2"),
-        *("fast.budget=16", "loop.cycles=1", "loop.steps_per_cycle=2", "reflector.style=feedback"),
+        *("slow.problems_per_step=2", "slow.group_size=4", "slow.warmup_steps=0"),
+        *(
+            "fast.prompts=2",
+            "fast.anchors=4",
+            "fast.minibatch=2",
+            "fast.budget=16",
+            "loop.cycles=1",
+            "loop.steps_per_cycle=2",
+            "reflector.style=feedback",
+        ),
         *("reflector.proposals=2", "reflector.max_new_tokens=16"),
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    command += [
-        "-m",
-        "fst.cli",
-        "train",
-        "--run",
-        "run",
-        "--runs",
-        str(folder / "runs"),
-        "--data",
-        str(folder / "problems.jsonl"),
-    ]
+    command += ["-m", "--", "fst.cli", "train", "--run", "run", "--runs", str(folder / "runs")]
+    command += ["--data", str(folder / "problems.jsonl")]
     command += ["--model", str(model), "--quiet", *(word for setting in settings for word in ("--set", setting))]
     scratch = folder / "scratch"
     scratch.mkdir()
