@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -99,11 +100,12 @@ SMALL = (
 )
 
 
-def launch(runs: Path, arm: str, *more: str) -> subprocess.Popen[str]:
+def launch(runs: Path, arm: str, *more: str, problems: Path | None = None) -> subprocess.Popen[str]:
     """A run on two ranks; what rank 1 records is in a folder beside `runs`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     command += ["-m", "--", "fst.cli", "train", "--run", "run", "--runs", str(runs)]
-    command += ["--arm", arm, "--domain", "lab/sort_desc+add_one", "--resume", "--quiet"]
+    command += ["--arm", arm, "--resume", "--quiet"]
+    command += ["--data", str(problems)] if problems else ["--domain", "lab/sort_desc+add_one"]
     command += [option for setting in (*SMALL, *more) for option in ("--set", setting)]
     scratch = runs.with_name(f"{runs.name}-scratch")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -120,14 +122,19 @@ def events(runs: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_r4_two_ranks_learn(tmp_path: Path) -> None:
-    """From a prompt that says it all, on weights that follow it half of the time."""
-    process = launch(tmp_path, "rl")
+    """To end an answer with a digit from 5 to 9, which one in seven does at first."""
+    rng = random.Random(0)
+    questions = {" ".join(rng.choices("0123456789", k=5)) for _ in range(300)}
+    problem = {"answer": "[5-9]$", "verifier": {"name": "regex"}}
+    lines = [json.dumps({"id": question, "question": question, **problem}) for question in sorted(questions)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(lines))
+    process = launch(tmp_path / "runs", "rl", "loop.seed_prompt=Solve the task.", problems=tmp_path / "problems.jsonl")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    rewards = [event["reward"] for event in events(tmp_path, "step")]
+    rewards = [event["reward"] for event in events(tmp_path / "runs", "step")]
     assert len(rewards) == 30
-    assert 0.4 < sum(rewards[:4]) / 4 < 0.7
-    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1
+    assert sum(rewards[:4]) / 4 < 0.4
+    assert sum(rewards[-4:]) / 4 > 0.8
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The vLLM engine with a real pretrained model, SmolLM2-135M, on the CPU. Q1 each step's answers come from the adapter
 that the step before made, and their log-probabilities are those of the model that is trained, but for rounding; Q2 two
 processes train one adapter with one server, which ends with them; Q3 what is longer than the server's context is
-refused. Skipped without an environment of vLLM (`make vllm`), or without FST_SMOLLM2, the folder of the model."""
+refused. Skipped without an environment of vLLM (`make vllm`)."""
 
 from __future__ import annotations
 
@@ -42,15 +42,6 @@ pytestmark = [
 ]
 QUESTIONS = ("Name three fruits.", "What is 12 + 7?", "Write a short greeting.", "Which animals can fly?")
 PROMPTS = (Prompt("You answer in one short sentence."), Prompt("You are a poet."))
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """The folder of SmolLM2-135M-Instruct."""
-    folder = os.environ.get("FST_SMOLLM2")
-    if not folder:
-        pytest.skip("FST_SMOLLM2 names no folder of SmolLM2-135M")
-    return Path(folder)
 
 
 @pytest.fixture(scope="module")
