@@ -133,25 +133,27 @@ class _Metered(SlowWeights):
 
 
 def our_steps(params: Params, lengths: Lengths | None, steps: int) -> list[Figures]:
-    """What each of our steps takes; the first, which warms up, is left out."""
-    work = Work.of(params, lengths, steps + 1)
+    """What each of our steps takes. Of the lab's, which are short, the first warms up and is left out."""
+    warm = int(lengths is None)
+    work = Work.of(params, lengths, steps + warm)
     params, size = work.params, work.params.slow.problems_per_step
     population = Population(tuple(Prompt(text) for text in work.prompts))
     found = []
     with tempfile.TemporaryDirectory() as folder:
         slow = _Metered(work.policy(), params.slow, params.model, work.verify, Path(folder), seed=0)
         before = memory_in_use()
-        for step in range(steps + 1):
+        for step in range(steps + warm):
             slow.meter = Meter(before)
             with slow.meter.part("training"):
                 slow.train_step(population, work.problems[step * size : (step + 1) * size])
             found.append(Figures.of(slow.meter))
-    return found[1:]
+    return found[warm:]
 
 
 def their_steps(params: Params, lengths: Lengths | None, steps: int) -> list[Figures]:
     """The same of GRPOTrainer as it comes, under the first prompt, in micro-batches of as many tokens as our slices."""
-    work = Work.of(params, lengths, steps + 1)
+    warm = int(lengths is None)
+    work = Work.of(params, lengths, steps + warm)
     policy = work.policy()
     asked = [policy.messages(work.prompts[0], problem.question) for problem in work.problems]
 
@@ -161,7 +163,7 @@ def their_steps(params: Params, lengths: Lengths | None, steps: int) -> list[Fig
 
     longest = max(map(len, policy.encode(asked))) + policy.max_new_tokens
     before = memory_in_use()
-    meters = [Meter(before) for _ in range(steps + 1)]
+    meters = [Meter(before) for _ in range(steps + warm)]
     plain = PlainTrl(
         rows=[{"prompt": messages, "place": place} for place, messages in enumerate(asked)],
         reward=reward,
@@ -170,7 +172,7 @@ def their_steps(params: Params, lengths: Lengths | None, steps: int) -> list[Fig
     )
     with tempfile.TemporaryDirectory() as folder:
         plain.train(policy, work.params, Path(folder), [meter.part for meter in meters])
-    return [Figures.of(meter) for meter in meters][1:]
+    return [Figures.of(meter) for meter in meters[warm:]]
 
 
 def speed(params: Params, lengths: Lengths | None, steps: int, blocks: int) -> Iterator[str]:

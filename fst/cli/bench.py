@@ -35,7 +35,7 @@ def speed(
     Example: fst bench speed --model models/smollm2 --lengths 256 64 32 --steps 1 --blocks 1 --set model.threads=2
 
     Args:
-        steps: RL steps of each trainer in a block; one more warms up.
+        steps: RL steps of each trainer in a block.
         blocks: Alternating blocks of both.
         lengths: Tokens of a prompt, of a question and of an answer.
     """

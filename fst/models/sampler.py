@@ -124,16 +124,24 @@ def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[
         yield batch
 
 
-def _draw(logprobs: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Token ids (rows,) from log-probabilities (rows, vocabulary), temperatures (rows,) and noise (rows,) in [0, 1)."""
+def _draw(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (rows,) from logits (rows, vocabulary), temperatures (rows,) and noise (rows,) in [0, 1), and their
+    log-probabilities (rows,) at temperature 1, in nats."""
+    likely = torch.softmax(logits, -1)
     warm = temperatures > 0
     if not bool(warm.any()):
-        return logprobs.argmax(-1)
-    if not bool((temperatures == 1).all()):
-        logprobs = torch.log_softmax(logprobs / torch.where(warm, temperatures, 1.0)[:, None], -1)
-    mass = logprobs.exp().cumsum(-1)
-    drawn = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(max=mass.shape[-1] - 1)
-    return drawn if bool(warm.all()) else torch.where(warm, drawn, logprobs.argmax(-1))
+        chosen = logits.argmax(-1)
+    else:
+        tempered = likely
+        if not bool((temperatures == 1).all()):
+            tempered = torch.softmax(logits / torch.where(warm, temperatures, 1.0)[:, None], -1)
+        mass = tempered.cumsum(-1)
+        chosen = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(
+            max=mass.shape[-1] - 1
+        )
+        if not bool(warm.all()):
+            chosen = torch.where(warm, chosen, logits.argmax(-1))
+    return chosen, likely.gather(-1, chosen[:, None])[:, 0].log()
 
 
 def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
@@ -191,10 +199,9 @@ class Decoder:
             past_key_values=self.cache,
             use_cache=True,
         )
-        said = torch.log_softmax(out.logits[:, -1].float(), -1)
+        logits = out.logits[:, -1].float()
         noise = self.noise.gather(-1, self.drawn[:, None].clamp(max=self.noise.shape[-1] - 1))[:, 0]
-        self.chosen = _draw(said, self.temperatures, noise)
-        likely = said.gather(-1, self.chosen[:, None])[:, 0]
+        self.chosen, likely = _draw(logits, self.temperatures, noise)
         self.positions, self.drawn = self.positions + 1, self.drawn + 1
         told = []
         for row, token, logprob in zip(self.rows, self.chosen.tolist(), likely.tolist(), strict=True):
