@@ -10,6 +10,7 @@ is plain TRL, and a test holds us to it.
 from __future__ import annotations
 
 import io
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -34,8 +35,10 @@ from fst.models.adapter import adapter_state, load_adapter, lora_config, save_ad
 from fst.models.device import free_cache
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
-from fst.models.tree import takes_tree
+from fst.models.tree import why_single
 from fst.types import Population, Prompt, Rollout
+
+log = logging.getLogger("fst")
 
 # How processes may share the work where the tree runs parts of the model by themselves: each has the whole model.
 _WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -127,7 +130,12 @@ class SlowWeights:
         if config.gradient_checkpointing:  # TRL leaves it to `train`, which is not used here
             policy.model.gradient_checkpointing_enable(config.gradient_checkpointing_kwargs)
             policy.model.enable_input_require_grads()
-        self.tree = takes_tree(policy.model) and self.trainer.accelerator.distributed_type in _WHOLE_MODELS
+        single = why_single(policy.model)
+        if self.trainer.accelerator.distributed_type not in _WHOLE_MODELS:
+            single = "the model is shared out between the processes"
+        self.tree = not single
+        if single:
+            log.warning("prompts and questions are not shared in training, each row runs by itself: %s", single)
 
     def train_step(self, population: Population, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
         """One RL step on `problems`: G rollouts each, dealt over the population's K prompts."""

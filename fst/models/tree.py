@@ -34,13 +34,23 @@ DEEPEST = 10  # branchings of the trie below which no further prefix is looked f
 
 
 def takes_tree(model: nn.Module) -> bool:
-    """Whether the model's layers all keep every key and value, and its attention takes a mask of padding. Sliding
-    windows and recurrent layers do not, and gradient checkpointing switches the cache off."""
+    """Whether the rows of a batch may share what they begin with, see `why_single`."""
+    return not why_single(model)
+
+
+def why_single(model: nn.Module) -> str:
+    """Why each row of a batch must run by itself; empty where rows may share what they begin with. Every layer must
+    keep all keys and values in the cache, and its attention take a mask of padding."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
-    if getattr(config, "_attn_implementation", "") not in (GROUPED, "sdpa", "eager") or plain.is_gradient_checkpointing:
-        return False
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    used = getattr(config, "_attn_implementation", "")
+    if plain.is_gradient_checkpointing:
+        return "gradient checkpointing switches the model's cache off"
+    if used not in (GROUPED, "sdpa", "eager"):
+        return f"the attention {used!r} takes no mask (model.attention)"
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
+        return "some of the model's layers do not keep every key and value"
+    return ""
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:

@@ -145,9 +145,12 @@ def test_s2_loss_and_gradient(
     expect_step(slow, prompts, rows, cispo(slow, rows, beta))
 
 
-def test_s2_gradient_checkpointing_is_on_when_asked(scripted: Callable[..., Watched]) -> None:
-    """Layers run again in the backward pass; the gradient stays."""
+def test_s2_gradient_checkpointing_is_on_when_asked(
+    scripted: Callable[..., Watched], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Layers run again in the backward pass; the gradient stays. That rows are not shared then is said."""
     slow = scripted(kl_penalty=0.05, trl={"gradient_checkpointing": True})
+    assert "each row runs by itself: gradient checkpointing" in caplog.text
     rows = scripted_rows(slow, 2, slow.script[0], REWARDS)
     loss = cispo(slow, rows, 0.05)
     runs: list[bool] = []

@@ -19,7 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from fst.models.tree import encode_contexts, shared_prefixes, takes_tree
+from fst.models.tree import encode_contexts, shared_prefixes, takes_tree, why_single
 
 SIZES = {
     "vocab_size": 64,
@@ -124,6 +124,7 @@ def test_models_that_take_a_tree(tiny_model_dir: Path) -> None:
     checkpointed = llama()
     checkpointed.gradient_checkpointing_enable()
     assert not takes_tree(checkpointed)
+    assert "gradient checkpointing" in why_single(checkpointed)
 
 
 @pytest.mark.parametrize("contexts", [[[5]], [[5], [5]], [[1, 2], [3]], [[1, 2, 3], [1, 2], [1, 2, 3]]])
