@@ -58,7 +58,7 @@ class ModelSettings(Settings):
     """Parameters, and the model by an option of its own."""
 
     model: str | None = None
-    """Directory or hub id of the policy; overrides model.base."""
+    """Directory, hub id or .gguf file of the policy; overrides model.base."""
 
     def overrides(self) -> list[str]:
         return [*self.set, *([f"model.base={self.model}"] if self.model else [])]

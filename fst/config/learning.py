@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,8 +15,8 @@ Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.e
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ValueError(f"{name!r} is no device; say auto, cpu, cuda, cuda:1 or mps")
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"{name!r} is no device; say auto, cpu, cuda or mps (CUDA_VISIBLE_DEVICES says which GPU)")
     return name
 
 
@@ -60,7 +59,7 @@ class ModelParams(Section):
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
     device: Annotated[str, AfterValidator(_device)] = Field(
-        "auto", description="where it runs: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`"
+        "auto", description="where it runs: `auto` (a GPU where there is one), `cpu`, `cuda`, `mps`"
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="attention implementation of transformers; `auto` is what it chooses"

@@ -29,7 +29,7 @@ def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, Lef
     warning tells. Raises DataError where a split would be empty."""
     kept = {name: readable(policy, getattr(domain, name), params) for name in SPLITS}
     missing = {name: len(getattr(domain, name)) - len(kept[name]) for name in SPLITS}
-    room = room_for_question(policy, params)
+    room = policy.room(params, policy.engine.context)
     if room is None or not any(missing.values()):
         return domain, None
     left = LeftOut(missing, max(_lengths(policy, domain.problems)), room)
@@ -46,7 +46,7 @@ def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, Lef
 
 def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tuple[Problem, ...]:
     """The problems whose questions fit. Raises DataError where none does."""
-    room = room_for_question(policy, params)
+    room = policy.room(params, policy.engine.context)
     if room is None:
         return tuple(problems)
     lengths = _lengths(policy, problems)
@@ -59,12 +59,6 @@ def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tup
             "longer context"
         )
     return kept
-
-
-def room_for_question(policy: Policy, params: Params) -> int | None:
-    """Tokens that a question may have: what is read at once, less the longest prompt and answer. None: no limit."""
-    context = _context(policy)
-    return None if context is None else context - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
 
 def _context(policy: Policy) -> int | None:

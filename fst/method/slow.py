@@ -280,7 +280,7 @@ class SlowWeights:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         load_adapter(self.trainer.model, folder)
-        state = torch.load(folder / "trainer.pt", weights_only=True)
+        state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         self.trainer.optimizer.load_state_dict(state["optimizer"])
         self.trainer.lr_scheduler.load_state_dict(state["scheduler"])
         self.step = state["step"]

@@ -25,6 +25,7 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new tokens; returns all keys and all values."""
         if torch.is_grad_enabled():
+            self._room = None
             return super().update(key_states, value_states, *args, **kwargs)
         before, new = self.get_seq_length(), key_states.shape[-2]
         if not self.is_initialized:

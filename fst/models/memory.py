@@ -91,8 +91,8 @@ def device_bytes(device: torch.device) -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far: allocated on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
+    """The most memory that this process has had so far: allocated on the GPU where it uses one, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

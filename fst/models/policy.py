@@ -78,11 +78,16 @@ class Reader:
         """Tokens in a text, special tokens that the tokenizer adds included."""
         return len(self.tokenizer(text)["input_ids"])
 
-    def room(self, params: Params) -> int | None:
-        """Tokens that a question may have, beside the longest prompt allowed and an answer; None without a limit."""
-        if self.context is None:
+    def room(self, params: Params, context: int | None = None) -> int | None:
+        """Tokens that a question may have, its turn of the chat template included, beside the longest prompt allowed,
+        the turn around that, and an answer. `context` is what is read at once, if it is not the model's; None without a
+        limit."""
+        context = self.context if context is None else context
+        if context is None:
             return None
-        return self.context - params.fast.max_prompt_tokens - params.model.max_new_tokens
+        alone, prompted = map(len, self.encode([self.messages("", "1"), self.messages("1", "1")]))
+        turn = max(0, prompted - alone)
+        return context - turn - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
 
 @dataclass

@@ -202,7 +202,7 @@ class Decoder:
         logits = out.logits[:, -1].float()
         noise = self.noise.gather(-1, self.drawn[:, None].clamp(max=self.noise.shape[-1] - 1))[:, 0]
         self.chosen, likely = _draw(logits, self.temperatures, noise)
-        self.positions, self.drawn = self.positions + 1, self.drawn + 1
+        self.drawn = self.drawn + 1
         told = []
         for row, token, logprob in zip(self.rows, self.chosen.tolist(), likely.tolist(), strict=True):
             if not row.ended:
@@ -210,6 +210,8 @@ class Decoder:
                 row.logprobs.append(logprob)
                 row.ended = token in self.end_ids or len(row.tokens) == row.ask.max_new_tokens
                 told.append((row, token))
+        running = torch.tensor([not row.ended for row in self.rows], device=self.positions.device)
+        self.positions = (self.positions + 1) * running[:, None]  # an ended row stays where every model has a position
         if 0 < self.left < KEPT * len(self.rows):
             self._keep([place for place, row in enumerate(self.rows) if not row.ended])
         return told

@@ -59,7 +59,7 @@ class Slice:
         place = bisect_left(contexts, new)
         if place == len(contexts) or contexts[place] != new:
             beside = contexts[max(0, place - 1) : place + 1]
-            nodes += len(new) - max((_common(new, other) for other in beside), default=0)
+            nodes += len(new) - max((common(new, other) for other in beside), default=0)
             contexts = [*contexts[:place], new, *contexts[place:]]
         return Slice([*self.rows, row], contexts, nodes, max(self.deepest, len(new)), max(self.longest, length))
 
@@ -69,7 +69,7 @@ class Slice:
         return len(self.rows) * self.longest + (self.nodes + deepest // READ_SHARE if tree else deepest)
 
 
-def _common(a: Tokens, b: Tokens) -> int:
+def common(a: Tokens, b: Tokens) -> int:
     """How many tokens two sequences begin with alike."""
     for place, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:

@@ -128,6 +128,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         threading.Thread(target=_write, args=(ours, self._outbox), daemon=True).start()
         threading.Thread(target=self._read, args=(ours, self._process, loop), daemon=True).start()
+        for folder in self._folders.values():
+            self._send((-1, "load", folder, False))
 
     def _read(self, connection: Connection, process: Any, loop: asyncio.AbstractEventLoop) -> None:
         """Pass on the child's messages until it ends; runs in a thread."""
@@ -167,8 +169,6 @@ class Worker:
             self._fail("the engine dies at every start; its own message is in the gateway's log")
             return
         self._spawn()
-        for folder in self._folders.values():
-            self._send((-1, "load", folder, False))
         for number, job in list(self._jobs.items()):
             if job.attempts >= ATTEMPTS and job.kind == "ask":
                 if not job.done.done():

@@ -28,10 +28,11 @@ def test_auto_is_this_processes_gpu_else_the_cpu(monkeypatch: pytest.MonkeyPatch
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert device_of("cuda") == torch.device("cuda")
-    with pytest.raises(ConfigError, match=r"^model\.device: torch sees no 'cuda:1'"):
-        device_of("cuda:1")
-    with pytest.raises(ConfigError, match=r"model\.device: .*'gpu' is no device"):
-        params_from_dict({"model": {"device": "gpu"}})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"^model\.device: torch sees no 'cuda'"):
+        device_of("cuda")
+    with pytest.raises(ConfigError, match=r"model\.device: .*'cuda:1' is no device.*CUDA_VISIBLE_DEVICES"):
+        params_from_dict({"model": {"device": "cuda:1"}})
 
 
 def test_a_policy_is_loaded_onto_its_device(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from fst.errors import EngineError, FstError
 from fst.models.cache import GrowingLayer, new_cache
 from fst.models.engines.engine import Told
 from fst.models.sampler import MAX_ROWS, Ask, Decoder, Row, row_bytes
+from fst.models.slices import common
 from fst.models.tree import Encoded, continue_contexts, plain_model, takes_tree, tree_tokens
 
 if TYPE_CHECKING:
@@ -112,16 +113,10 @@ class JoinedRows(Decoder):
 
     def _longest_beginning(self, body: tuple[int, ...]) -> tuple[int, int]:
         """Tokens that a context shares with one of a row that runs, the most of all, and the place of that row."""
-        shared, donor = 0, 0
-        for place, row in enumerate(self.rows):
-            context = row.ask.tokens[:-1]
-            while (
-                not row.ended
-                and shared < min(len(body), len(context))
-                and (body[: shared + 1] == context[: shared + 1])
-            ):
-                shared, donor = shared + 1, place
-        return shared, donor
+        running = (place for place, row in enumerate(self.rows) if not row.ended)
+        found = ((common(body, self.rows[place].ask.tokens[:-1]), -place) for place in running)
+        shared, donor = max(found, default=(0, 0))
+        return shared, -donor
 
     @property
     def _layers(self) -> list[GrowingLayer]:
@@ -183,13 +178,17 @@ class RunningBatch:
 
     def _start(self, adapter: str | None, rows: list[Row]) -> list[Told]:
         """Run the contexts of rows of one adapter, and let them join its batch. Where that fails, one by one."""
-        batch = open_batch(self._batches, adapter)
+        batch, failed = open_batch(self._batches, adapter), None
         try:
             with self._weights(adapter), torch.inference_mode():
                 new = JoinedRows(self._policy, adapter, rows, batch)
+        except torch.AcceleratorError:  # every later call fails too: a new process is needed
+            raise
         except Exception as exc:  # whatever a model raises about a context
-            if len(rows) == 1:
-                return [(rows[0].key, explained(exc))]
+            failed = explained(exc)  # the exception itself holds what the attempt took of memory
+        if failed and len(rows) == 1:
+            return [(rows[0].key, failed)]
+        if failed:
             return [told for row in rows for told in self._start(adapter, [row])]
         if batch is None:
             self._batches.append(new)
@@ -197,6 +196,8 @@ class RunningBatch:
         try:
             with torch.inference_mode():
                 batch.take_in(new)
+        except torch.AcceleratorError:
+            raise
         except Exception as exc:
             return self._failed(batch, exc, new.rows)
         return []
@@ -205,6 +206,8 @@ class RunningBatch:
         try:
             with self._weights(batch.adapter), torch.inference_mode():
                 drawn = batch.step()
+        except torch.AcceleratorError:
+            raise
         except Exception as exc:
             return self._failed(batch, exc)
         said: list[Told] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 BASE = "base"
 _COMPLETIONS = "/v1/completions"
+KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+if hasattr(socket, "TCP_KEEPIDLE"):
+    KEEP_ALIVE += [(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)]
 IN_FLIGHT = 256  # requests at once; vLLM schedules as many by default
 
 
@@ -51,10 +55,12 @@ class VllmEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="fst-adapters-"))
         # vLLM closes a connection that was idle for 5 s: ours are not used again after that.
         limits = httpx.Limits(max_connections=IN_FLIGHT, keepalive_expiry=2.0)
+        transport = httpx.HTTPTransport(limits=limits, socket_options=KEEP_ALIVE)
         self._http = httpx.Client(
-            timeout=params.timeout_seconds, limits=limits, headers=headers(params), trust_env=False
+            timeout=params.timeout_seconds, transport=transport, headers=headers(params), trust_env=False
         )
-        # Answers take as long as they take, and wait for their turn. A server that dies closes the connection.
+        # Answers take as long as they take, and wait for their turn. A server that dies closes the connection; that its
+        # machine is gone shows when probes of the connection go unanswered.
         self._patient = httpx.Timeout(params.timeout_seconds, read=None, pool=None)
         self._name = BASE
         self._used: list[str] = []  # adapters sampled with in training, the latest last
@@ -214,7 +220,10 @@ class VllmEngine:
                     raise EngineError(f"vLLM at {url} refused {path} ({answer.status_code})")
                 for line in answer.iter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
-                        yield from json.loads(line[6:]).get("choices", [])
+                        event = json.loads(line[6:])
+                        if "error" in event:
+                            raise EngineError(f"vLLM at {url} gave up in the middle of an answer: {event['error']}")
+                        yield from event.get("choices", [])
         except httpx.HTTPError as exc:
             raise EngineError(f"vLLM at {url} broke off ({type(exc).__name__})") from exc
 
