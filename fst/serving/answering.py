@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fst.errors import EngineError
@@ -191,13 +191,13 @@ class Answering:
         release = self.live.shadow
         if release is None:
             return
-        started = time.monotonic()
+        started, patience = time.monotonic(), Patience(self.live.params.timeout_seconds)
         try:
             named = plan.domain if plan.domain in release.prompts else ""
             copy = self._planned(f"{plan.id}-shadow", asked, named, release, "shadow")
-            with release.held():
-                answer = await self.worker.generate(self._asking(copy, asked, 0))
-        except (EngineError, BadRequest) as exc:
+            with self._writing(copy, replace(asked, n=1), patience.heard) as whole:
+                (answer,) = await patience.wait(whole)
+        except (EngineError, BadRequest, TimeoutError) as exc:
             log.warning("the shadow release does not answer: %s", exc)
             return
         text, finish = finished(answer, asked, self.encoder.is_control)
