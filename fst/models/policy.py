@@ -86,7 +86,7 @@ class Reader:
         if context is None:
             return None
         alone, prompted = map(len, self.encode([self.messages("", "1"), self.messages("1", "1")]))
-        turn = max(0, prompted - alone)
+        turn = max(0, prompted - alone - len(self.tokenizer("1", add_special_tokens=False)["input_ids"]))
         return context - turn - params.fast.max_prompt_tokens - params.model.max_new_tokens
 
 

@@ -18,7 +18,7 @@ from fst.config import Params, params_from_dict
 from fst.data.types import Domain, Problem
 from fst.errors import DataError
 from fst.method.lengths import LeftOut, fitting, readable
-from fst.method.runner import Job, plan_of, run_rounds
+from fst.method.runner import Job, plan_of, problems_of, run_rounds
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.policy import Policy
 from fst.runs.records import rollouts_of
@@ -42,6 +42,9 @@ def of_length(policy: Policy, tokens: int, name: str) -> Problem:
     return found
 
 
+TURN = 1  # a token that the template sets around a prompt
+
+
 class Narrow(TransformersEngine):
     """Reads 100 tokens at once, as a server may that was started so."""
 
@@ -51,7 +54,7 @@ class Narrow(TransformersEngine):
 @pytest.fixture
 def room(policy: Policy) -> int:
     assert policy.context == 512
-    return 512 - PARAMS.fast.max_prompt_tokens - 8
+    return 512 - PARAMS.fast.max_prompt_tokens - 8 - TURN
 
 
 def test_n1_a_question_may_be_as_long_as_what_is_left(policy: Policy, room: int) -> None:
@@ -61,7 +64,10 @@ def test_n1_a_question_may_be_as_long_as_what_is_left(policy: Policy, room: int)
 
 def test_n2_a_server_that_reads_less_decides(policy: Policy) -> None:
     policy.engine = Narrow(policy)
-    longest, longer = of_length(policy, 100 - 64 - 8, "longest"), of_length(policy, 100 - 64 - 7, "longer")
+    longest, longer = (
+        of_length(policy, 100 - 64 - 8 - TURN, "longest"),
+        of_length(policy, 100 - 64 - 7 - TURN, "longer"),
+    )
     assert readable(policy, [longest, longer], PARAMS) == (longest,)
 
 
@@ -129,7 +135,7 @@ def test_n3_n6_a_run_records_what_it_left_out(job: Job) -> None:
     assert learner.round == 2
     left = [event for event in learner.books.events() if event["kind"] == "left out"]
     splits = {"train": 2, "validation": 0, "test": 0}
-    assert left == [{"kind": "left out", "round": -1, "splits": splits, "longest": 501, "room": 440}]
+    assert left == [{"kind": "left out", "round": -1, "splits": splits, "longest": 501, "room": 440 - TURN}]
     asked = {line["problem_id"] for _, line in rollouts_of(job.folder)}
     assert asked == {f"p{i}" for i in range(3, 10)}
     assert {p.id for p in learner.domain.train} == {"p6", "p7", "p8", "p9"}
@@ -138,6 +144,7 @@ def test_n3_n6_a_run_records_what_it_left_out(job: Job) -> None:
 def test_the_plan_counts_with_the_questions_that_are_asked(job: Job) -> None:
     """Beside a prompt of one token the long questions fit."""
     params = job.params.replace(fast=job.params.fast.replace(max_prompt_tokens=1))
-    without, with_them = (plan_of(dataclasses.replace(job, params=p)).phases for p in (job.params, params))
+    jobs = [dataclasses.replace(job, params=p) for p in (job.params, params)]
+    without, with_them = (plan_of(one, problems_of(one)).phases for one in jobs)
     assert with_them[0].name == without[0].name == "answers"
     assert with_them[0].bytes > 2 * without[0].bytes

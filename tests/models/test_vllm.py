@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from fst.config import Params, VllmParams, params_from_dict
+from fst.config import ModelParams, Params, VllmParams, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.types import Domain, SplitSizes
 from fst.errors import EngineError
@@ -54,7 +54,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def server(params: Params) -> Iterator[VllmServer]:
-    context = load_reader("lab").context
+    context = load_reader(ModelParams()).context
     server = shared_server(model_place("lab"), params.slow.lora_rank, "float32", context, params.vllm)
     server.url()
     yield server

@@ -12,6 +12,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_q3_what_is_too_long_is_refused(policy: Policy) -> None:
         policy.answer_ids(long, 1, 0)
 
 
-def launch(model: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def launch(model: Path, folder: Path, scratch: Path) -> subprocess.CompletedProcess[str]:
     """A small run on two ranks; half of all answers are right, whatever they say."""
     dice = random.Random(0)
     with (folder / "problems.jsonl").open("w", encoding="utf-8") as file:
@@ -136,8 +137,6 @@ def launch(model: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command += ["-m", "--", "fst.cli", "train", "--run", "run", "--runs", str(folder / "runs")]
     command += ["--data", str(folder / "problems.jsonl")]
     command += ["--model", str(model), "--quiet", *(word for setting in settings for word in ("--set", setting))]
-    scratch = folder / "scratch"
-    scratch.mkdir()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
     env["ACCELERATE_USE_CPU"] = "true"
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
@@ -147,10 +146,16 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [e for e in valid_lines(read_lines(folder / "run" / "events.jsonl")) if e["kind"] == kind]
 
 
-def test_q2_two_ranks_with_one_server(smollm2: Path, tmp_path: Path) -> None:
-    done = launch(smollm2, tmp_path)
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder with a short path, as the sockets of vLLM need."""
+    with tempfile.TemporaryDirectory(prefix="fst-") as folder:
+        yield Path(folder)
+
+
+def test_q2_two_ranks_with_one_server(smollm2: Path, tmp_path: Path, scratch: Path) -> None:
+    done = launch(smollm2, tmp_path, scratch)
     assert done.returncode == 0, done.stdout + done.stderr
-    scratch = tmp_path / "scratch"
     (log,) = scratch.glob("fst-vllm-*/server.log")
     (own,) = scratch.glob("fst-rank-1-*")
     (first,), (second,) = events(tmp_path / "runs", "end"), events(own, "end")

@@ -20,12 +20,12 @@ from support.lab_project import LabProject, alive, wait_until
 
 pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {
-    "prepare": {"train": 16, "validation": 4, "test": 4},
+    "prepare": {"train": 16, "validation": 16, "test": 16},
     "slow": {"problems_per_step": 4, "group_size": 4, "micro_tokens": 512},
     "fast": {"prompts": 2, "anchors": 4, "minibatch": 2, "budget": 16, "patience": 1, "max_prompt_tokens": 128},
     "reflector": {"style": "feedback", "proposals": 4, "max_new_tokens": 24},
     "loop": {"cycles": 1, "steps_per_cycle": 2, "seed_prompt": "Answer with one word."},
-    "evaluate": {"samples": 2, "kl_problems": 2},
+    "evaluate": {"samples": 1, "kl_problems": 2},
 }
 MEASURED = """
 import resource, subprocess, sys
@@ -41,7 +41,7 @@ def project(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> LabProje
     domains = {"words": {"spec": "jsonl:words.jsonl", "source": "words.jsonl", "start": "base"}}
     project = LabProject(tmp_path_factory.mktemp("pretrained") / "project", domains, model=model, **SMALL)
     rng, known = random.Random(0), ("river", "stone", "apple", "window", "letter", "train", "paper", "garden")
-    asked = {f"Say something about a {a} and a {b}." for a in known for b in rng.sample(known, 4)}
+    asked = {f"Say something about a {a} and a {b}." for a in known for b in rng.sample(known, 6)}
     problem = {"answer": "^[A-L]", "verifier": {"name": "regex"}}  # of real answers, some begin so
     lines = [json.dumps({"id": str(i), "question": text, **problem}) for i, text in enumerate(sorted(asked))]
     (project.root / "words.jsonl").write_text("\n".join(lines), encoding="utf-8")
