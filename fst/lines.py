@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+BLOCK = 1 << 16  # bytes that reading back reads at once
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
@@ -29,10 +31,45 @@ def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `read_lines`, each with its line number from 1."""
     if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
-            yield number, values
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if (values := _object(line)) is not None:
+                yield number, values
+
+
+def read_back(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects that `read_lines` gives, the last one first. Reads the file from its end, in blocks, and only as far
+    as objects are asked for."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in _lines_back(file):
+            if (values := _object(line)) is not None:
+                yield values
+
+
+def ends_in_a_line(path: Path) -> bool:
+    """Whether the file's last line is whole: it ends with a newline, or there is none."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _lines_back(file: BinaryIO) -> Iterator[bytes]:
+    at, rest = file.seek(0, os.SEEK_END), b""
+    while at > 0:
+        size = min(BLOCK, at)
+        at = file.seek(at - size)
+        rest, *lines = (file.read(size) + rest).split(b"\n")
+        yield from reversed(lines)
+    yield rest
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None

@@ -20,8 +20,8 @@ def rounds_table(name: str, rounds: Sequence[Mapping[str, Any]]) -> None:
             "cycle": r["cycle"],
             "RL steps": r["step"],
             "reward": f"{r['reward']:.3f}",
-            "validation accuracy": f"{r['accuracy']:.3f}",
-            "KL, nats per token": f"{r['kl']:.4f}",
+            "validation accuracy": "" if r["accuracy"] is None else f"{r['accuracy']:.3f}",
+            "KL, nats per token": "" if r["kl"] is None else f"{r['kl']:.4f}",
             "rollouts learned from": r["rollouts"]["train"] + r["rollouts"]["fast"],
             "best prompt": r["prompt"],
         }

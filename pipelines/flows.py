@@ -82,11 +82,13 @@ def run_stage(project: Project, stage: Stage, name: str) -> dict[str, Any] | Sta
 @fst_task(name="round", task_run_name="{name}: round {number}")
 def train_round(project: Project, name: str, number: int) -> dict[str, Any] | State[Any]:
     """A fast or a slow round. A retry goes on from the last round that was completed."""
-    done = _worker.call(work.next_round, project, name, timeout_seconds=project.params.flows.round_seconds)
+    limits = project.params.of_domain(name).flow_limits
+    done = _worker.call(work.next_round, project, name, timeout_seconds=limits.round_seconds)
     if done["round"] is None:
         return Completed(message="no round was left to do", data=done)
-    says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}, "
-    says += f"accuracy {done['accuracy']:.3f}, KL {done['kl']:.4f}"
+    says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}"
+    if done["accuracy"] is not None:
+        says += f", accuracy {done['accuracy']:.3f}, KL {done['kl']:.4f}"
     get_run_logger().info("%s: %s", name, says)
     return Completed(message=says, data=done)
 
@@ -207,7 +209,7 @@ def ensure_limit(name: str) -> None:
 
 def call(function: Callable[..., T], project: Project, *arguments: Any) -> T:
     """Call a function of pipelines/work.py in the child process."""
-    return _worker.call(function, project, *arguments, timeout_seconds=project.params.flows.stage_seconds)
+    return _worker.call(function, project, *arguments, timeout_seconds=project.params.flow_limits.stage_seconds)
 
 
 _depth = 0

@@ -65,7 +65,7 @@ def bundle(project: Project, name: str) -> Path:
 
 def next_round(project: Project, name: str) -> dict[str, Any]:
     """Train the next round of a domain, from where its training stands. `more` says whether another round follows;
-    `round` is None where none was left."""
+    `round` is None where none was left, `accuracy` and `kl` where no evaluation followed it."""
     rounds = _rounds(project, name)
     try:
         learner = next(rounds, None)
@@ -74,11 +74,12 @@ def next_round(project: Project, name: str) -> dict[str, Any]:
         raise
     if learner is None:
         return {"round": None, "more": False}
-    events = learner.books.events()
-    last = {kind: [e for e in events if e["kind"] == kind][-1] for kind in ("round", "evaluation")}
+    done, measured = learner.books.last("round"), learner.books.last("evaluation")
+    if measured["round"] != done["round"]:
+        measured = {"accuracy": None, "kl": None}
     return {
-        **{key: last["round"][key] for key in ("round", "channel", "cycle", "step", "reward", "rollouts")},
-        **{key: last["evaluation"][key] for key in ("accuracy", "kl")},
+        **{key: done[key] for key in ("round", "channel", "cycle", "step", "reward", "rollouts")},
+        **{key: measured[key] for key in ("accuracy", "kl")},
         "prompt": learner.population.best.text,
         "more": not learner.finished,
     }

@@ -36,9 +36,9 @@ class Worker:
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
 
-    def call(self, function: Callable[..., T], *arguments: Any, timeout_seconds: float) -> T:
+    def call(self, function: Callable[..., T], *arguments: Any, timeout_seconds: float | None) -> T:
         """Call a module's function in the child. What it raises is raised here; WorkerDied when the child dies or takes
-        longer than `timeout_seconds`."""
+        longer than `timeout_seconds`, where that is given."""
         future, name = self._started().submit(function, *arguments), function.__name__
         try:
             return future.result(timeout_seconds)

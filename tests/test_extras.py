@@ -20,7 +20,7 @@ from pipelines.__main__ import main as flows
 from support.imports import ROOT, imports
 
 # What libraries of ours need and do not declare themselves, or choose at run time.
-BEHIND_OTHERS = {"accelerate", "antlr4-python3-runtime"}
+BEHIND_OTHERS = {"antlr4-python3-runtime"}
 PART_OF = {"botocore": "boto3"}
 
 

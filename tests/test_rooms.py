@@ -19,7 +19,7 @@ ROOMS = ("fst", "pipelines")
 LIBRARY_ROOMS = {
     "trl": ("fst/method/slow*.py",),
     "gepa": ("fst/method/fast.py",),
-    "transformers": ("fst/models/*",),
+    "transformers": ("fst/models/*", "fst/method/slow_trl.py"),
     "peft": ("fst/models/*",),
     "vllm": ("fst/models/engines/*",),
     "httpx": (
@@ -39,7 +39,8 @@ LIBRARY_ROOMS = {
     "great_expectations": ("fst/data/validation/*",),
     "dvc": ("pipelines/graph.py",),
     "cryptography": ("fst/store/signing.py",),
-    "filelock": ("fst/store/local.py", "fst/runs/records.py"),
+    "filelock": ("fst/store/local.py", "fst/runs/records.py", "fst/models/gguf.py"),
+    "gguf": ("fst/models/gguf.py",),
     "matplotlib": ("fst/report/figures.py", "fst/report/live.py", "fst/claims/page.py"),
     "evidently": ("fst/monitoring/*",),
     "prefect": ("pipelines/*",),

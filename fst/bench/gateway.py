@@ -67,7 +67,7 @@ async def _compare(params: Params, questions: list[str], seconds: float) -> list
     model = params.model
     worker = Worker(partial(load_engine, params))
     await worker.start()
-    policy = load_policy(model.base, model.max_new_tokens)
+    policy = load_policy(model)
     asks = [
         Ask(tuple(ids), None, model.max_new_tokens, 1.0, i)
         for i, ids in enumerate(policy.encode([policy.messages(PROMPTS[0], q) for q in questions]))

@@ -3,72 +3,136 @@ same prompts in the same run, and how near the engine comes to what this machine
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from fst.bench.speed import DOMAIN, PROMPTS
+from fst.bench.speed import DOMAIN, PROMPTS, endless, text_of
 from fst.config import Params
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.models.policy import Policy, load_policy
+from fst.models.sampler import Ask
+
+SHORTEST, LONGEST = 8, 128  # answers of mixed lengths, in tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows to answer: token ids, and how long each answer is (None: until the model ends it)."""
+
+    name: str
+    rows: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...] | None = None
 
 
 def rollouts(params: Params, blocks: int) -> Iterator[str]:
-    """Lines: a training step's rollouts (16 problems, 8 answers each), then 200 distinct requests."""
+    """Lines, one for each batch.
+
+    Of the lab: a training step's rollouts (16 problems, 8 answers each), then 200 distinct requests. Of another model:
+    16 questions of about 100 tokens with 8 answers each, all of 64 tokens, then of 8 to 128.
+    """
     torch.set_num_threads(params.model.threads)
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
-    problems = load_domain(DOMAIN, SplitSizes(400, 1, 1), seed=0).train
-    step = policy.encode([policy.messages(PROMPTS[0], p.question) for p in problems[:16]])
-    many = policy.encode([policy.messages(PROMPTS[i % 4], p.question) for i, p in enumerate(problems[:200])])
-    for name, requests, n in (("a training step, 16 x 8", step, 8), ("200 distinct requests", many, 1)):
-        ours, theirs, work = [], [], 0.0
-        for block in range(blocks + 1):  # the first warms up
-            tokens, seconds, work = _ours(policy, requests, n, block)
-            plain_tokens, plain_seconds = _generate(policy, requests, n)
-            if block:
-                ours.append(tokens / seconds)
-                theirs.append(plain_tokens / plain_seconds)
+    policy = load_policy(params.model)
+    for batch in _lab(policy) if params.model.base == "lab" else _texts(policy):
+        ours, theirs = [], []
+        for block in range(blocks + (blocks > 1)):  # the first warms up
+            mine, plain = _ours(policy, batch, block), _generate(policy, batch)
+            if block or blocks == 1:
+                ours.append(mine)
+                theirs.append(plain)
         mine, plain = statistics.median(ours), statistics.median(theirs)
-        limit = matmul_limit(policy, len(requests) * n)
-        share = work * mine / limit
+        limit = matmul_limit(policy, len(batch.rows))
+        share = _work(policy, batch, mine) / limit
         yield (
-            f"{name}: ours {mine:,.0f} tokens/s, model.generate {plain:,.0f}, ratio {mine / plain:.2f} (target: >= 2); "
+            f"{batch.name}: ours {mine:,.0f} tokens/s, model.generate {plain:,.0f}, ratio {mine / plain:.2f}; "
             f"{share:.0%} of the {limit / 1e9:.0f} GFLOP/s that matrix products of these shapes reach on "
             f"{params.model.threads} thread(s)"
         )
 
 
-def _ours(policy: Policy, requests: Sequence[list[int]], n: int, seed: int) -> tuple[int, float, float]:
-    """(tokens written, seconds, floating-point operations of matrix products a token written)."""
+def _lab(policy: Policy) -> list[Batch]:
+    problems = load_domain(DOMAIN, SplitSizes(400, 1, 1), seed=0).train
+    step = policy.encode([policy.messages(PROMPTS[0], p.question) for p in problems[:16]])
+    many = policy.encode([policy.messages(PROMPTS[i % 4], p.question) for i, p in enumerate(problems[:200])])
+    return [
+        Batch("a training step, 16 x 8", tuple(tuple(ids) for ids in step for _ in range(8))),
+        Batch("200 distinct requests", tuple(map(tuple, many))),
+    ]
+
+
+def _texts(policy: Policy) -> list[Batch]:
+    rng = random.Random(0)
+    asked = policy.encode([policy.messages("Solve the task.", text_of(policy, 100, rng)) for _ in range(16)])
+    rows = tuple(tuple(ids) for ids in asked for _ in range(8))
+    mixed = tuple(SHORTEST + (LONGEST - SHORTEST) * i // (len(rows) - 1) for i in range(len(rows)))
+    return [
+        Batch("16 x 8, answers of 64 tokens", rows, (64,) * len(rows)),
+        Batch(f"16 x 8, answers of {SHORTEST} to {LONGEST} tokens", rows, tuple(rng.sample(mixed, len(mixed)))),
+    ]
+
+
+def _ours(policy: Policy, batch: Batch, seed: int) -> float:
+    """Tokens a second."""
+    asked = policy if batch.lengths is None else endless(policy)
+    lengths = batch.lengths or (policy.max_new_tokens,) * len(batch.rows)
+    asks = [Ask(ids, None, n, 1.0, hash((seed, i))) for i, (ids, n) in enumerate(zip(batch.rows, lengths, strict=True))]
     started = time.perf_counter()
-    groups = policy.answer_ids(requests, n, seed)
-    seconds = time.perf_counter() - started
-    written = sum(len(answer.tokens) for group in groups for answer in group)
-    read = sum(map(len, requests))
-    weights = sum(p.numel() for name, p in policy.model.named_parameters() if p.ndim == 2)  # embedding: the head's
-    return written, seconds, 2 * weights * (written + read) / written
+    answers = asked.engine.serve(asks)
+    return sum(len(answer.tokens) for answer in answers) / (time.perf_counter() - started)
 
 
-def _generate(policy: Policy, requests: Sequence[list[int]], n: int) -> tuple[int, float]:
-    """`model.generate` as GRPOTrainer calls it: every row of its own, left-padded."""
-    longest = max(map(len, requests))
-    rows = [[policy.pad_id] * (longest - len(r)) + list(r) for r in requests for _ in range(n)]
-    ids = torch.tensor(rows)
+class _Lengths:
+    """A logits processor: ends each row at its length, and not before."""
+
+    def __init__(self, lengths: Sequence[int], context: int, end: int) -> None:
+        self._lengths, self._context, self._end = torch.tensor(lengths), context, end
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        over = self._lengths <= input_ids.shape[1] - self._context + 1
+        scores[:, self._end] = -torch.inf
+        scores[over] = -torch.inf
+        scores[over, self._end] = 0
+        return scores
+
+
+def _generate(policy: Policy, batch: Batch) -> float:
+    """Tokens a second of `model.generate` as GRPOTrainer calls it: every row of its own, left-padded."""
+    longest = max(map(len, batch.rows))
+    ids = torch.tensor([[policy.pad_id] * (longest - len(row)) + list(row) for row in batch.rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch.rows])
+    limit, processors = policy.max_new_tokens, []
+    if batch.lengths:
+        limit = max(batch.lengths)
+        processors.append(_Lengths(batch.lengths, longest, policy.end_ids[0]))
     started = time.perf_counter()
     with torch.no_grad():
         found = policy.model.generate(
             input_ids=ids,
-            attention_mask=(ids != policy.pad_id).long(),
+            attention_mask=mask,
             do_sample=True,
             top_k=0,
-            max_new_tokens=policy.max_new_tokens,
+            max_new_tokens=limit,
+            eos_token_id=list(policy.end_ids),
             pad_token_id=policy.pad_id,
+            logits_processor=processors,
         )
     seconds = time.perf_counter() - started
-    return int((found[:, longest:] != policy.pad_id).sum()), seconds
+    written = sum(batch.lengths) if batch.lengths else int((found[:, longest:] != policy.pad_id).sum())
+    return written / seconds
+
+
+def _work(policy: Policy, batch: Batch, speed: float) -> float:
+    """Floating-point operations of matrix products a second, at `speed` tokens written a second: those of each token
+    written, and of each distinct request once."""
+    weights = sum(p.numel() for p in policy.model.parameters() if p.ndim == 2)  # tied embeddings: the head's
+    written = sum(batch.lengths) if batch.lengths else len(batch.rows) * policy.max_new_tokens
+    read = sum(map(len, set(batch.rows)))
+    return 2 * weights * (written + read) / written * speed
 
 
 @torch.inference_mode()
@@ -78,7 +142,7 @@ def matmul_limit(policy: Policy, rows: int) -> float:
     weights = [torch.randn(shape) for shape in shapes]
     inputs = [torch.randn(rows, shape[1]) for shape in shapes]
     best = 0.0
-    for _ in range(20):
+    for _ in range(5):
         started = time.perf_counter()
         for x, w in zip(inputs, weights, strict=True):
             torch.nn.functional.linear(x, w)

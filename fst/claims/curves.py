@@ -3,7 +3,7 @@
 Invariants (tests/claims/test_claims.py): K1 a first reach is the earliest point at or above a level; K2 the cost of an
 accuracy is read off the running maximum, between points by straight lines, and never outside of what was seen; K3 an
 interval over seeds holds its mean, and one seed has none; K4 a sigmoid that made the points is found again; K5 a curve
-that has not bent yet has no ceiling.
+that has not bent yet, or has fewer points than the sigmoid has parameters, has no ceiling.
 """
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ def fit_ceiling(points: Sequence[tuple[float, float]]) -> Ceiling:
         doubt = "the curve does not rise"
     elif mid > float(c.max()) or seen < 0.7 * rise:
         doubt = "the curve has not bent yet"
+    elif len(set(c)) < 3:
+        doubt = "it was evaluated less than three times"
     return Ceiling(a, b, mid, doubt, float(r[c >= 0.75 * c.max()].mean()))
 
 

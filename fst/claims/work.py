@@ -17,6 +17,7 @@ from fst.data.types import Domain, SplitSizes
 from fst.files import document, write_atomic
 from fst.method.evaluation import mean_at
 from fst.method.learner import Learner
+from fst.method.lengths import fitting
 from fst.method.loop import rounds
 from fst.method.rollouts import Asker
 from fst.method.runner import Job, has_ended, prepare, run_job
@@ -74,12 +75,14 @@ def _continual(work: Work, params: Params, size: Size, folder: Path) -> None:
     steps = cycles * params.loop.steps_per_cycle
     budget = steps * params.rollouts_per_step if work.arm == "rl" else 0
     own = merged(params, size.params(cycles=cycles, rollout_budget=budget))
+    own = merged(own, {"evaluate": {"every": 1}})  # a stage's recovery is read off the evaluations of its rounds
     place = folder / work.name
     if has_ended(place):
         return
-    domains = [load_domain(spec, SplitSizes.of(own), work.seed) for spec in specs]
     progress = Progress(steps, cycles, work.arm, work.domain, quiet=True)
     learner = prepare(Job(work.arm, specs[0], work.seed, place, own), progress, resume=True)
+    loaded = [load_domain(spec, SplitSizes.of(own), work.seed) for spec in specs]
+    domains = [fitting(learner.policy, domain, own)[0] for domain in loaded]
     try:
         _stages(learner, domains, size.stage)
         for _ in rounds(learner):
@@ -94,8 +97,9 @@ def _stages(learner: Learner, domains: list[Domain], cycles: int) -> None:
     cycle = learner.cycle if learner.arm != "rl" else learner.step // learner.params.loop.steps_per_cycle
     ended, inside = divmod(cycle, cycles)
     here = min(ended, len(domains) - 1)
-    said = [e for e in learner.books.events() if e["kind"] == "stage"]
-    if ended and not inside and not any(e["ended"] == ended for e in said):
+    at_the_end = ended and not inside
+    said = [e for e in learner.books.events() if e["kind"] == "stage"] if at_the_end else []
+    if at_the_end and not any(e["ended"] == ended for e in said):
         kept = {e["on"]: prompt_from_dict(e["prompt"]) for e in said if e["on"] == e["ended"] - 1}
         kept[ended - 1] = learner.population.best
         for on, prompt in sorted(kept.items()):
@@ -109,7 +113,7 @@ def _stages(learner: Learner, domains: list[Domain], cycles: int) -> None:
 def _following(work: Work, params: Params, size: Size, folder: Path) -> None:
     """Rules that were not trained on, asked in their own right words: what the weights still do without the evolved
     prompt."""
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+    policy = load_policy(params.model)
     if work.start:
         policy.model = attach_adapter(policy.model, _checkpoint(folder / work.start.name))
     own = [parse_rule(work.domain.removeprefix("lab/").removeprefix("letters:"))] if "lab/" in work.domain else []
@@ -118,7 +122,7 @@ def _following(work: Work, params: Params, size: Size, folder: Path) -> None:
 
 def _zero(work: Work, params: Params, size: Size, folder: Path) -> None:
     """What the untrained base gets under the seed prompt."""
-    policy = load_policy(params.model.base, params.model.max_new_tokens, params.model.dtype)
+    policy = load_policy(params.model)
     samples = params.evaluate.samples
     domain = load_domain(work.domain, dataclasses.replace(SplitSizes.of(params), train=size.zero // samples), work.seed)
     asker = Asker(policy, domain.verify, "eval", 0)

@@ -10,6 +10,7 @@ from cyclopts import App, Group
 from fst.cli import lab, release, runs, serve, traffic
 from fst.cli.bench import bench
 from fst.cli.bundles import bundles
+from fst.cli.models import model
 from fst.cli.stage import stage
 from fst.commandline import application, execute
 from fst.data.domains import describe_families
@@ -19,7 +20,7 @@ SUBJECTS: dict[str, tuple[App | Callable[..., None], ...]] = {
     "Runs": (runs.train, runs.run, runs.evaluate, runs.report, traffic.validate),
     "Pipeline and releases": (stage, release.release, release.rollback, bundles, release.explain, release.reproduce),
     "Serving and live traffic": (serve.serve, serve.keys, traffic.simulate, traffic.ingest, traffic.monitor),
-    "This machine": (lab.doctor, bench, lab.lab_base),
+    "This machine": (lab.doctor, model, bench, lab.lab_base),
 }
 
 app = application("fst", "Fast-Slow Training: prompts and weights learn from one reward.")

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from fst.claims.experiment import Experiment
 from fst.claims.plan import CLAIMS
-from fst.cli.options import SETTINGS, Settings, Several, lines, terminal
+from fst.cli.options import MODEL, SETTINGS, ModelSettings, Settings, Several, lines, terminal
 from fst.commandline import goes_on
 from fst.extras import require
 
@@ -20,24 +20,39 @@ bench = App(name="bench", help="Measure this machine against the plain libraries
 
 
 @bench.command
-def speed(*, steps: int = 12) -> None:
-    """Compare an RL step with plain TRL's, and a fast round's generation with generate.
+def speed(
+    *,
+    steps: int = 12,
+    blocks: int = 3,
+    lengths: tuple[int, int, int] | None = None,
+    settings: ModelSettings = MODEL,
+) -> None:
+    """Compare an RL step with plain TRL's: seconds and memory, of the answers and of the training.
+
+    The lab answers a rule of its own; another model texts of --lengths (16 64 32 if not given).
 
     Example: fst bench speed --steps 6
+    Example: fst bench speed --model models/smollm2 --lengths 256 64 32 --steps 1 --blocks 1 --set model.threads=2
 
     Args:
-        steps: RL steps of each trainer.
+        steps: RL steps of each trainer in a block.
+        blocks: Alternating blocks of both.
+        lengths: Tokens of a prompt, of a question and of an answer.
     """
-    from fst.bench.speed import speed
+    from fst.bench.speed import Lengths, speed
 
-    lines(speed(steps))
+    params = settings.read()
+    if lengths is None and params.model.base != "lab":
+        lengths = 16, 64, 32
+    lines(speed(params, Lengths(*lengths) if lengths else None, steps, blocks))
 
 
 @bench.command
-def rollouts(*, blocks: int = 7, settings: Settings = SETTINGS) -> None:
+def rollouts(*, blocks: int = 7, settings: ModelSettings = MODEL) -> None:
     """Compare the engine's tokens per second with model.generate's, as TRL calls it.
 
     Example: fst bench rollouts
+    Example: fst bench rollouts --model models/smollm2 --blocks 1 --set model.threads=2
 
     Args:
         blocks: Alternating blocks of both.

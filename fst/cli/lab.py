@@ -68,9 +68,10 @@ def card(*, model: str = "lab") -> None:
     """
     from rich.console import Console
 
+    from fst.config import ModelParams
     from fst.models.lab.card import markdown, measure_card
     from fst.models.policy import load_policy
 
     console = Console(stderr=True)
-    policy = load_policy(model, max_new_tokens=16)
+    policy = load_policy(ModelParams(base=model, max_new_tokens=16))
     print(markdown(measure_card(policy, report=lambda kind: console.print(f"measuring {kind} …"))))

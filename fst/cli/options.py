@@ -43,26 +43,39 @@ class Settings:
         return load_params(path, self.overrides())
 
     def overrides(self) -> list[str]:
+        """Values in place of the file's, as KEY=VALUE."""
         return list(self.set)
+
+    def preset(self) -> str:
+        """Where the parameters come from."""
+        file = str(self.params) if self.params.exists() else "defaults"
+        return ", ".join([file, *self.overrides()])
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
-    """Parameters of trainings that are recorded in run folders."""
+class ModelSettings(Settings):
+    """Parameters, and the model by an option of its own."""
 
     model: str | None = None
-    """Directory or hub id of the policy; overrides model.base."""
-    runs: Path = Path("runs")
-    """Folder of the run folders."""
-    quiet: bool = False
-    """Show no progress."""
+    """Directory, hub id or .gguf file of the policy; overrides model.base."""
 
     def overrides(self) -> list[str]:
         return [*self.set, *([f"model.base={self.model}"] if self.model else [])]
 
 
-SETTINGS, TRAINING = Settings(), TrainingSettings()
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(ModelSettings):
+    """Parameters of trainings that are recorded in run folders."""
+
+    runs: Path = Path("runs")
+    """Folder of the run folders."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+SETTINGS, MODEL, TRAINING = Settings(), ModelSettings(), TrainingSettings()
 
 
 def terminal(width: int = 110) -> Console:

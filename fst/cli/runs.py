@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fst.cli.options import SETTINGS, TRAINING, Settings, Several, TrainingSettings, terminal
+from cyclopts import Parameter
+
+from fst.cli.options import PARAMS_FILE, SETTINGS, TRAINING, Settings, Several, TrainingSettings, lines, terminal
 from fst.commandline import goes_on
 from fst.errors import ConfigError
 from fst.types import ARMS, Arm
@@ -16,15 +19,35 @@ DOMAIN = "lab/sort_desc+add_one"
 TITLE = "Fast-Slow Training"
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Problems:
+    """What is trained on."""
+
+    domain: str | None = None
+    """Domain spec, see below; lab/sort_desc+add_one if not given."""
+    data: Path | None = None
+    """A JSONL file of your own problems, in place of --domain."""
+
+    def spec(self) -> str:
+        """The domain's spec. Raises ConfigError when both are given."""
+        if self.domain and self.data:
+            raise ConfigError("--domain, --data: give one of the two")
+        return f"jsonl:{self.data}" if self.data else self.domain or DOMAIN
+
+
+PROBLEMS = Problems()
+
+
 @goes_on("the same command with --resume goes on from the last completed round")
 def train(
     *,
     arm: Arm = "fst",
-    domain: str | None = None,
-    data: Path | None = None,
+    problems: Problems = PROBLEMS,
     seed: int = 0,
     run: str | None = None,
     resume: bool = False,
+    plan: bool = False,
     settings: TrainingSettings = TRAINING,
 ) -> None:
     """Train one arm on one domain.
@@ -36,22 +59,27 @@ def train(
 
     Args:
         arm: What learns: fst is both, rl the weights only, gepa the prompts only.
-        domain: Domain spec, see below; lab/sort_desc+add_one if not given.
-        data: A JSONL file of your own problems, in place of --domain.
         seed: Seed of everything that is drawn.
         run: Name of the run folder; made of domain, arm and seed if not given.
         resume: Go on from the last completed round.
+        plan: Print what the run will need, from the model's configuration alone, and train nothing.
     """
     from rich.console import Console
 
     from fst.method import ranks
-    from fst.method.runner import Job, run_job, summary_of
+    from fst.method.runner import Job, plan_of, problems_of, run_job, summary_of
 
-    if domain and data:
-        raise ConfigError("--domain, --data: give one of the two")
-    spec = f"jsonl:{data}" if data else domain or DOMAIN
+    spec = problems.spec()
     folder = settings.runs / (run or _run_name(spec, arm, seed))
-    run_job(Job(arm, spec, seed, folder, settings.read()), resume, settings.quiet)
+    job = Job(arm, spec, seed, folder, settings.read())
+    if plan:
+        found = plan_of(job, problems_of(job))
+        lines([f"parameters  {settings.preset()}", *found.lines()])
+        found.check()
+        return
+    if not settings.quiet and not ranks.rank():
+        Console(stderr=True).print(f"parameters: {_preset(settings)}", highlight=False, markup=False, soft_wrap=True)
+    run_job(job, resume, settings.quiet)
     if ranks.rank():
         return  # rank 0 has the record
     end = summary_of(folder)
@@ -156,6 +184,13 @@ def report(*folders: Path, out: Path = Path("reports/run"), title: str = TITLE, 
     if live:
         console.print(live.headline, highlight=False)
     console.print(f"report: {page}", highlight=False)
+
+
+def _preset(settings: TrainingSettings) -> str:
+    """The parameters in force, and which others there are for a pretrained model that is given the lab's."""
+    if settings.model and settings.params == PARAMS_FILE:
+        return f"{settings.preset()} (the lab's settings; those for pretrained models are in params/, see --params)"
+    return settings.preset()
 
 
 def _run_name(domain: str, arm: str, seed: int) -> str:

@@ -53,6 +53,9 @@ __all__ = [
     "ValidateParams", "VllmParams", "load_params", "params_from_dict", "params_from_record", "upgraded",
 ]  # fmt: skip
 
+HUNG_SECONDS = 3600.0  # a round or stage that takes longer counts as hung, unless it draws much:
+SLOWEST = 50  # tokens per second
+
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _RUN_SECTIONS = ("prepare", "model", "slow", "fast", "reflector", "loop", "evaluate")
 
@@ -133,6 +136,26 @@ class Params(Section):
     def rollouts_per_step(self) -> int:
         """Rollouts per RL step."""
         return self.slow.problems_per_step * self.slow.group_size
+
+    @property
+    def gate_limits(self) -> GateParams:
+        """The gate's limits. One on prompts that is not set is what training may make, of any domain."""
+        if self.gate.max_prompt_tokens is not None:
+            return self.gate
+        every = (self, *map(self.of_domain, self.domains))
+        return self.gate.replace(max_prompt_tokens=max(params.fast.max_prompt_tokens for params in every))
+
+    @property
+    def flow_limits(self) -> FlowParams:
+        """The patience of the flows. A limit that is not set is what work takes that draws all that it may at the
+        slowest pace, and an hour at least."""
+        held_out = self.evaluate.samples * (self.prepare.validation + self.prepare.test)
+        rollouts = {
+            "round_seconds": self.rollouts_per_cycle + held_out,
+            "stage_seconds": held_out * (self.fast.prompts + len(self.domains)),
+        }
+        slowest = {key: max(HUNG_SECONDS, n * self.model.max_new_tokens / SLOWEST) for key, n in rollouts.items()}
+        return self.flows.replace(**{key: value for key, value in slowest.items() if getattr(self.flows, key) is None})
 
     def of_run(self) -> dict[str, Any]:
         """The sections that decide what a run does; domains, gate and store may change around it."""

@@ -8,9 +8,36 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from fst.config.section import Number, Section, Texts
+from fst.errors import ConfigError
 from fst.tables import ENGINES
 
 Engine = Annotated[str, AfterValidator(lambda name: ENGINES.known(name, "model.engine"))]
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"{name!r} is no device; say auto, cpu, cuda or mps (CUDA_VISIBLE_DEVICES says which GPU)")
+    return name
+
+
+TEMPLATE_OWNED = frozenset(
+    (
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"),
+        *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+    )
+)
+"""Arguments of a chat template that are no option of the template's: the conversation, and what becomes of the text."""
+
+
+def _template_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in options.items():
+        path = f"model.chat_template_kwargs.{name}"
+        if name in TEMPLATE_OWNED:
+            raise ConfigError(f"{path}: is no option of a chat template; name one that it reads, like enable_thinking")
+        if not isinstance(value, bool | int | float | str):
+            raise ConfigError(f"{path}: expected true, false, a number or a text, found {value!r}")
+    return options
 
 
 class PrepareParams(Section):
@@ -25,9 +52,23 @@ class PrepareParams(Section):
 class ModelParams(Section):
     """The policy: a causal LM with a chat template."""
 
-    base: str = Field("lab", description="a directory, a hub id, or `lab`, the model that is shipped")
+    base: str = Field("lab", description="a directory, a hub id, a .gguf file, or `lab`, the model that is shipped")
+    chat_template_kwargs: Annotated[Mapping[str, Any], AfterValidator(_template_options)] = Field(
+        {}, description="options of its chat template by their names there, e.g. {enable_thinking: false}"
+    )
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto", description="where it runs: `auto` (a GPU where there is one), `cpu`, `cuda`, `mps`"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="attention implementation of transformers; `auto` is what it chooses"
+    )
+    cache_gb: Number = Field(
+        4.0,
+        ge=0.01,
+        description="GiB for the key-value cache and logits of a batch of answers: bounds its rows",
+    )
     engine: Engine = Field(
         "transformers",
         description="what samples answers: `transformers` in this process, `vllm` (a server), or a registered one",
@@ -43,9 +84,20 @@ class VllmParams(Section):
     python: str = Field(".venv-vllm/bin/python", description="interpreter with vLLM (`make vllm`), to start a server")
     api_key_env: str = Field("VLLM_API_KEY", description="environment variable that holds the server's API key")
     start_seconds: Number = Field(300.0, ge=1, description="longest wait for a started server to be ready")
-    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait for one reply")
+    timeout_seconds: Number = Field(120.0, ge=0, description="longest wait to connect, and for anything but answers")
     max_loras: int = Field(4, ge=1, description="adapters that the server holds at once")
-    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`")
+    context: int = Field(
+        4096,
+        ge=16,
+        description="tokens of prompt, question and answer together that a started server reads (--max-model-len); at "
+        "most what the model reads",
+    )
+    sleep: bool = Field(
+        True,
+        description="a server that was started on a GPU leaves the GPU's memory to the training while the adapter is "
+        "trained",
+    )
+    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`; they have the last word")
 
 
 class SlowParams(Section):
@@ -60,6 +112,9 @@ class SlowParams(Section):
     max_grad_norm: Number = Field(1.0, ge=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(16, ge=1, description="rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapter: lora_alpha / lora_rank times its product")
+    micro_tokens: int = Field(
+        16384, ge=1, description="tokens that run through the model at once; a step's rows are cut into such slices"
+    )
     trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by their names there")
 
 
@@ -108,3 +163,4 @@ class EvaluateParams(Section):
 
     samples: int = Field(4, ge=1, description="answers per problem at temperature 1: the reward is mean@samples")
     kl_problems: int = Field(100, ge=1, description="problems (the first ones) that the KL from the base is taken on")
+    every: int = Field(1, ge=1, description="rounds from one validation of a run to the next; the last is always one")

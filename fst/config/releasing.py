@@ -50,8 +50,12 @@ class GateParams(Section):
     tie: Literal["keep", "replace"] = Field("keep", description="production's fate when the interval contains zero")
     max_forgetting: Number = Field(0.05, ge=0, le=1, description="mean reward that a domain in production may lose")
     max_kl: Number = Field(2.0, ge=0, description="KL divergence from the base model, in nats per token")
-    max_prompt_tokens: int = Field(64, ge=1, description="longest prompt, in tokens")
-    max_cost_ratio: Number = Field(1.5, ge=0, description="tokens per answer (prompt too), relative to production's")
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="longest prompt, in tokens; null: the longest that training may make"
+    )
+    max_cost_ratio: Number = Field(
+        1.5, ge=0, description="tokens read and written per answer, the prompt's aside, relative to production's"
+    )
     seed: int = Field(0, ge=0, description="of the bootstrap")
 
 
@@ -69,5 +73,10 @@ class FlowParams(Section):
 
     retries: int = Field(3, ge=0, description="further attempts after a fault")
     retry_seconds: Number = Field(2.0, ge=0, description="wait before the first of them; doubled each time")
-    round_seconds: Number = Field(3600.0, ge=0, description="longest training round, then it is ended as hung")
-    stage_seconds: Number = Field(3600.0, ge=0, description="longest other stage, then it is ended as hung")
+    round_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="longest training round, then it is ended as hung; null: an hour, or a second for every 50 tokens "
+        "that it may draw where that is more",
+    )
+    stage_seconds: float | None = Field(None, ge=0, description="longest other stage, likewise; null: likewise")

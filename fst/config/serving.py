@@ -18,7 +18,7 @@ class ServeParams(Section):
     max_body_bytes: int = Field(262_144, ge=1024, description="longest request body, in bytes")
     requests_per_minute: int = Field(0, ge=0, description="requests per tenant and minute; 0: no limit")
     max_waiting: int = Field(256, ge=1, description="requests in progress at once; further ones get status 429")
-    timeout_seconds: Number = Field(60.0, ge=0, description="longest request")
+    timeout_seconds: Number = Field(60.0, ge=0, description="longest wait for the next token of an answer")
     drain_seconds: Number = Field(20.0, ge=0, description="time that running requests have at a shutdown")
     poll_seconds: Number = Field(1.0, ge=0.05, description="seconds between two looks at the channel")
     prompts: Literal["best", "dealt"] = Field("best", description="a domain's best prompt, or its prompts in turn")

@@ -46,6 +46,12 @@ def verdict(problem: Problem, response: str, right: bool, differs: str) -> Score
     return Score(float(right), feedback_text(problem, response, CORRECT if right else differs))
 
 
+def remark(text: str) -> str:
+    """What a feedback text says beside input, output and expected answer: its last part, or all of a text of another
+    form."""
+    return text.rpartition("\ndiffers: ")[2] if parse_feedback(text) else text
+
+
 def parse_feedback(text: str) -> tuple[str, str] | None:
     """(question, expected) of a `feedback_text`, or None for any other text.
 

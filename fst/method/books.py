@@ -14,8 +14,9 @@ from fst.method.evaluation import Evaluation
 from fst.method.fast import FastRound
 from fst.method.frontier import mean_score
 from fst.method.slow import StepResult
+from fst.models.memory import peak_bytes
 from fst.runs.progress import Progress
-from fst.runs.records import RunFolder, events_of
+from fst.runs.records import RunFolder, events_back, events_of
 from fst.types import Budget, Population, Prompt, Purpose, Rollout
 
 
@@ -42,6 +43,10 @@ class Books:
     def events(self) -> list[dict[str, Any]]:
         """The events in force so far."""
         return events_of(self.folder.path)
+
+    def last(self, kind: str) -> dict[str, Any]:
+        """The last event in force of a kind. Raises StopIteration where there is none."""
+        return next(event for event in events_back(self.folder.path) if event["kind"] == kind)
 
     def count(self, purpose: Purpose, rollouts: Sequence[Rollout], round_number: int) -> None:
         """Add rollouts to the budget and to the record, under a round's number. No rollout enters either elsewhere."""
@@ -86,7 +91,9 @@ class Books:
             grad_norm=result.grad_norm,
             seconds=round(result.seconds, 3),
         )
-        self.progress.step(step, result.reward)
+        tokens = sum(len(rollout.tokens) for rollout in rollouts)
+        spent = f"{result.seconds:.1f} s for {tokens:,} new tokens, at most {peak_bytes() / 2**30:.1f} GiB so far"
+        self.progress.step(step, result.reward, spent)
 
     def prompts(self, round_number: int, found: FastRound) -> None:
         """Write down every prompt that a fast round met; its rollouts were counted as they were made."""

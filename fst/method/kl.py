@@ -7,10 +7,11 @@ read the same context and the same tokens (claim C3). Zero when there is no adap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
-from fst.models.likelihood import forced_logits
+from fst.models.likelihood import answer_states, chunks, head_logits
 from fst.models.policy import Policy
 
 
@@ -29,15 +30,10 @@ def mean_kl(policy: Policy, contexts: Sequence[Sequence[int]], answers: Sequence
     contexts and answers are token ids, aligned; the answers were sampled from the trained policy.
     """
     total, count = 0.0, 0
-    trained = forced_logits(policy.model, contexts, answers, policy.pad_id)
-    for rows, logits, targets in trained:
-        with policy.frozen_base():
-            pieces = forced_logits(policy.model, [contexts[i] for i in rows], [answers[i] for i in rows], policy.pad_id)
-            base = torch.empty_like(logits)
-            for sub_rows, sub_logits, _ in pieces:
-                base[sub_rows, : sub_logits.shape[1]] = sub_logits
-        seen = targets != -100
-        kl = token_kl(logits[seen], base[seen])
-        total += float(kl.sum())
-        count += int(seen.sum())
+    under = (nullcontext, policy.frozen_base)
+    for _, (trained, base) in answer_states(policy.model, contexts, answers, policy.pad_id, under):
+        for chunk in chunks(policy.model, len(trained)):
+            kl = token_kl(head_logits(policy.model, trained[chunk]), head_logits(policy.model, base[chunk]))
+            total += float(kl.sum())
+        count += len(trained)
     return total / count if count else 0.0

@@ -4,11 +4,13 @@ counts and writes down in fst/method/books.py, the algorithm that drives it in f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fst.config import Params
 from fst.data.types import Domain, Problem
+from fst.method import ranks
 from fst.method.books import Books, RoundAccount
 from fst.method.evaluation import Evaluation, Meter, mean_at
 from fst.method.fast import Evolver, RoundPlan
@@ -19,6 +21,8 @@ from fst.models.adapter import adapter_sha256
 from fst.models.policy import Policy
 from fst.models.reflector import Reflector
 from fst.types import Arm, Population, Prompt, Purpose, Rollout
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -112,6 +116,15 @@ class Learner:
         self.books.close_round(account, self.step, self.population)
         self.round += 1
 
+    def once(self, work: Callable[[], T]) -> T:
+        """Do `work`, on rank 0 alone where several processes train. Every rank returns what it returned, and goes on
+        from the seeds and rollouts that it has taken."""
+        if ranks.sharded():
+            ranks.share(self.policy.engine)
+            return work()
+        found, self.draws, self.books.budget = ranks.of_first(lambda: (work(), self.draws, self.books.budget))
+        return found
+
     def roll(
         self, purpose: Purpose, pairs: Sequence[Pair], samples: int = 1, round_number: int | None = None
     ) -> list[Rollout]:
@@ -130,14 +143,25 @@ class Learner:
         return meter.read(prompt, problems, rollouts)
 
     def evaluate(self) -> None:
-        """Measure the best prompt on the validation split."""
+        """Measure the best prompt on the validation split before the first round, after every `evaluate.every`-th and
+        after the last. A draw that is left out keeps its number, so a run learns the same however often this is."""
+        if self.round % self.params.evaluate.every and not self.finished:
+            self.draws += 1
+            return
         best, completed = self.population.best, self.round - 1
-        found = self.measure(best, self.domain.validation, completed)
+        found = self.once(lambda: self.measure(best, self.domain.validation, completed))
         self.books.evaluation(completed, self.step, best, found)
 
     def conclude(self) -> None:
-        """Measure the final figures on the test split, and the four cells; cells that are the same by nature (weights
-        that were not trained, a prompt that is still the seed) are measured once."""
+        """Measure the final figures and write them down, which ends the run."""
+        final, cells = self.once(self._final)
+        adapter = adapter_sha256(self.slow_weights.adapter()) if self.slow_weights else ""
+        self.books.note("cells", cells=cells, n=len(self.domain.test), round=self.round)
+        self.books.end(self.round, self.step, final, adapter, self.population)
+
+    def _final(self) -> tuple[Evaluation, dict[str, float]]:
+        """The figures on the test split, and the four cells; cells that are the same by nature (weights that were not
+        trained, a prompt that is still the seed) are measured once."""
         best, seed = self.population.best, self.seed_prompt
         final = self.measure(best, self.domain.test)
         cells = {"trained/evolved": final.accuracy}
@@ -148,9 +172,7 @@ class Learner:
                 cells["base/seed"] = cells["base/evolved"]
             else:
                 cells["base/seed"] = self._accuracy(seed) if self.moved else cells["trained/seed"]
-        adapter = adapter_sha256(self.slow_weights.adapter()) if self.slow_weights else ""
-        self.books.note("cells", cells=cells, n=len(self.domain.test), round=self.round)
-        self.books.end(self.round, self.step, final, adapter, self.population)
+        return final, cells
 
     def _accuracy(self, prompt: Prompt) -> float:
         samples = self.params.evaluate.samples

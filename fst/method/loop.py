@@ -42,7 +42,7 @@ def evolve_prompts(learner: Learner) -> None:
     """Fast weights: from the carried population, re-scored under the current slow weights."""
     with learner.in_round("fast") as account:
         anchors = learner.schedule.anchors(learner.cycle)
-        found = fast_round(learner.evolver, learner.carried, anchors, learner.fast_plan())
+        found = learner.once(lambda: fast_round(learner.evolver, learner.carried, anchors, learner.fast_plan()))
         learner.population = found.population
         ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
         account.fast(found)

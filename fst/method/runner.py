@@ -17,23 +17,25 @@ from fst.config import Params, params_from_record
 from fst.data.domains import load_domain
 from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
-from fst.errors import DataError, RecordError
+from fst.errors import RecordError
 from fst.method import ranks
 from fst.method.books import Books
 from fst.method.checkpoint import restore, take
 from fst.method.learner import Learner
+from fst.method.lengths import fitting
 from fst.method.loop import rounds
+from fst.method.plan import Plan, plan_run
 from fst.method.slow import SlowWeights
 from fst.method.slow_trl import trl_config
 from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
 from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
-from fst.models.policy import Policy
+from fst.models.policy import Policy, load_reader
 from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
 from fst.runs.origin import base_sha256, commit, data_sha256, versions
 from fst.runs.progress import Progress
-from fst.runs.records import ASKED, RunFolder, check_same, events_of
+from fst.runs.records import ASKED, RunFolder, check_same, events_back
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import Arm, Prompt
 
@@ -64,29 +66,28 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
         r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
     )
     asked = CallableReflector(EndpointReflector(config))
-    return ranks.FirstAsks(asked) if ranks.world() > 1 else asked
+    return ranks.FirstAsks(asked) if ranks.sharded() else asked
 
 
-def check_lengths(policy: Policy, domain: Domain, params: Params) -> None:
-    """Check that every problem fits the model's context. Raises DataError for one that does not."""
-    room = policy.room(params)
-    if room is None:
-        return
-    problems = (*domain.train, *domain.validation, *domain.test)
-    encoded = policy.encode([policy.messages("", problem.question) for problem in problems])
-    for problem, length in zip(problems, map(len, encoded), strict=True):
-        if length > room:
-            raise DataError(
-                f"problem {problem.id!r} of {domain.spec} has {length} tokens; the model reads {policy.context}, which "
-                f"leaves {room} after fast.max_prompt_tokens and model.max_new_tokens. Shorten the problem, lower "
-                "those, or pick a model with a longer context"
-            )
+def plan_of(job: Job, domain: Domain) -> Plan:
+    """What a job on a domain will need in memory and rollouts. Reads tokenizer and the model's configuration."""
+    reader = load_reader(job.params.model)
+    encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
+    room = reader.room(job.params)  # longer questions are left out
+    return plan_run(job.params, max((n for n in map(len, encoded) if room is None or n <= room), default=0))
+
+
+def problems_of(job: Job) -> Domain:
+    """The problems of a job, prepared or made from its spec."""
+    if job.problems:
+        return load_prepared(job.problems)
+    return load_domain(job.domain, SplitSizes.of(job.params), job.seed)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """The `end` event of a run; empty before it has ended."""
-    ends = [event for event in events_of(folder) if event["kind"] == "end"]
-    return ends[-1] if ends else {}
+    """The `end` event of a run, which is its last; empty before it has ended."""
+    last = next(events_back(folder), {})
+    return last if last.get("kind") == "end" else {}
 
 
 def has_ended(folder: Path) -> bool:
@@ -122,13 +123,16 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     torch.manual_seed(job.seed)
-    domain = load_prepared(job.problems) if job.problems else load_domain(job.domain, SplitSizes.of(params), job.seed)
+    problems = problems_of(job)
+    plan_of(job, problems).check()
     start = read_bundle(job.start) if job.start else None
     policy = load_with_engine(params)
-    check_lengths(policy, domain, params)
+    domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params)
     trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
-    config = config_of(job, domain, start)
+    config = config_of(job, problems, start)
+    alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}
+    ranks.agree(alike, "parameters, problems, model, start or versions")
     going_on = resume and (job.folder / "config.json").exists()
     ranks.wait()  # all have looked before one of them creates it
     if ranks.rank() == 0:
@@ -157,6 +161,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     )
     if going_on:
         restore(learner, job.folder)
+    if left_out and learner.round == 0:
+        learner.books.note("left out", round=-1, **vars(left_out))
     return learner
 
 

@@ -10,6 +10,7 @@ is plain TRL, and a test holds us to it.
 from __future__ import annotations
 
 import io
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from trl import GRPOTrainer
 
@@ -27,11 +29,19 @@ from fst.errors import ConfigError
 from fst.method import ranks
 from fst.method.dealing import cell_weights, kept_rows, slot
 from fst.method.rollouts import Asker
+from fst.method.slow_batch import accumulate, tree_logprobs
 from fst.method.slow_trl import trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
+from fst.models.device import free_cache
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
+from fst.models.tree import why_single
 from fst.types import Population, Prompt, Rollout
+
+log = logging.getLogger("fst")
+
+# How processes may share the work where the tree runs parts of the model by themselves: each has the whole model.
+_WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class _Trainer(GRPOTrainer):
     """TRL's trainer with our dealing, sampler and averaging at the three places where they differ."""
 
     slow: SlowWeights
+    beta: float
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **_: Any
@@ -69,8 +80,22 @@ class _Trainer(GRPOTrainer):
         return [list(a.tokens) for a in answers], None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
+        penalty, self.beta = self.beta, 0.0  # the base scores the rows that are kept, slice by slice
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.beta = penalty
         return self.slow.weigh(self.slow.with_behaviour(output))
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **more: Any
+    ) -> Any:
+        if not self.slow.tree:
+            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **more)
+        with self.accelerator.autocast():
+            return *tree_logprobs(
+                model, self.model, input_ids, attention_mask, logits_to_keep, self.slow.policy.pad_id
+            ), None
 
 
 class SlowWeights:
@@ -102,6 +127,15 @@ class SlowWeights:
         self.trainer.model_wrapped = self.model
         policy.model = self.trainer.model
         policy.model.eval()
+        if config.gradient_checkpointing:  # TRL leaves it to `train`, which is not used here
+            policy.model.gradient_checkpointing_enable(config.gradient_checkpointing_kwargs)
+            policy.model.enable_input_require_grads()
+        single = why_single(policy.model)
+        if self.trainer.accelerator.distributed_type not in _WHOLE_MODELS:
+            single = "the model is shared out between the processes"
+        self.tree = not single
+        if single:
+            log.warning("prompts and questions are not shared in training, each row runs by itself: %s", single)
 
     def train_step(self, population: Population, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
         """One RL step on `problems`: G rollouts each, dealt over the population's K prompts."""
@@ -135,23 +169,29 @@ class SlowWeights:
         return result, rollouts
 
     def _optimize(self, inputs: list[dict[str, Any]]) -> float:
+        """One optimizer step; none where no group on any rank carries signal. Returns this rank's loss."""
         trainer = self.trainer
         torch.manual_seed(hash((self.seed, 2, self.step)) % 2**63)  # TRL shuffles the rows: alike after a resume
         trainer.model.train()
-        loss = trainer.training_step(self.model, inputs, None)
-        norm = trainer.accelerator.clip_grad_norm_(
-            trainer.model.parameters(), self.params.max_grad_norm or float("inf")
-        )
-        self._grad_norm = float(norm)
-        trainer.optimizer.step()
-        trainer.lr_scheduler.step()
-        trainer.model.zero_grad()
+        batch = trainer._prepare_inputs(inputs)
+        loss, self._grad_norm = 0.0, 0.0
+        if sum(ranks.everyones([self._batch.kept_groups])):
+            loss = accumulate(trainer, self.model, self.policy, batch, self.params.micro_tokens, self.tree)
+            norm = trainer.accelerator.clip_grad_norm_(
+                trainer.model.parameters(), self.params.max_grad_norm or float("inf")
+            )
+            self._grad_norm = float(norm)
+            trainer.optimizer.step()
+            trainer.lr_scheduler.step()
+            trainer.model.zero_grad()
         trainer.model.eval()
+        if not self.policy.engine.exact:
+            free_cache()  # on this GPU a server that rested may be about to wake
         self.step += 1
-        trainer.state.global_step = self.step
+        trainer._step = trainer.state.global_step = self.step
         for kept in (trainer._metrics["train"], trainer._logs["rewards"]):
             kept.clear()  # TRL keeps every figure of every step for its own logger; ours are in the records
-        return float(loss)
+        return loss
 
     def sample(self, prompt_ids: Sequence[list[int]]) -> list[Answer]:
         """Answers to the batch's rows; equal neighbouring requests share one prefill."""
@@ -166,7 +206,11 @@ class SlowWeights:
         sizes = {n for _, n in counts}
         n = sizes.pop() if len(sizes) == 1 else 1
         requests = [ids for ids, _ in counts] if n > 1 else list(prompt_ids)
+        engine = self.policy.engine
+        ranks.share(engine)
         groups = self.policy.answer_ids(requests, n, seed)
+        ranks.wait()  # all have their answers
+        engine.rest()
         self._batch.answers = [answer for answers in groups for answer in answers]
         return self._batch.answers
 
@@ -190,8 +234,7 @@ class SlowWeights:
     def weigh(self, output: dict[str, Any]) -> dict[str, Any]:
         """Drop the rows of zero-variance groups and weigh the rest prompt by prompt.
 
-        When no group carries signal one row stays, with advantage zero, so that the step (and every other
-        process) goes on; then only the KL penalty, and the optimizer's momentum, move the weights.
+        When no group here carries signal, one row stays, masked, to go with the rows of other ranks.
         """
         batch, total = self._batch, output["advantages"].shape[0]
         rows = kept_rows(output["advantages"], self.params.group_size).to(output["advantages"].device)
@@ -202,10 +245,7 @@ class SlowWeights:
             key: value[rows] if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == total else value
             for key, value in output.items()
         }
-        first, anyone = self.trainer.accelerator.process_index == 0, sum(ranks.everyones([batch.kept_groups]))
-        if not batch.kept_groups and (
-            anyone or not first
-        ):  # a place-holder beside other ranks' rows counts for nothing
+        if not batch.kept_groups:
             kept["completion_mask"] = torch.zeros_like(kept["completion_mask"])
         lengths = kept["completion_mask"].sum(1)
         cells = [(batch.problems[i].id, batch.prompts[i].id) for i in rows.tolist()]
@@ -240,7 +280,7 @@ class SlowWeights:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         load_adapter(self.trainer.model, folder)
-        state = torch.load(folder / "trainer.pt", weights_only=True)
+        state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         self.trainer.optimizer.load_state_dict(state["optimizer"])
         self.trainer.lr_scheduler.load_state_dict(state["scheduler"])
         self.step = state["step"]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
-import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from fst.config import ModelParams, Params, SlowParams
-from fst.data.types import Problem
 from fst.errors import ConfigError
 from fst.models.adapter import lora_config
+from fst.models.device import device_of
 from fst.models.policy import Policy
 
 # Set by the method or the machine; a user's TRL option may not contradict them.
@@ -38,10 +38,15 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
 
     Raises ConfigError for an option that contradicts the method's own parameters, or that TRL does not know.
     """
+    if "chat_template_kwargs" in params.trl:
+        raise ConfigError(
+            "slow.trl.chat_template_kwargs: say model.chat_template_kwargs, which fast rounds, evaluation and serving "
+            "read too"
+        )
     contradicting = sorted(_OWNED & set(params.trl))
     if contradicting:
         raise ConfigError(f"slow.trl.{contradicting[0]}: is set by slow.* in params.yaml itself, or has no effect here")
-    cuda = torch.cuda.is_available()
+    device = device_of(model.device)
     rows = params.problems_per_step * params.group_size
     options: dict[str, Any] = {
         "output_dir": str(workdir),
@@ -54,6 +59,7 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
         "gradient_accumulation_steps": 1,
         "num_iterations": 1,
         "max_completion_length": model.max_new_tokens,
+        "chat_template_kwargs": dict(model.chat_template_kwargs),
         "learning_rate": params.learning_rate,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": params.warmup_steps,
@@ -65,8 +71,8 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
         "gradient_checkpointing": False,
         "temperature": 1.0,
         "seed": seed,
-        "use_cpu": not cuda,
-        "bf16": cuda and model.dtype == "bfloat16",
+        "use_cpu": device.type == "cpu",
+        "bf16": device.type == "cuda" and model.dtype == "bfloat16",
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",
@@ -78,39 +84,63 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
         raise ConfigError(f"slow.trl: TRL refuses these options: {exc}") from exc
 
 
-class _TimedTrainer(GRPOTrainer):
-    """Plain TRL that notes when each step starts."""
-
-    starts: list[float]
-
-    def training_step(self, *arguments: Any, **options: Any) -> Any:
-        self.starts.append(time.monotonic())
-        return super().training_step(*arguments, **options)
+Part = Callable[[str], AbstractContextManager[None]]  # what runs in such a block belongs to the part of that name
 
 
-def plain_step_seconds(
-    policy: Policy, params: Params, problems: Sequence[Problem], prompt: str, workdir: Path, steps: int
-) -> list[float]:
-    """Seconds a step of GRPOTrainer as it comes: same model, LoRA, batch, lengths and options, one prompt, its own
-    generation. The first step is left out. What `fst bench speed` compares with."""
-    rows = [{"prompt": policy.messages(prompt, p.question), "answer": p.answer} for p in problems]
+class _MeteredTrainer(GRPOTrainer):
+    """Plain TRL that tells its parts: `answers` is its generation, `training` the rest of a step."""
 
-    def reward(prompts: Any, completions: Any, answer: list[str], **_: Any) -> list[float]:
-        return [float(c[0]["content"].strip() == a) for c, a in zip(completions, answer, strict=True)]
+    part: Part
 
-    config = trl_config(params.slow, params.model, workdir, seed=0)
-    config.max_steps = steps + 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = _TimedTrainer(
-            model=policy.model,
-            reward_funcs=reward,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=policy.tokenizer,
-            peft_config=lora_config(params.slow.lora_rank, params.slow.lora_alpha),
-        )
-        trainer.starts = []
-        with contextlib.redirect_stdout(io.StringIO()):  # TRL prints its figures at the end
-            trainer.train()
-    return [after - before for before, after in itertools.pairwise(trainer.starts)][1:]
+    def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
+        with self.part("answers"):
+            return super()._generate_single_turn(*arguments, **options)
+
+
+class _Steps(TrainerCallback):
+    """Opens the part `training` of the next step when it begins, and closes it when it ends."""
+
+    def __init__(self, trainer: _MeteredTrainer, parts: Sequence[Part]) -> None:
+        self._trainer, self._parts, self._open = trainer, iter(parts), contextlib.ExitStack()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._trainer.part = next(self._parts)
+        self._open.enter_context(self._trainer.part("training"))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._open.close()
+
+
+@dataclass(frozen=True)
+class PlainTrl:
+    """GRPOTrainer as it comes: same model, LoRA, batch, lengths and options, its own generation. What `fst bench speed`
+    compares with. `rows` of its dataset, its reward function, rows of a micro-batch, and the shortest answer (tokens).
+    """
+
+    rows: Sequence[dict[str, Any]]
+    reward: Callable[..., list[float]]
+    micro_rows: int
+    shortest: int
+
+    def train(self, policy: Policy, params: Params, workdir: Path, parts: Sequence[Part]) -> None:
+        """One step for each of `parts`, which learns what the step spends."""
+        config = trl_config(params.slow, params.model, workdir, seed=0)
+        rows = config.per_device_train_batch_size
+        slices = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= self.micro_rows)
+        config.per_device_train_batch_size = rows // slices
+        config.gradient_accumulation_steps = config.steps_per_generation = slices
+        config.max_steps = len(parts)
+        config.generation_kwargs = {"min_new_tokens": self.shortest} if self.shortest else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = _MeteredTrainer(
+                model=policy.model,
+                reward_funcs=self.reward,
+                args=config,
+                train_dataset=Dataset.from_list(list(self.rows)),
+                processing_class=policy.tokenizer,
+                peft_config=lora_config(params.slow.lora_rank, params.slow.lora_alpha),
+            )
+            trainer.add_callback(_Steps(trainer, parts))
+            with contextlib.redirect_stdout(io.StringIO()):  # TRL prints its figures at the end
+                trainer.train()

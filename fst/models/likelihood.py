@@ -1,61 +1,101 @@
-"""Forced scoring: the log-probabilities of known tokens. Used to screen prompts and to measure KL."""
+"""Forced scoring: how likely known tokens are. Used to screen prompts and to measure KL.
+
+Rows run as a tree, in slices (fst/models/slices.py), and the output head in chunks of tokens, so that memory does not
+depend on how long answers are or how large the vocabulary is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
-MAX_TOKENS = 8192  # per batch, padding included
+from fst.models.slices import slices
+from fst.models.tree import encode_contexts, plain_model, takes_tree
+
+MAX_TOKENS = 8192  # run through the model at once
+MAX_LOGITS = 2**24  # numbers in a chunk of logits
+
+Tokens = Sequence[int]
 
 
-def forced_logits(
-    model: nn.Module, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Logits at the answer tokens, in batches of similar length; A is the longest answer of a batch.
+@torch.inference_mode()
+def answer_states(
+    model: nn.Module,
+    contexts: Sequence[Tokens],
+    answers: Sequence[Tokens],
+    pad_id: int,
+    under: Sequence[Callable[[], AbstractContextManager[None]]] = (nullcontext,),
+) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
+    """The last hidden state before each answer token, in batches: (rows, states (sum of the rows' answer lengths,
+    width)), the latter once within each context manager of `under`, such as one that switches the adapter off. `rows`
+    are indices into the inputs, those with an empty answer left out; states follow their order."""
+    filled = [i for i, answer in enumerate(answers) if answer]
+    lengths = [len(answers[i]) for i in filled]
+    cut = slices([contexts[i] for i in filled], lengths, MAX_TOKENS, takes_tree(model)) if filled else []
+    for part in cut:
+        rows = [filled[place] for place in part]
+        states = []
+        for manager in under:
+            with manager():
+                states.append(_states(model, [contexts[i] for i in rows], [answers[i] for i in rows], pad_id))
+        yield rows, states
 
-    Yields (rows, logits (len(rows), A, vocabulary), answer ids (len(rows), A), -100 after each answer's end);
-    `rows` are indices into the inputs. Gradients flow unless the caller switches them off.
-    """
-    device = next(model.parameters()).device
-    lengths = [len(c) + len(a) for c, a in zip(contexts, answers, strict=True)]
-    order = sorted(range(len(contexts)), key=lengths.__getitem__)
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= MAX_TOKENS:
-            stop += 1
-        rows = order[start:stop]
-        widest = max(len(answers[i]) for i in rows)
-        left = max(len(contexts[i]) for i in rows)
-        ids = torch.full((len(rows), left + widest), pad_id, device=device)
-        mask = torch.zeros((len(rows), left + widest), dtype=torch.long, device=device)
-        targets = torch.full((len(rows), widest), -100, device=device)
-        for row, i in enumerate(rows):
-            context, answer = contexts[i], answers[i]
-            first = left - len(context)
-            ids[row, first : left + len(answer)] = torch.tensor([*context, *answer], device=device)
-            mask[row, first : left + len(answer)] = 1
-            targets[row, : len(answer)] = torch.tensor(list(answer), device=device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=widest + 1
-        )
-        yield rows, out.logits[:, :-1], targets
-        start = stop
+
+def _states(model: nn.Module, contexts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int) -> torch.Tensor:
+    plain = plain_model(model)
+    device = next(plain.parameters()).device
+    leaves = encode_contexts(model, contexts, pad_id).spread(range(len(contexts)))
+    longest = max(map(len, answers))
+    ids = torch.full((len(answers), longest), pad_id)
+    read = torch.zeros((len(answers), longest), dtype=torch.long)
+    for row, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
+        ids[row, : len(answer)] = torch.tensor([context[-1], *answer[:-1]])
+        read[row, : len(answer)] = 1
+    ids, read = ids.to(device), read.to(device)
+    out = plain.base_model(
+        input_ids=ids,
+        attention_mask=torch.cat([leaves.mask, read], -1),
+        position_ids=leaves.lengths[:, None] + torch.arange(longest, device=device),
+        past_key_values=leaves.cache,
+        use_cache=True,
+    )
+    return out.last_hidden_state[read.bool()]
+
+
+def head_logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Logits (tokens, vocabulary) in float32 of hidden states (tokens, width), scaled and capped as the model's own
+    forward pass does."""
+    plain = plain_model(model)
+    config = plain.config.get_text_config()
+    logits = plain.get_output_embeddings()(states).float()
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def chunks(model: nn.Module, tokens: int) -> Iterator[slice]:
+    """Consecutive tokens whose logits are at most MAX_LOGITS numbers."""
+    size = max(1, MAX_LOGITS // plain_model(model).config.get_text_config().vocab_size)
+    for start in range(0, tokens, size):
+        yield slice(start, start + size)
 
 
 @torch.inference_mode()
 def answer_logprobs(
-    model: nn.Module, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
+    model: nn.Module, contexts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int
 ) -> list[float]:
     """Summed log-probability of each answer given its context, in nats."""
     totals = [0.0] * len(contexts)
-    for rows, logits, targets in forced_logits(model, contexts, answers, pad_id):
-        logprobs = torch.log_softmax(logits.float(), -1)
-        picked = logprobs.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-        summed = (picked * (targets != -100)).sum(-1)
-        for row, value in zip(rows, summed.tolist(), strict=True):
-            totals[row] = value
+    for rows, (states,) in answer_states(model, contexts, answers, pad_id):
+        wanted = torch.tensor([token for i in rows for token in answers[i]], device=states.device)
+        picked = torch.empty(len(wanted), device=states.device)
+        for chunk in chunks(model, len(wanted)):
+            logits = head_logits(model, states[chunk])
+            picked[chunk] = logits.gather(-1, wanted[chunk, None])[:, 0] - torch.logsumexp(logits, -1)
+        lengths = [len(answers[i]) for i in rows]
+        for i, logprobs in zip(rows, picked.split(lengths), strict=True):
+            totals[i] = float(logprobs.sum())
     return totals

@@ -1,15 +1,26 @@
-"""Batched sampling: left-padded prefill of the distinct requests, their caches repeated for n answers each, then one
-token per step for all rows; finished rows leave the batch."""
+"""Batched sampling: each shared part of the requests runs once (fst/models/tree.py), then one token a step for all
+rows. Rows that have ended leave the batch when a quarter of it has.
+
+A row's noise is drawn ahead from its own seed, one number in [0, 1) a token, and a token is where the cumulative
+distribution passes that number. So an answer depends on its request, its seed and the weights, not on what else is in
+the batch, how many rows fit in memory, or the device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-MAX_ROWS = 1024  # per batch of training and evaluation
+from fst.models.cache import cache_bytes
+from fst.models.tree import Encoded, encode_contexts, plain_model
+
+MAX_ROWS = 1024  # in a batch, whatever memory there is
+LOGIT_COPIES = 6  # of a row's logits that a step holds at once, in float32
+KEPT = 0.75  # share of rows still running below which the others are dropped
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample: n answers per request, of at most `max_new_tokens` each; temperature 0 is greedy. An answer ends
-    with one of `end_ids`; `pad_id` fills rows on the left."""
+    """How to sample: n answers to each request, of at most `max_new_tokens` each; temperature 0 is greedy. An answer
+    ends with one of `end_ids`; `pad_id` fills rows on the left. `cache_bytes` bounds the memory of a batch."""
 
     n: int
     max_new_tokens: int
@@ -33,31 +44,13 @@ class Sampling:
     end_ids: tuple[int, ...]
     pad_id: int
     seed: int
-
-
-@torch.inference_mode()
-def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-    """n answers to each request, in order. The model is left in the mode (training or not) that it was in."""
-    was_training = model.training
-    model.eval()
-    generator = torch.Generator().manual_seed(plan.seed)
-    per_batch = max(1, MAX_ROWS // plan.n)
-    order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
-    found: dict[int, list[Answer]] = {}
-    try:
-        for start in range(0, len(order), per_batch):
-            chunk = order[start : start + per_batch]
-            groups = _sample_chunk(model, [requests[i] for i in chunk], plan, generator)
-            found.update(zip(chunk, groups, strict=True))
-    finally:
-        model.train(was_training)
-    return [found[i] for i in range(len(requests))]
+    cache_bytes: int
 
 
 @dataclass(frozen=True)
 class Ask:
     """A request that is served: its tokens, and how to answer it. `adapter` is a name that `Engine.load` gave, None for
-    the base; temperature 0 is greedy. The same ask in the same batch, under the same weights, gets the same answer."""
+    the base; temperature 0 is greedy. The same ask under the same weights gets the same answer."""
 
     tokens: tuple[int, ...]
     adapter: str | None
@@ -66,101 +59,167 @@ class Ask:
     seed: int
 
 
+@dataclass(eq=False)
+class Row:
+    """An answer in the making; `key` is what the caller knows it by."""
+
+    ask: Ask
+    key: int = 0
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(tuple(self.tokens), tuple(self.logprobs))
+
+
 @torch.inference_mode()
-def serve_rows(
-    model: nn.Module, rows: Sequence[Ask], end_ids: Sequence[int], pad_id: int, heard: Callable[[int, int], None]
-) -> list[Answer]:
-    """One answer to each row, all in one batch. `heard(row, token)` is called with every token except end tokens."""
+def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
+    """n answers to each request, in order. The model is left in the mode (training or not) that it was in."""
+    rows = [
+        Row(Ask(tuple(request), None, plan.max_new_tokens, plan.temperature, hash((plan.seed, i, k)) % 2**63))
+        for i, request in enumerate(requests)
+        for k in range(plan.n)
+    ]
+    with evaluating(model):
+        for batch in _batches(model, rows, plan.cache_bytes):
+            Decoder(model, batch, plan.end_ids, plan.pad_id).run()
+    answers = iter([row.answer for row in rows])
+    return [[next(answers) for _ in range(plan.n)] for _ in requests]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode inside the block; afterwards in the mode that it was in."""
     was_training = model.training
     model.eval()
-    generators = [torch.Generator().manual_seed(row.seed) for row in rows]
-
-    def draw(logits: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-        chosen = logits.argmax(-1).cpu()
-        for place, row in enumerate(alive.tolist()):
-            if rows[row].temperature:
-                one = torch.softmax(logits[place].float() / rows[row].temperature, -1).cpu()
-                chosen[place] = torch.multinomial(one, 1, generator=generators[row])[0]
-        return chosen.to(logits.device)
-
-    decoding = _Decoding([row.max_new_tokens for row in rows], tuple(end_ids), pad_id, draw, heard)
     try:
-        return decoding.run(model, [row.tokens for row in rows], 1)
+        yield
     finally:
         model.train(was_training)
 
 
-def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
-    """Token ids (rows,) drawn from logits (rows, vocabulary). The draw is on the CPU, so that a seed means the same on
-    every device."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = torch.softmax(logits.float() / temperature, -1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+def rows_that_fit(model: nn.Module, tokens: int, room: int) -> int:
+    """Rows of `tokens` tokens whose cache and logits fit in `room` bytes; at least 1."""
+    return max(1, min(MAX_ROWS, room // row_bytes(model, tokens)))
 
 
-def _sample_chunk(
-    model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling, generator: torch.Generator
-) -> list[list[Answer]]:
-    limits = [plan.max_new_tokens] * (len(requests) * plan.n)
-    decoding = _Decoding(limits, plan.end_ids, plan.pad_id, lambda x, _: _draw(x, plan.temperature, generator))
-    answers = decoding.run(model, requests, plan.n)
-    return [answers[i * plan.n : (i + 1) * plan.n] for i in range(len(requests))]
+def row_bytes(model: nn.Module, tokens: int) -> int:
+    """Bytes that a row of `tokens` tokens takes: its cache, and its logits in a step."""
+    plain = plain_model(model)
+    config = plain.config.get_text_config()
+    return tokens * cache_bytes(config, plain.dtype) + LOGIT_COPIES * 4 * int(config.vocab_size)
 
 
-@dataclass(frozen=True)
-class _Decoding:
-    """Prefill and decoding of a batch. `limits` are the most tokens of each row; `draw(logits, rows)` gives the next
-    token of each unfinished row; `heard(row, token)` is called with every token except end tokens."""
+def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[Row]]:
+    """The rows, those of short requests first, as many together as fit in memory."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ask.tokens)):
+        if batch and len(batch) >= rows_that_fit(model, len(row.ask.tokens) + row.ask.max_new_tokens, room):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
-    limits: Sequence[int]
-    end_ids: Sequence[int]
-    pad_id: int
-    draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    heard: Callable[[int, int], None] | None = None
 
-    def run(self, model: nn.Module, requests: Sequence[Sequence[int]], n: int) -> list[Answer]:
-        """n answers to each request, those of one request together."""
-        device = next(model.parameters()).device
-        longest = max(len(r) for r in requests)
-        ids = torch.tensor([[self.pad_id] * (longest - len(r)) + list(r) for r in requests], device=device)
-        mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in requests], device=device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(n)
-        logits = out.logits[:, -1].repeat_interleave(n, 0)
-        mask = mask.repeat_interleave(n, 0)
-        position = positions[:, -1:].repeat_interleave(n, 0)
-        ends = torch.tensor(list(self.end_ids), device=device)
-        limits = torch.tensor(list(self.limits), device=device)
-        alive = torch.arange(len(requests) * n, device=device)
-        tokens: list[list[int]] = [[] for _ in range(len(requests) * n)]
-        logprobs: list[list[float]] = [[] for _ in range(len(requests) * n)]
-        for step in range(1, max(self.limits) + 1):
-            drawn = self.draw(logits, alive)
-            chosen = torch.log_softmax(logits.float(), -1).gather(-1, drawn[:, None])[:, 0]
-            for row, token, logprob in zip(alive.tolist(), drawn.tolist(), chosen.tolist(), strict=True):
-                tokens[row].append(token)
-                logprobs[row].append(logprob)
-                if self.heard and token not in self.end_ids:
-                    self.heard(row, token)
-            running = ~torch.isin(drawn, ends) & (limits > step)
-            if not bool(running.any()):
-                break
-            if not bool(running.all()):
-                keep = running.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                alive, drawn, mask, position = alive[keep], drawn[keep], mask[keep], position[keep]
-                limits = limits[keep]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
-            position = position + 1
-            out = model(
-                input_ids=drawn[:, None],
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = out.logits[:, -1]
-        return [Answer(tuple(t), tuple(p)) for t, p in zip(tokens, logprobs, strict=True)]
+def _draw(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (rows,) from logits (rows, vocabulary), temperatures (rows,) and noise (rows,) in [0, 1), and their
+    log-probabilities (rows,) at temperature 1, in nats."""
+    likely = torch.softmax(logits, -1)
+    warm = temperatures > 0
+    if not bool(warm.any()):
+        chosen = logits.argmax(-1)
+    else:
+        tempered = likely
+        if not bool((temperatures == 1).all()):
+            tempered = torch.softmax(logits / torch.where(warm, temperatures, 1.0)[:, None], -1)
+        mass = tempered.cumsum(-1)
+        chosen = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(
+            max=mass.shape[-1] - 1
+        )
+        if not bool(warm.all()):
+            chosen = torch.where(warm, chosen, logits.argmax(-1))
+    return chosen, likely.gather(-1, chosen[:, None])[:, 0].log()
+
+
+def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
+    """A number in [0, 1) for each row and token, from the row's seed alone: (rows, longest limit). Drawn on the CPU, so
+    that a seed means the same on every device."""
+    noise = torch.zeros(len(rows), max(row.max_new_tokens for row in rows))
+    for place, row in enumerate(rows):
+        if row.temperature:
+            generator = torch.Generator().manual_seed(row.seed)
+            noise[place, : row.max_new_tokens] = torch.rand(row.max_new_tokens, generator=generator)
+    return noise.to(device)
+
+
+class Decoder:
+    """A batch of answers in the making: the contexts run once at the start, then one token a step for every row.
+    `rows[i]` is in row i of the cache; those that have ended stay until a quarter of the batch has. `encoded` are the
+    rows' contexts, where they have run already."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        end_ids: Sequence[int],
+        pad_id: int,
+        encoded: Encoded | None = None,
+    ) -> None:
+        asks = [row.ask for row in rows]
+        encoded = encoded or encode_contexts(model, [ask.tokens for ask in asks], pad_id)
+        leaves = encoded.spread(range(len(asks)))
+        self.model, self.rows, self.end_ids = model, list(rows), frozenset(end_ids)
+        self.cache, self.mask, self.positions = leaves.cache, leaves.mask, leaves.lengths[:, None]
+        device = self.mask.device
+        self.chosen = torch.tensor([ask.tokens[-1] for ask in asks], device=device)
+        self.drawn = torch.zeros(len(asks), dtype=torch.long, device=device)  # tokens of each row so far
+        self.temperatures = torch.tensor([ask.temperature for ask in asks], device=device)
+        self.noise = _noise(asks, device)
+
+    @property
+    def left(self) -> int:
+        """Rows that have not ended."""
+        return sum(not row.ended for row in self.rows)
+
+    def run(self) -> None:
+        """Step until all rows have ended."""
+        while self.left:
+            self.step()
+
+    def step(self) -> list[tuple[Row, int]]:
+        """Draw the next token of every row that has not ended; returns them, end tokens included."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], -1)
+        out = self.model(
+            input_ids=self.chosen[:, None],
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits = out.logits[:, -1].float()
+        noise = self.noise.gather(-1, self.drawn[:, None].clamp(max=self.noise.shape[-1] - 1))[:, 0]
+        self.chosen, likely = _draw(logits, self.temperatures, noise)
+        self.drawn = self.drawn + 1
+        told = []
+        for row, token, logprob in zip(self.rows, self.chosen.tolist(), likely.tolist(), strict=True):
+            if not row.ended:
+                row.tokens.append(token)
+                row.logprobs.append(logprob)
+                row.ended = token in self.end_ids or len(row.tokens) == row.ask.max_new_tokens
+                told.append((row, token))
+        running = torch.tensor([not row.ended for row in self.rows], device=self.positions.device)
+        self.positions = (self.positions + 1) * running[:, None]  # an ended row stays where every model has a position
+        if 0 < self.left < KEPT * len(self.rows):
+            self._keep([place for place, row in enumerate(self.rows) if not row.ended])
+        return told
+
+    def _keep(self, places: list[int]) -> None:
+        """Drop all rows but those at these places."""
+        keep = torch.tensor(places, device=self.mask.device)
+        self.cache.batch_select_indices(keep)
+        self.rows = [self.rows[place] for place in places]
+        self.mask, self.positions, self.chosen = self.mask[keep], self.positions[keep], self.chosen[keep]
+        self.drawn, self.temperatures, self.noise = self.drawn[keep], self.temperatures[keep], self.noise[keep]

@@ -10,11 +10,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from fst.config import Params
 from fst.errors import FstError
-from fst.lines import read_lines
+from fst.lines import read_back, read_lines
 from fst.release.history import load_releases
 from fst.release.references import References
 from fst.release.views import compare
@@ -119,11 +120,11 @@ class DashboardData:
         return series
 
     def _drift(self) -> list[dict[str, Any]]:
-        return list(read_lines(self._places.monitoring / "windows.jsonl"))[-MOST:]
+        return list(islice(read_back(self._places.monitoring / "windows.jsonl"), MOST))[::-1]
 
     def _alerts(self) -> list[dict[str, Any]]:
         """Alerts, the latest first, each with its report and the steps of the adaptation that it started."""
-        alerts = list(read_lines(self._places.monitoring / "alerts.jsonl"))[-MOST:]
+        alerts = list(islice(read_back(self._places.monitoring / "alerts.jsonl"), MOST))
         steps = list(read_lines(self._places.monitoring / "adaptations.jsonl"))
         reports = sorted((self._places.root / "reports" / "evidently").glob("*.html"))
         for alert in alerts:
@@ -132,7 +133,7 @@ class DashboardData:
             after = [page for page in reports if page.name.startswith(f"{alert.get('channel')}-")]
             after = [page for page in after if page.stat().st_mtime >= float(alert.get("at", 0))]
             alert["report"] = f"/reports/evidently/{after[0].name}" if after else ""
-        return alerts[::-1]
+        return alerts
 
     def _prompts(self) -> dict[str, Any]:
         """The prompts in force and their ancestors, by channel and domain."""

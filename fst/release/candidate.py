@@ -71,7 +71,7 @@ class Candidate:
     def judge(self) -> Decision:
         """The gate's decision, also written to `decision_file`."""
         production = self.production
-        limits = self.workspace.params.gate
+        limits = self.workspace.params.gate_limits
         decision = decide(self.bundle.id, production.id if production else None, list(self._cases()), limits)
         self.decision_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.decision_file, document(decision.as_dict()))

@@ -11,7 +11,8 @@ Rules, each with the number it judged (all are evaluated, so that a refusal is c
  coverage    every domain that production serves has held-out problems and is served by the candidate
  kl          KL from the base, at most `max_kl` on each domain
  prompt      tokens of each domain's best prompt, at most `max_prompt_tokens`
- cost        tokens an answer, at most `max_cost_ratio` of production's, on each domain that production serves
+ cost        tokens an answer beside its prompt's, at most `max_cost_ratio` of production's, on each domain that
+             production serves; prompts have their own rule, and requests share them
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Decision:
 
 
 def decide(candidate: str, production: str | None, cases: Sequence[Case], limits: GateParams) -> Decision:
-    """Judge a candidate (by its id) against production. Deterministic for `limits.seed`."""
+    """Judge a candidate (by its id) against production, by `Params.gate_limits`. Deterministic for `limits.seed`."""
     intervals = bootstrap(cases, limits)
     findings = [*_reward(intervals[""], limits), *(f for case in cases for f in _domain(case, intervals, limits))]
     verdict: Verdict = "release" if all(f.passed for f in findings) else "refuse"
@@ -138,13 +139,15 @@ def _domain(case: Case, intervals: Mapping[str, Interval], limits: GateParams) -
     if ours is None:
         return
     yield _at_most("kl", name, ours["kl"], limits.max_kl, "KL from the base of {0:.3f} nats a token")
-    yield _at_most("prompt", name, ours["prompt_tokens"], limits.max_prompt_tokens, "a prompt of {0:.0f} tokens")
+    if limits.max_prompt_tokens is not None:
+        yield _at_most("prompt", name, ours["prompt_tokens"], limits.max_prompt_tokens, "a prompt of {0:.0f} tokens")
     if case.served and theirs is not None and name in intervals:
         change = intervals[name]
         says = f"lost {{0:.3f}} of reward ({change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}])"
         yield _at_most("forgetting", name, max(0.0, -change.mean), limits.max_forgetting, says)
-        ratio = ours["tokens_per_answer"] / max(1e-9, theirs["tokens_per_answer"])
-        yield _at_most("cost", name, _figure(ratio), limits.max_cost_ratio, "{0:.2f} of production's tokens an answer")
+        cost, before = (entry["tokens_per_answer"] - entry["prompt_tokens"] for entry in (ours, theirs))
+        says = "{0:.2f} of production's tokens an answer, prompts aside"
+        yield _at_most("cost", name, _figure(cost / max(1e-9, before)), limits.max_cost_ratio, says)
 
 
 def _at_most(rule: str, domain: str, value: float, limit: float, says: str) -> Finding:

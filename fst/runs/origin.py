@@ -40,9 +40,9 @@ def versions() -> dict[str, str]:
 
 
 def base_sha256(base: str) -> str:
-    """SHA-256 of a local base model's weight files; of its name for a hub id."""
-    folder = LAB_BASE if base == "lab" else Path(base)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    """SHA-256 of a local base model's weight files, or of its GGUF file; of its name for a hub id."""
+    place = LAB_BASE if base == "lab" else Path(base)
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
     digest = hashlib.sha256(b"" if files else base.encode())
     for file in files:
         with file.open("rb") as handle:

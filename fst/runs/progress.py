@@ -65,11 +65,11 @@ class Progress:
         self._began = self._clock()
         self._show("round", f"{kind} round, cycle {cycle + 1} of {self._cycles}", always=True)
 
-    def step(self, step: int, reward: float) -> None:
-        """RL step `step` (counted from 1 over the run) is taken; `reward` is its mean reward."""
+    def step(self, step: int, reward: float, spent: str = "") -> None:
+        """RL step `step` (counted from 1 over the run) is taken; `reward` is its mean reward, `spent` what it took."""
         self._step = step
         self._done["slow"] += 1
-        self._show("step", f"{step} of {self._total_steps}, reward {reward:.3f}")
+        self._show("step", f"{step} of {self._total_steps}, reward {reward:.3f}" + (f", {spent}" if spent else ""))
 
     def fast(self, spent: int, budget: int, best_score: float) -> None:
         """The fast round has used `spent` of its `budget` rollouts; `best_score` is its best mean reward."""

@@ -2,17 +2,20 @@
 
     config.json            arm, domain, seed, parameters, content hashes, commit and versions
     events.jsonl           rounds, steps, prompts, evaluations; one JSON object per line
-    rollouts.jsonl         every rollout; its purpose ("train", "fast" or "eval") is under the key "channel"
+    rollouts.jsonl         every rollout: its answer as text, its reward, and what the two cost; its purpose ("train",
+                           "fast" or "eval") is under the key "channel"
     checkpoints/round-NNNN everything that is needed to go on after that round
 
 Lines are flushed as they are written and synced at the end of every round. A line torn by a crash is closed off and
 skipped. A resumed run writes a `resume` event: earlier lines of that round or later are void, but still there to read.
+Resuming reads the files from their ends, so that it takes no longer after a long run than after a short one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +25,11 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from fst.config import upgraded
-from fst.errors import RecordError
+from fst.config import params_from_record
+from fst.data.scoring import remark
+from fst.errors import ConfigError, RecordError
 from fst.files import sync_folder, write_atomic
-from fst.lines import read_lines, read_numbered_lines
+from fst.lines import ends_in_a_line, read_back, read_lines, read_numbered_lines
 from fst.types import Rollout
 
 KEEP_CHECKPOINTS = 2
@@ -34,20 +38,22 @@ ASKED = ("arm", "domain", "seed", "params")  # the keys of config.json that are 
 
 def _open_for_append(path: Path) -> IO[str]:
     """Open a file of JSON lines; if a crash left half a line at its end, close that line off first."""
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    whole = ends_in_a_line(path)
     file = path.open("a", encoding="utf-8")
-    if torn:
+    if not whole:
         file.write("\n")
     return file
 
 
 def check_same(path: Path, config: Mapping[str, Any]) -> None:
-    """Compare a run's config.json with these values, key by key. Raises RecordError where one differs."""
+    """Compare a run's config.json with these values, key by key. A parameter that is newer than the run has its default
+    there. Raises RecordError where one differs."""
     try:
         before = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as exc:
         raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
-    before["params"] = upgraded(before.get("params", {}))
+    with contextlib.suppress(ConfigError):  # keys that this version does not have: compared as they are
+        before["params"] = params_from_record(before.get("params", {})).of_run()
     for key, value in config.items():
         if before.get(key) != json.loads(json.dumps(value)):
             raise RecordError(
@@ -151,31 +157,37 @@ class RunFolder:
 
 
 def _rollout_line(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as it is recorded. Token ids and their log-probabilities, which a training step needs and nothing
+    after it, are counted and summed; question and expected answer are those of the problem, and not repeated."""
     return {
         "channel": rollout.purpose,
         "problem_id": rollout.problem_id,
         "prompt_id": rollout.prompt_id,
         "weights": rollout.weights,
         "text": rollout.text,
-        "tokens": rollout.tokens,
-        "logprobs": [round(p, 5) for p in rollout.logprobs],
+        "tokens": len(rollout.tokens),
+        "logprob": round(math.fsum(rollout.logprobs), 5),
         "reward": rollout.reward,
-        "feedback": rollout.feedback,
+        "feedback": remark(rollout.feedback),
     }
+
+
+def _slim(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of rollouts.jsonl as it is written now. Older ones list all tokens and log-probabilities."""
+    if isinstance(line.get("tokens"), list):
+        line["tokens"] = len(line["tokens"])
+    if isinstance(line.get("logprobs"), list):
+        line["logprob"] = sum(line.pop("logprobs"))
+    return line
 
 
 def valid_lines(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The lines in force: those that a later `resume` event voids are left out."""
-    return [line for _, line in numbered_valid_lines(enumerate(lines))]
-
-
-def numbered_valid_lines(lines: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    """As `valid_lines`, for lines with their numbers."""
-    kept: list[tuple[int, dict[str, Any]]] = []
-    for number, line in lines:
+    kept: list[dict[str, Any]] = []
+    for line in lines:
         if line.get("kind") == "resume":
-            kept = [(n, old) for n, old in kept if old.get("round", -1) < line["round"]]
-        kept.append((number, dict(line)))
+            kept = [old for old in kept if old.get("round", -1) < line["round"]]
+        kept.append(dict(line))
     return kept
 
 
@@ -184,7 +196,20 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
     return valid_lines(read_lines(folder / "events.jsonl"))
 
 
-def rollouts_of(folder: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The rollouts in force of a run, with their line numbers."""
-    lines = numbered_valid_lines(read_numbered_lines(folder / "rollouts.jsonl"))
-    return [(number, line) for number, line in lines if line.get("kind") != "resume"]
+def events_back(folder: Path) -> Iterator[dict[str, Any]]:
+    """The events in force of a run, the last one first, read from the end of the file as far as they are asked for."""
+    bound = math.inf
+    for event in read_back(folder / "events.jsonl"):
+        if event.get("round", -1) < bound:
+            yield event
+        if event.get("kind") == "resume":
+            bound = min(bound, event["round"])
+
+
+def rollouts_of(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rollouts in force of a run, with their line numbers. The file is read twice, never held in memory."""
+    path = folder / "rollouts.jsonl"
+    marks = [(n, line["round"]) for n, line in read_numbered_lines(path) if line.get("kind") == "resume"]
+    for number, line in read_numbered_lines(path):
+        if line.get("kind") != "resume" and all(n < number or line.get("round", -1) < first for n, first in marks):
+            yield number, _slim(line)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fst.errors import EngineError
@@ -16,6 +17,7 @@ from fst.serving.feedback import Responses
 from fst.serving.live import Live, Release, Variant
 from fst.serving.metrics import Metrics
 from fst.serving.openai import Asked, BadRequest, answer_id, finished
+from fst.serving.patience import Patience
 from fst.serving.threads import Threads
 from fst.serving.worker import Worker
 from fst.traffic.log import Request, TrafficLog
@@ -70,7 +72,7 @@ class Answering:
         domain, routed, novelty = self._domain(asked, named, release)
         prompt, text = release.prompt(domain, self.live.params.prompts == "dealt")
         try:
-            ids = tuple(self.encoder.chat(text, asked.messages))
+            ids = tuple(self.encoder.chat(text, asked.messages, release.template_options))
         except ValueError as exc:
             raise BadRequest(str(exc)) from exc
         context = self.encoder.context
@@ -100,37 +102,36 @@ class Answering:
         return (route.domain, "router", route.novelty) if route.known else ("", "unknown", route.novelty)
 
     async def answer(self, plan: Plan, asked: Asked, tenant: str) -> list[tuple[Answer, str, str]]:
-        """The n answers as (answer, text, finish reason), recorded in the log. Raises EngineError."""
+        """The n answers as (answer, text, finish reason), recorded in the log. Raises EngineError, and TimeoutError
+        when no token comes for `serve.timeout_seconds`."""
         started = time.monotonic()
-        with plan.release.held():
-            answers = await self._ask(plan, asked)
+        patience = Patience(self.live.params.timeout_seconds)
+        with self._writing(plan, asked, patience.heard) as whole:
+            answers = await patience.wait(whole)
         found = [(answer, *finished(answer, asked, self.encoder.is_control)) for answer in answers]
         self.record(plan, asked, tenant, found, time.monotonic() - started)
         return found
 
     async def stream(self, plan: Plan, asked: Asked, tenant: str) -> AsyncIterator[tuple[int, str, str | None]]:
         """Yield (index of the answer, new text, finish reason, None until the end). Text that was sent is never taken
-        back. Raises EngineError."""
+        back. Raises EngineError and TimeoutError, as `answer` does."""
         started = time.monotonic()
         pieces: asyncio.Queue[tuple[int, int | None]] = asyncio.Queue()
-        with plan.release.held():
-            whole = asyncio.gather(
-                *(self._one(plan, asked, i, lambda t, i=i: pieces.put_nowait((i, t))) for i in range(asked.n))
-            )
+        heard: dict[int, list[int]] = {i: [] for i in range(asked.n)}
+        told = dict.fromkeys(range(asked.n), "")
+        with self._writing(plan, asked, lambda index, token: pieces.put_nowait((index, token))) as whole:
             whole.add_done_callback(lambda _: pieces.put_nowait((-1, None)))
-            try:
-                heard: dict[int, list[int]] = {i: [] for i in range(asked.n)}
-                told = dict.fromkeys(range(asked.n), "")
-                while (piece := await pieces.get())[1] is not None:
-                    index, token = piece
-                    heard[index].append(token)  # type: ignore[arg-type]
-                    text = self._safe(heard[index], asked)
-                    if text.startswith(told[index]) and len(text) > len(told[index]):
-                        new, told[index] = text[len(told[index]) :], text
-                        yield index, new, None
-                found = [(answer, *finished(answer, asked, self.encoder.is_control)) for answer in await whole]
-            finally:
-                whole.cancel()
+            while True:
+                async with asyncio.timeout(self.live.params.timeout_seconds):
+                    index, token = await pieces.get()
+                if token is None:
+                    break
+                heard[index].append(token)
+                text = self._safe(heard[index], asked)
+                if text.startswith(told[index]) and len(text) > len(told[index]):
+                    new, told[index] = text[len(told[index]) :], text
+                    yield index, new, None
+            found = [(answer, *finished(answer, asked, self.encoder.is_control)) for answer in await whole]
         self.record(plan, asked, tenant, found, time.monotonic() - started)
         for index, (_, text, finish) in enumerate(found):
             yield index, text[len(told[index]) :] if text.startswith(told[index]) else "", finish
@@ -190,26 +191,39 @@ class Answering:
         release = self.live.shadow
         if release is None:
             return
-        started = time.monotonic()
+        started, patience = time.monotonic(), Patience(self.live.params.timeout_seconds)
         try:
             named = plan.domain if plan.domain in release.prompts else ""
             copy = self._planned(f"{plan.id}-shadow", asked, named, release, "shadow")
-            with release.held():
-                answer = await self.worker.generate(self._asking(copy, asked, 0))
-        except (EngineError, BadRequest) as exc:
+            with self._writing(copy, replace(asked, n=1), patience.heard) as whole:
+                (answer,) = await patience.wait(whole)
+        except (EngineError, BadRequest, TimeoutError) as exc:
             log.warning("the shadow release does not answer: %s", exc)
             return
         text, finish = finished(answer, asked, self.encoder.is_control)
         tokens = (len(copy.ids), len(answer.tokens))
         self._write(copy, asked, tenant, text, tokens, time.monotonic() - started, finish)
 
-    async def _ask(self, plan: Plan, asked: Asked) -> list[Answer]:
-        if asked.n == 1:
-            return [await self.worker.generate(self._asking(plan, asked, 0))]
-        return list(await asyncio.gather(*(self._one(plan, asked, i, None) for i in range(asked.n))))
+    @contextmanager
+    def _writing(
+        self, plan: Plan, asked: Asked, heard: Callable[[int, int], None]
+    ) -> Iterator[asyncio.Future[list[Answer]]]:
+        """The n answers, in the making; `heard` is called with (index of the answer, token). What is not answered at
+        the end of the block leaves the engine."""
 
-    def _one(self, plan: Plan, asked: Asked, index: int, heard: Any) -> Awaitable[Answer]:
-        return self.worker.generate(self._asking(plan, asked, index), heard)
+        def one(index: int) -> asyncio.Task[Answer]:
+            ask = self._asking(plan, asked, index)
+            return asyncio.ensure_future(self.worker.generate(ask, lambda token: heard(index, token)))
+
+        with plan.release.held():
+            answers = [one(index) for index in range(asked.n)]
+            whole = asyncio.gather(*answers)
+            whole.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it by then
+            try:
+                yield whole
+            finally:
+                for answer in answers:
+                    answer.cancel()
 
     @staticmethod
     def _asking(plan: Plan, asked: Asked, index: int) -> Ask:

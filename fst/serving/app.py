@@ -24,6 +24,7 @@ from fst.serving.answering import MODEL, Answering
 from fst.serving.feedback import reward_of
 from fst.serving.keys import Allowance, Caller, Keys
 from fst.serving.openai import Asked, BadRequest
+from fst.serving.patience import unless_gone
 from fst.traffic.log import Feedback
 
 log = logging.getLogger("fst.gateway")
@@ -85,7 +86,7 @@ class Gateway:
             except FstError as exc:
                 response = failure(str(exc), 409, "refused")
             except TimeoutError:
-                response = failure(f"no answer within {self.params.timeout_seconds:g} s", 504, "timeout")
+                response = failure(f"no token within {self.params.timeout_seconds:g} s", 504, "timeout")
             except Exception:
                 log.exception("a request failed")
                 response = failure("the gateway failed; its log says more", 500, "internal_error")
@@ -163,9 +164,7 @@ class Gateway:
                     headers={**SAFE, **plan.headers},
                     media_type="text/event-stream",
                 )
-            found = await asyncio.wait_for(
-                self.answering.answer(plan, asked, caller.tenant), self.params.timeout_seconds
-            )
+            found = await unless_gone(request.receive, self.answering.answer(plan, asked, caller.tenant))
             usage = (len(plan.ids), sum(len(answer.tokens) for answer, _, _ in found))
             body = openai.whole(plan.id, asked, asked.model, [(text, finish) for _, text, finish in found], usage)
             return reply(body, 200, plan.headers)
@@ -177,22 +176,21 @@ class Gateway:
         """A streamed answer as server-sent events; a failure midway becomes an event too."""
         started, status, written = time.monotonic(), 200, 0
         try:
-            async with asyncio.timeout(self.params.timeout_seconds):
-                if asked.chat:
-                    for index in range(asked.n):
-                        yield _event(openai.chunk(plan.id, asked, asked.model, index, None, None))
-                async for index, text, finish in self.answering.stream(plan, asked, caller.tenant):
-                    written += 1
-                    if text:
-                        yield _event(openai.chunk(plan.id, asked, asked.model, index, text, None))
-                    if finish:
-                        yield _event(openai.chunk(plan.id, asked, asked.model, index, "", finish))
-                if asked.usage:
-                    yield _event(openai.last_chunk(plan.id, asked, asked.model, (len(plan.ids), written)))
-                yield b"data: [DONE]\n\n"
+            if asked.chat:
+                for index in range(asked.n):
+                    yield _event(openai.chunk(plan.id, asked, asked.model, index, None, None))
+            async for index, text, finish in self.answering.stream(plan, asked, caller.tenant):
+                written += 1
+                if text:
+                    yield _event(openai.chunk(plan.id, asked, asked.model, index, text, None))
+                if finish:
+                    yield _event(openai.chunk(plan.id, asked, asked.model, index, "", finish))
+            if asked.usage:
+                yield _event(openai.last_chunk(plan.id, asked, asked.model, (len(plan.ids), written)))
+            yield b"data: [DONE]\n\n"
         except (EngineError, TimeoutError) as exc:
             status = 503 if isinstance(exc, EngineError) else 504
-            yield _event(openai.error(str(exc) or "no answer in time", "engine_unavailable"))
+            yield _event(openai.error(str(exc) or "no token in time", "engine_unavailable"))
         finally:
             self.in_hand -= 1
             self._account(request, status, plan.headers, caller, time.monotonic() - started)

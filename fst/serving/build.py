@@ -44,7 +44,7 @@ def build(params: Params, fetched: Callable[[str], Path], channel: str) -> Gatew
             "make one with `fst keys add NAME`"
         )
     model, traffic = params.model, params.traffic
-    reader = load_reader(model.base)
+    reader = load_reader(model)
     limits = LogLimits(traffic.segment_bytes, traffic.segment_seconds, traffic.retention_days * DAY_SECONDS)
     responses = Responses.of_log(Path(traffic.folder))
     kind = Threads if engine_class(model.engine).concurrent else Worker

@@ -54,6 +54,11 @@ class Release:
         """The prompt for requests of an unknown domain."""
         return str(self.manifest["params"].get("loop", {}).get("seed_prompt", ""))
 
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """The options of the chat template that it was trained with."""
+        return dict(self.manifest["params"].get("model", {}).get("chat_template_kwargs", {}))
+
     def route(self, text: str) -> Route:
         """The route of a text. A release of one domain and no reference traffic sends every text to that domain."""
         if not self.router.domains and len(self.prompts) == 1:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fst.errors import EngineError
 from fst.models.sampler import Answer, Ask
 from fst.serving.worker import Factory, Heard
 
-THREADS = 64
+THREADS = 256  # answers in hand at once; further ones wait
 
 
 @dataclass
@@ -33,14 +35,21 @@ class Threads:
         self._engine = await self._do(self.factory)
 
     async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
-        """The answer; `heard` is called with every token as it comes. Raises EngineError."""
-        loop = asyncio.get_running_loop()
+        """The answer; `heard` is called with every token as it comes. When the caller is cancelled, the server is told
+        with the next token. Raises EngineError."""
+        loop, gone = asyncio.get_running_loop(), threading.Event()
 
         def on_token(_: int, token: int) -> None:
+            if gone.is_set():
+                raise EngineError("nobody waits for this answer any more")
             if heard:
                 loop.call_soon_threadsafe(heard, token)
 
-        answers: list[Answer] = await self._do(self._engine.serve, [ask], on_token if heard else None)
+        try:
+            asked = loop.run_in_executor(self._pool, self._engine.serve, [ask], on_token)
+            answers: list[Answer] = await asked
+        finally:
+            gone.set()
         return answers[0]
 
     async def load(self, folder: Path) -> str:
@@ -59,4 +68,5 @@ class Threads:
             self._engine.close()
 
     async def _do(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        """In a thread beside those that wait for answers."""
+        return await asyncio.to_thread(function, *arguments)

@@ -1,5 +1,5 @@
 """The engine in a process of its own: HTTP and the model do not share an interpreter, and an engine that dies is
-started again. The requests that wait are answered in one batch as soon as the engine is free.
+started again. Requests join the engine's batch between two steps, and leave it when they are answered or given up.
 
 A request that was in hand when the engine died is tried once more; then it fails with EngineError.
 """
@@ -18,13 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fst.errors import EngineError, FstError
-from fst.models.engines.engine import Engine
+from fst.models.engines.engine import Batch, Engine, LocalEngine
 from fst.models.sampler import Answer, Ask
 
-MOST_ROWS = 64  # in a batch; a larger one delays all its requests
 ATTEMPTS = 2
 RESTARTS_IN_A_ROW = 3  # without an answer in between; then the engine stays down until the next request
 Factory = Callable[[], Engine]  # makes the engine, in the child
@@ -33,7 +32,7 @@ Heard = Callable[[int], None]
 
 @dataclass
 class _Job:
-    """A request to the child: `kind` is ping, ask, load or unload."""
+    """A request to the child: `kind` is ping, ask, load or unload; `leave` takes an ask back and has no answer."""
 
     kind: str
     what: Any
@@ -69,7 +68,8 @@ class Worker:
         await self._do("ping", None)
 
     async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
-        """The answer; `heard` is called with every token as it is drawn. Raises EngineError."""
+        """The answer; `heard` is called with every token as it is drawn. When the caller is cancelled, the ask leaves
+        the batch. Raises EngineError."""
         answer: Answer = await self._do("ask", ask, heard)
         return answer
 
@@ -111,6 +111,8 @@ class Worker:
             return await job.done
         finally:
             self._jobs.pop(number, None)
+            if kind == "ask" and job.done.cancelled():
+                self._send((number, "leave", None, False))
 
     def _send(self, message: Any) -> None:
         if self._outbox is not None:
@@ -126,6 +128,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         threading.Thread(target=_write, args=(ours, self._outbox), daemon=True).start()
         threading.Thread(target=self._read, args=(ours, self._process, loop), daemon=True).start()
+        for folder in self._folders.values():
+            self._send((-1, "load", folder, False))
 
     def _read(self, connection: Connection, process: Any, loop: asyncio.AbstractEventLoop) -> None:
         """Pass on the child's messages until it ends; runs in a thread."""
@@ -165,8 +169,6 @@ class Worker:
             self._fail("the engine dies at every start; its own message is in the gateway's log")
             return
         self._spawn()
-        for folder in self._folders.values():
-            self._send((-1, "load", folder, False))
         for number, job in list(self._jobs.items()):
             if job.attempts >= ATTEMPTS and job.kind == "ask":
                 if not job.done.done():
@@ -196,13 +198,26 @@ def _child(connection: Connection, factory: Factory) -> None:
     parent = multiprocessing.parent_process()
     if parent:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    engine = factory()
+    engine = cast(LocalEngine, factory())
+    batch = engine.batch()
+    heard: set[int] = set()  # asks whose tokens are wanted one by one
     with contextlib.suppress(EOFError, OSError):
         while True:
-            messages = [connection.recv()]
-            while len(messages) < MOST_ROWS and connection.poll():
-                messages.append(connection.recv())
-            connection.send(_answers(engine, messages, connection))
+            said: list[tuple[int, str, Any]] = []
+            while not (len(batch) or said) or connection.poll():
+                number, kind, what, streamed = connection.recv()
+                if kind == "ask":
+                    batch.join(number, what)
+                    heard |= {number} if streamed else set()
+                elif kind == "leave":
+                    batch.leave(number)
+                    heard.discard(number)
+                else:
+                    said.append(_controlled(engine, number, kind, what))
+            if len(batch):
+                said += _stepped(batch, heard)
+            if said:
+                connection.send(said)
 
 
 def _end_with(sentinel: Any) -> None:
@@ -210,39 +225,27 @@ def _end_with(sentinel: Any) -> None:
     os._exit(1)
 
 
-def _answers(engine: Any, messages: list[Any], connection: Connection) -> list[tuple[int, str, Any]]:
-    """The replies to a batch of messages: the adapters' one by one, then all answers together."""
+def _stepped(batch: Batch, heard: set[int]) -> list[tuple[int, str, Any]]:
+    """The messages after one step."""
     said: list[tuple[int, str, Any]] = []
-    asks = [(number, what, streamed) for number, kind, what, streamed in messages if kind == "ask"]
-    for number, kind, what, _ in messages:
-        if kind != "ask":
-            said.append(_tried(number, lambda kind=kind, what=what: _control(engine, kind, what)))  # type: ignore[misc]
-    if asks:
-        streamed = {place: number for place, (number, _, wanted) in enumerate(asks) if wanted}
-
-        def heard(place: int, token: int) -> None:
-            if place in streamed:
-                connection.send([(streamed[place], "token", token)])
-
-        try:
-            found = engine.serve([ask for _, ask, _ in asks], heard if streamed else None)
-            said += [(number, "done", answer) for (number, _, _), answer in zip(asks, found, strict=True)]
-        except Exception:  # one ask must not take the others with it
-            said += [_tried(number, lambda ask=ask: engine.serve([ask], None)[0]) for number, ask, _ in asks]  # type: ignore[misc]
+    for number, told in batch.step():
+        if isinstance(told, int):
+            if number in heard:
+                said.append((number, "token", told))
+        else:
+            heard.discard(number)
+            said.append((number, "done" if isinstance(told, Answer) else "failed", told))
     return said
 
 
-def _control(engine: Any, kind: str, what: Any) -> Any:
-    if kind == "load":
-        return engine.load(what)
-    if kind == "unload":
-        engine.unload(what)
-    return None
-
-
-def _tried(number: int, do: Callable[[], Any]) -> tuple[int, str, Any]:
+def _controlled(engine: Engine, number: int, kind: str, what: Any) -> tuple[int, str, Any]:
+    """Load or unload an adapter; anything else is a ping."""
     try:
-        return number, "done", do()
+        if kind == "load":
+            return number, "done", engine.load(what)
+        if kind == "unload":
+            engine.unload(what)
+        return number, "done", None
     except FstError as exc:
         return number, "failed", exc
     except Exception as exc:

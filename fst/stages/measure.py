@@ -11,6 +11,7 @@ import torch
 from fst.config import Params
 from fst.data.types import Domain
 from fst.method.evaluation import Evaluation, Meter
+from fst.method.lengths import readable
 from fst.method.rollouts import Asker
 from fst.models.adapter import attach_adapter
 from fst.models.engines.registry import load_with_engine
@@ -39,7 +40,7 @@ class Served:
 
     def measure(self, domain: Domain, prompt: Prompt) -> Evaluation:
         """mean@n and KL on the domain's held-out problems."""
-        problems, samples = domain.test, self.params.evaluate.samples
+        problems, samples = readable(self.policy, domain.test, self.params), self.params.evaluate.samples
         asker = Asker(self.policy, domain.verify, "eval", weights=0)
         rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)
         seed_prompt = Prompt(self.params.loop.seed_prompt)
@@ -49,7 +50,7 @@ class Served:
     def traffic(self, domain: Domain, prompt: Prompt) -> list[dict[str, Any]]:
         """What serving the domain's validation problems looks like, a row an answer: what live traffic is compared
         with. `tokens` counts those written."""
-        problems, samples = domain.validation, self.params.evaluate.samples
+        problems, samples = readable(self.policy, domain.validation, self.params), self.params.evaluate.samples
         asker = Asker(self.policy, domain.verify, "eval", weights=0)
         rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)
         questions = {problem.id: problem.question for problem in problems}

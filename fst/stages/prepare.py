@@ -16,7 +16,7 @@ def prepare(workspace: Workspace, name: str) -> Path:
     """Write data/prepared/<name> and return the folder. A problem file is validated first, as it lies there: raises
     ValidationFailed with all offending rows, which reports/validation/<name>.html shows too."""
     params, places, spec = workspace.of(name), workspace.places, workspace.params.domain(name).spec
-    reader = load_reader(params.model.base)
+    reader = load_reader(params.model)
     if spec.endswith(".jsonl"):
         from fst.data.validation import check_raw
 

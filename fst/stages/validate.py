@@ -14,7 +14,7 @@ def validate(workspace: Workspace, name: str) -> Path:
     """Write data/validated/<name> and return the folder. Raises ValidationFailed with the offending rows; the page is
     written all the same."""
     params, places = workspace.of(name), workspace.places
-    room = load_reader(params.model.base).room(params)
+    room = load_reader(params.model).room(params)
     found = [validate_prepared(places.prepared(name), params.validation, room)]
     page = places.validated(name) / "index.html"
     with replacing(places.validated(name)) as folder:

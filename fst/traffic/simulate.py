@@ -22,6 +22,7 @@ from rich.table import Table
 from fst.traffic.scenario import Arrival, Scenario
 
 PATH = "/v1/chat/completions"
+IN_FLIGHT = 100  # requests at once
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,13 @@ async def replay(
     heard: Callable[[Exchanged], None],
     stop: threading.Event | None = None,
 ) -> None:
-    """Send the requests of a scenario at their times, until `stop` is set; `heard` is called with every exchange. No
-    request waits for another."""
-    limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+    """Send the requests of a scenario at their times, until `stop` is set; `heard` is called with every exchange.
+
+    At most IN_FLIGHT requests wait for an answer at once. A gateway that falls behind gets the others later: answers
+    nobody waits for any more would keep it behind for good.
+    """
+    limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
+    free = asyncio.Semaphore(IN_FLIGHT)
     settings: dict[str, Any] = {"base_url": target.url, "headers": target.headers, "trust_env": False}
     async with httpx.AsyncClient(**settings, timeout=target.timeout_seconds, limits=limits) as client:
         arrivals = list(scenario.arrivals())  # drawn before the clock starts
@@ -70,11 +75,13 @@ async def replay(
         for arrival in arrivals:
             while (wait := arrival.moment - (time.monotonic() - started)) > 0 and not (stop and stop.is_set()):
                 await asyncio.sleep(min(wait, 0.25))
+            await free.acquire()
             if stop and stop.is_set():
                 break
             task = asyncio.create_task(_exchange(client, scenario, arrival, heard))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            task.add_done_callback(lambda _: free.release())
         await asyncio.gather(*tasks)
 
 

@@ -103,6 +103,9 @@ def test_k4_a_sigmoid_is_found_again(a: float, b: float, mid: float) -> None:
 def test_k5_what_has_not_bent_or_risen_has_no_ceiling() -> None:
     assert fit_ceiling([(float(c), c / 20000) for c in range(0, 10000, 500)]).doubt == "the curve has not bent yet"
     assert fit_ceiling([(float(c), 0.1) for c in range(0, 10000, 500)]).doubt == "the curve does not rise"
+    sparse = [(0.0, 0.1), (100.0, 0.5), (200.0, 0.7)]
+    assert fit_ceiling(sparse).doubt == "it was evaluated less than three times"
+    assert fit_ceiling([*sparse, (300.0, 0.72)]).doubt == ""
 
 
 @pytest.mark.slow

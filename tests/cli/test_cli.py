@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "an HTML page",
     "evaluate": "Measure mean@n and KL",
     "doctor": "List what is missing",
+    "model import": "Make a GGUF file an ordinary model folder",
     "lab-base build": "Pretrain the lab's base model from nothing",
     "lab-base card": "Measure what the base model can do",
     "bench speed": "Compare an RL step with plain TRL's",
@@ -61,7 +62,7 @@ COMMANDS = {
 }
 FLOWS = ("continual", "prepare", "train", "evaluate", "release", "adapt")
 ORCHESTRATION = (*(f"flow {name}" for name in FLOWS), "deploy", "monitor", "live", "overhead")
-GROUPS = ("", "stage", "bundles", "bench", "keys", "lab-base")
+GROUPS = ("", "stage", "bundles", "bench", "keys", "lab-base", "model")
 
 
 @pytest.fixture(autouse=True)

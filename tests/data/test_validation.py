@@ -215,6 +215,7 @@ def test_v1_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 
 CONDITIONAL = "lab/if_first_even(sort_desc,reverse)"
 FULL = "The domain's own verifier gives every reference answer the full reward."
+FITS = "Every question fits the model's context: at most 60 tokens."
 TEST = "test.jsonl"
 
 
@@ -265,7 +266,6 @@ PLANTED_PREPARED: list[tuple[str, Change, Any]] = [
         lambda row: {**row, "split": "train"},
         "split train, of_file test",
     ),
-    ("Every question fits the model's context: at most 60 tokens.", lambda row: {**row, "tokens": 61}, 61),
 ]
 
 
@@ -282,6 +282,13 @@ def test_v2_a_planted_violation_is_caught(
     shown = values_of(found)[sentence][0]
     assert shown == value or (isinstance(value, str) and value and shown.startswith(value))
     assert not found.ok
+
+
+def test_v2_a_question_that_is_too_long_is_a_warning(clean_folder: Path, tmp_path: Path) -> None:
+    """Training and evaluation leave it out."""
+    found = validate_prepared(planted_folder(clean_folder, tmp_path, lambda row: {**row, "tokens": 61}), PARAMS, 60)
+    assert found.ok
+    assert [(f.expectation, [row["line"] for row in f.failed_rows]) for f in found.warnings] == [(FITS, [3])]
 
 
 def test_v2_an_unknown_split(clean_folder: Path, tmp_path: Path) -> None:
@@ -398,6 +405,7 @@ def test_v2_every_expectation_has_its_violation(clean_folder: Path) -> None:
         "No question is in two splits.",
         VERIFIERS,
         FULL,
+        FITS,
         "Every split has at least 4 problems.",
         "Every split has as many problems as domain.json says.",
         "No answer makes up more than 50% of a split.",
@@ -411,16 +419,16 @@ def test_v2_every_expectation_has_its_violation(clean_folder: Path) -> None:
 
 def rollout(number: int, **more: Any) -> dict[str, Any]:
     line = {"round": 0, "channel": ("train", "fast", "eval")[number % 3], "problem_id": f"p{number % 4}", "text": "3 2"}
-    scored = {"tokens": [5, 6, 0], "logprobs": [-0.5, -1.25, 0.0], "reward": number // 3 % 2, "feedback": "input: 2 3"}
+    scored = {"tokens": 3, "logprob": -1.75, "reward": number // 3 % 2, "feedback": "position 2"}
     return {**line, **scored, **more}
 
 
 CLEAN_ROLLOUTS = [(number + 1, rollout(number)) for number in range(12)]
 KNOWN = {"p0", "p1", "p2", "p3"}
 A_CHANNEL, A_REWARD = "Every channel is one of train, fast, eval.", "Every reward is a finite number."
-TOKENS, LOGPROBS = (
-    "Every answer is a list of token ids, whole numbers from 0.",
-    "Every log-probability is a finite number.",
+TOKENS, LOGPROB = (
+    "Every rollout has the number of its answer's tokens.",
+    "The log-probability of every answer is a finite number.",
 )
 
 PLANTED_ROLLOUTS: list[tuple[str, dict[str, Any], Any]] = [
@@ -436,21 +444,20 @@ PLANTED_ROLLOUTS: list[tuple[str, dict[str, Any], Any]] = [
     ("Every reward is between 0 and 1.", {"reward": 1.01}, 1.01),
     ("Every reward is between 0 and 1.", {"reward": -0.01}, -0.01),
     ("Every reward is between 0 and 1.", {"reward": 10**400}, 10**400),
-    (TOKENS, {"tokens": "567"}, "text"),
-    (TOKENS, {"tokens": [5, 6.0, 0]}, "item 6.0"),
-    (TOKENS, {"tokens": [5, -1, True]}, "item -1"),
-    ("No answer is without tokens.", {"tokens": [], "logprobs": []}, 0),
-    (LOGPROBS, {"logprobs": [-1, math.nan, 0]}, "item NaN"),
-    (LOGPROBS, {"logprobs": [-math.inf, -1, 0]}, "item -Infinity"),
-    (LOGPROBS, {"logprobs": None}, "null"),
-    ("Every answer has as many log-probabilities as tokens.", {"logprobs": [-1.0]}, "logprobs 1, tokens 3"),
-    ("No log-probability is above zero.", {"logprobs": [-1, 0.0011, -2]}, 0.0011),
+    (TOKENS, {"tokens": "567"}, "text: 567"),
+    (TOKENS, {"tokens": True}, "true or false: true"),
+    (TOKENS, {"tokens": None}, "null"),
+    ("No answer is without tokens.", {"tokens": 0}, 0),
+    (LOGPROB, {"logprob": math.nan}, "nan"),
+    (LOGPROB, {"logprob": -math.inf}, "-inf"),
+    (LOGPROB, {"logprob": None}, "null"),
+    ("No log-probability is above zero.", {"logprob": 0.0011}, 0.0011),
     ("Every feedback is a text.", {"feedback": ["x"]}, 'list: ["x"]'),
 ]
 
 
 def test_v3_clean_rollouts_pass() -> None:
-    almost = (13, rollout(0, logprobs=[0.0009, -1, -2], reward=0.25, problem_id="p3"))
+    almost = (13, rollout(0, logprob=0.0009, reward=0.25, problem_id="p3"))
     found = validate_rollouts(iter([*CLEAN_ROLLOUTS, almost]), "first", KNOWN)
     assert (found.suite, found.subject, found.rows, found.ok) == ("rollouts", "first", 13, True)
     assert failing(found) == {}
@@ -471,8 +478,7 @@ def test_v3_a_field_that_is_missing() -> None:
     found = validate_rollouts([(1, {}), *((n + 1, line) for n, line in CLEAN_ROLLOUTS)], "first", KNOWN)
     assert set(map(str, values_of(found).values())) == {"['missing']"}
     assert failing(found) == {
-        sentence: [(None, 1)]
-        for sentence in (A_CHANNEL, "Every rollout names its problem.", A_REWARD, TOKENS, LOGPROBS)
+        sentence: [(None, 1)] for sentence in (A_CHANNEL, "Every rollout names its problem.", A_REWARD, TOKENS, LOGPROB)
     } | {"Every feedback is a text.": [(None, 1)]}
 
 
@@ -716,7 +722,7 @@ def test_v6_ten_thousand_rows_take_seconds(tmp_path: Path) -> None:
     library()  # its import takes seconds of its own
     rows = [raw_row(n, answer="" if n % 3 == 0 else str(n)) for n in range(10_000)]
     path = write_raw(tmp_path / "a.jsonl", rows)
-    lines = [(n, rollout(n, tokens=[1] * 40, logprobs=[-0.5] * 40)) for n in range(10_000)]
+    lines = [(n, rollout(n, text="3 2 " * 40)) for n in range(10_000)]
     started = time.monotonic()
     found = validate_raw(path)
     assert found.failing[0].failed == 3334

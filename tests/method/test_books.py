@@ -100,6 +100,18 @@ def test_a3_a_fast_round_has_the_cost_of_reflection(books: Books, usage: dict[st
     assert line.get("reflector_usage", {}) == usage
 
 
+def test_a3_the_last_event_of_a_kind(books: Books) -> None:
+    """Found from the end of the record; one that a resume made void is none."""
+    for number in (0, 1):
+        books.close_round(books.open_round("train", number, 0), number, POPULATION)
+    books.evaluation(0, 2, BETTER, Evaluation(accuracy=0.75, stderr=0.125))
+    assert (books.last("round")["round"], books.last("evaluation")["accuracy"]) == (1, 0.75)
+    books.folder.void_from(1)
+    assert (books.last("round")["round"], books.last("evaluation")["accuracy"]) == (0, 0.75)
+    with pytest.raises(StopIteration):
+        books.last("end")
+
+
 def test_a4_every_prompt_met_is_on_the_record(books: Books) -> None:
     books.open_round("fast", 2, 1).fast(fast())
     lines = {event["text"]: event for event in books.events()}
@@ -129,3 +141,11 @@ def test_a6_a_round_has_a_line_once_it_is_complete(books: Books) -> None:
     books.open_round("train", 0, 0).step(1, step(0.5), rollouts("train", 1))
     assert [event["kind"] for event in books.events()] == ["step"]
     assert books.seconds == 0.0
+
+
+def test_a_step_shows_what_it_took(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(books.progress, "step", lambda *figures: shown.append(figures))
+    monkeypatch.setattr("fst.method.books.peak_bytes", lambda: 3 * 2**29)
+    books.step(0, 1, step(0.5), rollouts("train", 4))
+    assert shown == [(1, 0.5, "0.1 s for 8 new tokens, at most 1.5 GiB so far")]

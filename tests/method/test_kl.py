@@ -66,9 +66,10 @@ def brute_force(policy: Policy) -> float:
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("limit", [8192, 20, 1])
+@pytest.mark.parametrize("limit", [8192, 2000, 20, 1])
 def test_m2_equals_a_plain_loop(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr("fst.models.likelihood.MAX_TOKENS", limit)
+    monkeypatch.setattr("fst.models.likelihood.MAX_LOGITS", limit)
     Watched(policy, tmp_path).perturb()
     expected = brute_force(policy)
     assert expected > 0.001

@@ -4,7 +4,9 @@ s1  advantages are those of the problem's whole group, prompts mixed, as fst.dea
 s2  loss and gradient are CISPO's: -stop_grad(min(rho, tau)) * A * log pi, averaged within a (problem, prompt) cell
     and then over cells (Eq. 4), plus beta times k3's mean over all tokens kept; rho is capped above, never below.
     TRL multiplies k3 by rho, gradient included (the unbiased gradient of the KL), unless told not to
-s3  groups of equal rewards leave the batch, in all its tensors; without any signal the gradient is zero
+    All that however the rows are cut into slices, and whether they run as a tree or one by one
+s3  groups of equal rewards leave the batch, in all its tensors, before the base scores it; without any signal there is
+    no step
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 
 from fst.data.types import Problem, Score
 from fst.method.dealing import group_advantages, slot
+from fst.method.slow_batch import trimmed
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
 from support.slow_toys import PROBLEMS, Watched, drawn, population
@@ -129,18 +132,56 @@ def test_s1_the_model_reads_the_prompt_that_the_rollout_names(policy: Policy, tm
         assert answered == list(rollout.tokens)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.05])
-@pytest.mark.parametrize("prompts", [1, 2, 4])
-def test_s2_loss_and_gradient(scripted: Callable[..., Watched], prompts: int, beta: float) -> None:
-    slow = scripted(kl_penalty=beta)
+@pytest.mark.parametrize("tree", [True, False])
+@pytest.mark.parametrize("micro_tokens", [1, 70, 16384])  # a slice for each row, a few slices, one
+@pytest.mark.parametrize(("prompts", "beta"), [(1, 0.0), (2, 0.0), (4, 0.05)])
+def test_s2_loss_and_gradient(
+    scripted: Callable[..., Watched], prompts: int, beta: float, micro_tokens: int, tree: bool
+) -> None:
+    slow = scripted(kl_penalty=beta, micro_tokens=micro_tokens)
+    assert slow.tree
+    slow.tree = tree
     rows = scripted_rows(slow, prompts, slow.script[0], REWARDS)
     expect_step(slow, prompts, rows, cispo(slow, rows, beta))
+
+
+def test_s2_gradient_checkpointing_is_on_when_asked(
+    scripted: Callable[..., Watched], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Layers run again in the backward pass; the gradient stays. That rows are not shared then is said."""
+    slow = scripted(kl_penalty=0.05, trl={"gradient_checkpointing": True})
+    assert "each row runs by itself: gradient checkpointing" in caplog.text
+    rows = scripted_rows(slow, 2, slow.script[0], REWARDS)
+    loss = cispo(slow, rows, 0.05)
+    runs: list[bool] = []
+    layer = slow.policy.model.get_base_model().model.layers[0].self_attn
+    hook = layer.register_forward_pre_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    expect_step(slow, 2, rows, loss)
+    hook.remove()
+    assert runs.count(True) == 2, "once for its result, once more for its gradient"
+    assert not slow.tree, "checkpointed layers keep no cache"
 
 
 def test_s2_the_penalty_may_go_without_the_ratio(scripted: Callable[..., Watched]) -> None:
     slow = scripted(kl_penalty=0.05, trl={"use_bias_correction_kl": False})
     rows = scripted_rows(slow, 2, slow.script[0], REWARDS)
     expect_step(slow, 2, rows, cispo(slow, rows, 0.05))
+
+
+def test_s3_the_base_scores_the_rows_that_are_kept(
+    scripted: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, scored = scripted(kl_penalty=0.05), []
+    original = slow.trainer._get_per_token_logps_and_entropies
+
+    def watched(model: torch.nn.Module, ids: torch.Tensor, *more: object, **options: object) -> object:
+        if not torch.is_grad_enabled():
+            scored.append(len(ids))
+        return original(model, ids, *more, **options)
+
+    monkeypatch.setattr(slow.trainer, "_get_per_token_logps_and_entropies", watched)
+    slow.train_step(population(2), PROBLEMS[:3])
+    assert scored == [8], "two of three groups"
 
 
 def test_s2_at_no_penalty_the_base_is_not_consulted(scripted: Callable[..., Watched]) -> None:
@@ -172,7 +213,7 @@ def test_s3_groups_without_signal_leave_all_tensors(scripted: Callable[..., Watc
     kept = [0, 1, 2, 3, 8, 9, 10, 11]
     assert (result.groups, result.kept_groups, len(rollouts)) == (3, 2, 12)
     assert result.reward == pytest.approx(sum(REWARDS) / 12)
-    for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "ref_per_token_logps"):
+    for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"):
         torch.testing.assert_close(slow.after[key], slow.before[key][kept])
     assert int(slow.after["num_items_in_batch"]) == sum(LENGTHS[i] for i in kept)
 
@@ -189,14 +230,19 @@ def test_s3_without_any_signal_nothing_moves(policy: Policy, tmp_path: Path) -> 
         assert torch.equal(tensor, before[name]), name
 
 
-def test_s3_without_any_signal_the_penalty_pulls_to_the_base(policy: Policy, tmp_path: Path) -> None:
-    slow = Watched(policy, tmp_path, kl_penalty=1.0, warmup_steps=0)
+def test_s3_without_any_signal_there_is_no_step(policy: Policy, tmp_path: Path) -> None:
+    """Neither the penalty nor the optimizer's momentum moves the weights, and the schedule waits."""
+    slow = Watched(policy, tmp_path, kl_penalty=1.0, warmup_steps=4)
     slow.perturb()
+    slow.train_step(population(2), PROBLEMS[:3])
+    before, schedule = slow.adapter(), slow.trainer.lr_scheduler.state_dict()
     slow.verify = lambda problem, answer: Score(0.0, "")
     result, _ = slow.train_step(population(1), PROBLEMS[:3])
-    assert result.kept_groups == 0
-    assert result.loss > 0
-    assert result.grad_norm > 0
+    assert (result.kept_groups, result.loss, result.grad_norm) == (0, 0.0, 0.0)
+    assert slow.trainer.lr_scheduler.state_dict() == schedule
+    assert slow.step == 2
+    for name, tensor in slow.adapter().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_s3_only_the_answers_of_one_problem_decide_its_group(policy: Policy, tmp_path: Path) -> None:
@@ -208,3 +254,22 @@ def test_s3_only_the_answers_of_one_problem_decide_its_group(policy: Policy, tmp
     slow.verify = first_problem_only
     result, _ = slow.train_step(population(1), PROBLEMS[:3])
     assert (result.kept_groups, result.reward) == (0, pytest.approx(1 / 3))
+
+
+def test_s2_a_slice_has_no_column_of_padding_alone() -> None:
+    batch = {
+        "prompt_ids": torch.tensor([[0, 0, 7, 8], [0, 5, 6, 7], [1, 2, 3, 4]]),
+        "prompt_mask": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]),
+        "completion_ids": torch.tensor([[1, 0, 0], [1, 2, 0], [1, 2, 3]]),
+        "completion_mask": torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]]),
+        "old_per_token_logps": torch.tensor([[0.1, 0.0, 0.0], [0.2, 0.3, 0.0], [0.4, 0.5, 0.6]]),
+        "advantages": torch.tensor([1.0, 2.0, 3.0]),
+        "num_items_in_batch": torch.tensor(6),
+        "num_images": None,
+    }
+    part = trimmed(batch, [1, 0])
+    assert part["prompt_ids"].tolist() == [[5, 6, 7], [0, 7, 8]]
+    assert part["completion_ids"].tolist() == [[1, 2], [1, 0]]
+    torch.testing.assert_close(part["old_per_token_logps"], torch.tensor([[0.2, 0.3], [0.1, 0.0]]))
+    assert part["advantages"].tolist() == [2.0, 1.0]
+    assert (int(part["num_items_in_batch"]), part["num_images"]) == (6, None)

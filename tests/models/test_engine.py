@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from fst.config import ModelParams
 from fst.errors import EngineError, ModelError
 from fst.models.adapter import WEIGHTS, adapter_name, lora_config, save_adapter
 from fst.models.policy import Policy, load_policy
@@ -28,7 +29,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folders = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = get_peft_model(load_policy("lab", 8).model, lora_config(4, 8))
+        model = get_peft_model(load_policy(ModelParams(base="lab", max_new_tokens=8)).model, lora_config(4, 8))
         with torch.no_grad():
             for key, tensor in model.named_parameters():
                 if "lora_B" in key:
@@ -40,7 +41,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def policy() -> Policy:
-    return load_policy("lab", 12)
+    return load_policy(ModelParams(base="lab", max_new_tokens=12))
 
 
 def asks(policy: Policy, adapter: str | None, temperature: float = 0.0, prompt: str = "reverse the list") -> list[Ask]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fst.checkout import LAB_BASE
+from fst.config import ModelParams
 from fst.data.lab.corpus import one_step_rules, question
 from fst.data.lab.rules import draw_values, instruction, render
 from fst.models.lab.pretrain import PretrainConfig, pretrain
@@ -31,7 +32,7 @@ SMALL = PretrainConfig(
 
 
 def _accuracy(prompt_of: object, seed: int) -> float:
-    policy = load_policy("lab", max_new_tokens=16)
+    policy = load_policy(ModelParams(base="lab", max_new_tokens=16))
     rng = random.Random(seed)
     asked, expected = [], []
     for rule in one_step_rules("digits") * 12:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from fst.config import ModelParams
 from fst.errors import ModelError
 from fst.models.policy import Policy, load_policy
 from support.slow_toys import PROBLEMS, Watched, drawn, population
@@ -84,7 +85,7 @@ def test_l1_without_one_the_prompt_stands_before_the_question(
     tiny_model_dir: Path, tmp_path: Path, prefix: str
 ) -> None:
     folder = rewritten(tiny_model_dir, tmp_path / "model", lambda template: prefix + template)
-    policy = load_policy(str(folder), max_new_tokens=4)
+    policy = load_policy(ModelParams(base=str(folder), max_new_tokens=4))
     assert not policy.has_system_role
     assert policy.messages("be brief", "why") == [{"role": "user", "content": "be brief\n\nwhy"}]
     assert policy.messages("", "why") == [{"role": "user", "content": "why"}]
@@ -97,7 +98,7 @@ def test_l2_no_chat_template(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"has no chat template; pick an instruction-tuned model, or add chat_template"
     ):
-        load_policy(str(folder), max_new_tokens=4)
+        load_policy(ModelParams(base=str(folder), max_new_tokens=4))
 
 
 @pytest.mark.parametrize("kept", [(), ("config.json",), ("config.json", "tokenizer.json", "tokenizer_config.json")])
@@ -109,13 +110,13 @@ def test_l2_a_directory_without_a_model(tiny_model_dir: Path, tmp_path: Path, ke
     with pytest.raises(
         ModelError, match=r"(?s)cannot load model .*\nGive a directory with config.json, model.safetensors"
     ):
-        load_policy(str(folder), max_new_tokens=4)
+        load_policy(ModelParams(base=str(folder), max_new_tokens=4))
 
 
 def test_l2_no_such_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match=r"cannot load model '/.*nowhere'") as caught:
-        load_policy(f"{tmp_path}/nowhere", max_new_tokens=4)
+        load_policy(ModelParams(base=f"{tmp_path}/nowhere", max_new_tokens=4))
     assert isinstance(caught.value.__cause__, OSError | ValueError)
 
 
@@ -125,20 +126,20 @@ def test_l2_weights_that_are_damaged(tiny_model_dir: Path, tmp_path: Path) -> No
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot load model"):
-        load_policy(str(folder), max_new_tokens=4)
+        load_policy(ModelParams(base=str(folder), max_new_tokens=4))
 
 
 def test_l2_the_labs_weights_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fst.models.policy.LAB_BASE", tmp_path / "lab_base")
     with pytest.raises(ModelError, match=r"lab_base; build it with `fst lab-base build`"):
-        load_policy("lab", max_new_tokens=4)
+        load_policy(ModelParams(base="lab", max_new_tokens=4))
 
 
 def test_l2_lab_is_the_directory_of_the_lab(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, policy: Policy
 ) -> None:
     monkeypatch.setattr("fst.models.policy.LAB_BASE", tiny_model_dir)
-    lab = load_policy("lab", max_new_tokens=4)
+    lab = load_policy(ModelParams(base="lab", max_new_tokens=4))
     assert (lab.name, lab.max_new_tokens, lab.model.training) == ("lab", 4, False)
     assert torch.equal(lab.model.lm_head.weight, policy.model.lm_head.weight)
 
@@ -149,7 +150,7 @@ def test_l3_other_architectures_train(
 ) -> None:
     torch.manual_seed(0)
     folder = with_architecture(tiny_model_dir, tmp_path / "model", build(len(policy.tokenizer)))
-    other = load_policy(str(folder), max_new_tokens=4)
+    other = load_policy(ModelParams(base=str(folder), max_new_tokens=4))
     base = {name: tensor.clone() for name, tensor in other.model.state_dict().items()}
     ids = torch.tensor(other.encode([other.messages("add one", "1 2")]))
     with torch.no_grad():

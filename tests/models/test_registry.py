@@ -1,10 +1,13 @@
 """Engines by name. T1 a policy samples with the engine that model.engine names; T2 a decorator or an installed package
 adds an engine, and params.yaml takes its name, which is checked without loading torch; T3 an unknown name, and an
-engine that cannot be imported, are refused by the key's path."""
+engine that cannot be imported, are refused by the key's path; T4 a process that only answers holds no weights where the
+engine has its own, and reads and ends answers as one that does."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from fst.config import Params, params_from_dict
+from fst.config import ModelParams, Params, params_from_dict
 from fst.errors import ConfigError
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.engines.registry import engine_class, load_engine, load_with_engine
 from fst.models.engines.vllm import VllmEngine
+from fst.models.policy import load_policy, without_weights
 from fst.models.sampler import Answer, Sampling
 from fst.tables import ENGINES
 
@@ -91,3 +95,34 @@ def test_t3_an_engine_that_cannot_be_used_is_refused_by_the_keys_path() -> None:
     for name, why in (("gone", "No module named 'nowhere'"), ("empty", "has no attribute 'Nothing'")):
         with pytest.raises(ConfigError, match=rf"^model\.engine: '{name}' cannot be loaded: .*{why}"):
             load_engine(params_from_dict({"model": {"engine": name}}))
+
+
+@pytest.mark.parametrize("said", [[7, 2], None])
+def test_t4_a_policy_without_weights(tiny_model_dir: Path, tmp_path: Path, said: list[int] | None) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    (folder / "generation_config.json").unlink()
+    if said:
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+    params = ModelParams(base=str(folder), max_new_tokens=8)
+    whole, empty = load_policy(params), without_weights(params)
+    assert {parameter.device.type for parameter in empty.model.parameters()} == {"meta"}
+    assert empty.end_ids == whole.end_ids
+    assert (2 in empty.end_ids and 7 in empty.end_ids) is bool(said)
+    messages = [whole.messages("reverse the list", "digits: 3 1 4")]
+    assert empty.encode(messages) == whole.encode(messages)
+    answer = Answer(tuple(whole.encode(messages)[0]), ())
+    assert empty.decoded([answer]) == whole.decoded([answer])
+
+
+def test_t4_the_gateway_loads_weights_only_for_an_engine_without(tiny_model_dir: Path) -> None:
+    loaded = {}
+    for name in ("transformers", "vllm"):
+        engine = load_engine(
+            params_from_dict(
+                {"model": {"base": str(tiny_model_dir), "engine": name}, "vllm": {"url": "http://127.0.0.1:9"}}
+            )
+        )
+        loaded[name] = {parameter.device.type for parameter in engine._policy.model.parameters()}  # type: ignore[attr-defined]
+        engine.close()
+    assert loaded == {"transformers": {"cpu"}, "vllm": {"meta"}}

@@ -2,8 +2,9 @@
 
 a1  greedy answers are those of transformers' own generate, whatever the padding, the batch and the order
 a2  an answer's log-probabilities are the model's at T=1, whatever temperature drew it
-a3  one prefill a request serves its n answers; rows that have ended leave the batch and change nothing for the others
-a4  same seed, same answers; another seed, others
+a3  each distinct request runs once, what requests begin with alike runs once, and that serves all n answers; rows that
+    have ended leave the batch when a quarter of it has, and change nothing for the others
+a4  same seed, same answers, however the rows are batched; another seed, or another place, others
 a5  tokens are drawn from softmax(logits / temperature)
 a6  an answer ends at its first end token or at the limit, and holds nothing behind it
 a7  the model's mode is left as it was found, also after an error
@@ -16,32 +17,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.utils import ModelOutput
 
 from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Policy
-from fst.models.sampler import Answer, Sampling, sample_answers
+from fst.models.sampler import MAX_ROWS, Answer, Sampling, rows_that_fit, sample_answers
 from support.slow_toys import Watched
 
 REQUESTS = [[3, 137, 148, 4, 18, 246, 5], [3, 9, 5], [3, 137, 148, 145, 4, 114, 155, 143, 238, 248, 11, 5], [3, 60, 5]]
 ENDS = tuple(range(0, 517, 9))  # an untrained model hardly ever says its own end token
 
 
-class Sharp(torch.nn.Module):
+def sharp(policy: Policy) -> torch.nn.Module:
     """The model with its logits times 8: an untrained model's distribution is flat, this one's is not."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs: object) -> ModelOutput:
-        out = self.model(**inputs)
-        out.logits = out.logits * 8
-        return out
+    policy.model.get_output_embeddings().register_forward_hook(lambda _module, _inputs, logits: logits * 8)
+    return policy.model
 
 
 def plan(**changes: object) -> Sampling:
-    return dataclasses.replace(Sampling(1, 12, 1.0, ENDS, 0, 0), **changes)
+    return dataclasses.replace(Sampling(1, 12, 1.0, ENDS, 0, 0, 2**30), **changes)
 
 
 def greedy_by_generate(policy: Policy, request: list[int], ends: tuple[int, ...]) -> tuple[int, ...]:
@@ -62,7 +55,7 @@ class Calls:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.shapes: list[tuple[int, ...]] = []
-        self.handle = model.register_forward_pre_hook(self.note, with_kwargs=True)
+        self.handle = model.base_model.register_forward_pre_hook(self.note, with_kwargs=True)
 
     def note(self, _: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
         self.shapes.append(tuple(kwargs["input_ids"].shape))
@@ -119,14 +112,21 @@ def test_a2_logprobs_are_the_models_at_t_1(policy: Policy, temperature: float) -
     assert [len(a.logprobs) for a in flat(groups)] == [len(a.tokens) for a in flat(groups)]
 
 
-def test_a3_a_request_is_read_once_and_ended_rows_leave(policy: Policy) -> None:
+def test_a3_requests_run_once_and_ended_rows_leave(policy: Policy) -> None:
     calls = Calls(policy.model)
     answers = flat(sample_answers(policy.model, REQUESTS, plan(n=4)))
     lengths = [len(a.tokens) for a in answers]
-    longest = max(len(request) for request in REQUESTS)
-    rows = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
-    assert calls.shapes == [(len(REQUESTS), longest), *[(n, 1) for n in rows]]
-    assert rows[0] > rows[-1], "some rows should end before others"
+    # two begin with 3, two with 3, 137, 148; the last token of a request runs with the answers
+    assert calls.shapes[:2] == [(2, 3), (4, 8)]
+    decoded = calls.shapes[2:]
+    assert decoded[0] == (16, 1)
+    assert len(decoded) == max(lengths)
+    rows = 16
+    for step, shape in enumerate(decoded):
+        running = sum(length > step for length in lengths)
+        rows = running if running < 0.75 * rows else rows
+        assert shape == (rows, 1)
+    assert rows < 16, "some rows should end before others"
 
 
 def test_a3_n_greedy_answers_are_the_same_answer(lively: Policy) -> None:
@@ -145,6 +145,20 @@ def test_a3_more_rows_than_a_batch_holds(lively: Policy, monkeypatch: pytest.Mon
     split = sample_answers(policy.model, REQUESTS, plan(n=2, temperature=0.0))
     assert max(shape[0] for shape in calls.shapes) == 4
     assert [a.tokens for a in flat(split)] == [a.tokens for a in flat(whole)]
+
+
+def test_a3_rows_fit_in_the_memory_for_them(policy: Policy) -> None:
+    """Two layers, two heads of 16, float32: 512 bytes a token; six copies of 517 logits: 12,408 bytes a row."""
+    row = 20 * 512 + 12_408
+    assert [rows_that_fit(policy.model, 20, room) for room in (0, row, 2 * row - 1, 2 * row)] == [1, 1, 1, 2]
+    assert rows_that_fit(policy.model, 20, 10**12) == MAX_ROWS
+
+
+def test_a4_the_batch_changes_no_answer(lively: Policy) -> None:
+    whole = flat(sample_answers(lively.model, REQUESTS, plan(n=6)))
+    split = flat(sample_answers(lively.model, REQUESTS, plan(n=6, cache_bytes=80_000)))
+    assert [a.tokens for a in split] == [a.tokens for a in whole]
+    assert [x for a in split for x in a.logprobs] == pytest.approx([x for a in whole for x in a.logprobs], abs=1e-5)
 
 
 def test_a4_a_seed_fixes_the_answers(policy: Policy) -> None:
@@ -166,7 +180,7 @@ def test_a4_the_global_random_state_is_neither_used_nor_moved(policy: Policy) ->
 def chi_square(policy: Policy, drawn_at: float, expected_at: float, draws: int = 4000) -> tuple[float, int]:
     """Pearson's statistic of first tokens drawn at one temperature against softmax at another; cells, tokens
     expected fewer than 5 times taken together."""
-    model, request = Sharp(policy.model), REQUESTS[2]
+    model, request = sharp(policy), REQUESTS[2]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([request])).logits[0, -1].double()
     answers = sample_answers(model, [request], plan(n=draws, max_new_tokens=1, temperature=drawn_at))[0]

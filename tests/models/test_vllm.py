@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from fst.config import Params, VllmParams, params_from_dict
+from fst.config import ModelParams, Params, VllmParams, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.types import Domain, SplitSizes
 from fst.errors import EngineError
@@ -26,7 +26,7 @@ from fst.models.engines.registry import load_with_engine
 from fst.models.engines.vllm import VllmEngine
 from fst.models.engines.vllm_server import VllmServer, shared_server
 from fst.models.likelihood import answer_logprobs
-from fst.models.policy import Policy, model_place
+from fst.models.policy import Policy, load_reader, model_place
 from fst.models.reflector import PolicyReflector
 from fst.models.sampler import Sampling
 from fst.types import Population, Prompt
@@ -54,7 +54,8 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def server(params: Params) -> Iterator[VllmServer]:
-    server = shared_server(model_place("lab"), params.slow.lora_rank, "float32", params.vllm)
+    context = load_reader(ModelParams()).context
+    server = shared_server(model_place("lab"), params.slow.lora_rank, "float32", context, params.vllm)
     server.url()
     yield server
     server.close()
@@ -90,6 +91,14 @@ def test_v1_log_probabilities_are_those_of_the_model(policy: Policy, domain: Dom
     assert policy.answer_ids(requests, 2, seed=1)[0][0].tokens == groups[0][0].tokens
     greedy = policy.answer([policy.messages(REVERSE, "digits: 3 1 4 2 5")], 1, seed=0, temperature=0)
     assert greedy[0][0].text == "5 2 4 1 3"
+
+
+def test_v1_equal_requests_have_noise_of_their_own(policy: Policy, domain: Domain) -> None:
+    request = policy.encode([policy.messages("solve the task", domain.train[0].question)])[0]
+    groups = policy.answer_ids([request] * 6, 4, seed=1)
+    answers = [answer.tokens for group in groups for answer in group]
+    assert len(set(answers)) > 12, "24 answers of an untrained model to a prompt that says nothing"
+    assert policy.answer_ids([request] * 6, 4, seed=1) == groups
 
 
 def test_v2_v3_a_slow_round(policy: Policy, domain: Domain, params: Params, tmp_path: Path) -> None:
@@ -163,11 +172,11 @@ def test_v5_the_gateway_serves_through_it(policy: Policy, server: VllmServer, tm
 
 def test_v6_a_server_that_is_gone_is_an_engine_error(policy: Policy) -> None:
     gone = VllmParams(url="http://127.0.0.1:9")
-    engine = VllmEngine(policy, VllmServer("lab", 16, "float32", gone), gone)
+    engine = VllmEngine(policy, VllmServer("lab", 16, "float32", 128, gone), gone)
     with pytest.raises(EngineError, match=r"vLLM at http://127.0.0.1:9 does not answer"):
-        engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0))
+        engine.sample([[3, 4]], Sampling(1, 4, 1.0, (2,), 0, 0, 2**30))
     engine.close()
     missing = VllmParams(python="/nowhere/python")
     os.environ.pop("FST_VLLM_PYTHON", None)
     with pytest.raises(EngineError, match="make it with `make vllm`"):
-        VllmServer("lab", 16, "float32", missing).url()
+        VllmServer("lab", 16, "float32", 128, missing).url()

@@ -1,6 +1,7 @@
 """The child process of a flow. K1 a round that failed is begun anew by the next attempt, in the same child; K2 errors
 come over as they are, with their exit code; K3 a child that is killed or late is a WorkerDied, and the next call has a
-new one; K4 nothing of a flow's own process imports torch."""
+new one; K4 nothing of a flow's own process imports torch; K5 figures of an evaluation belong to the round that it
+followed."""
 
 from __future__ import annotations
 
@@ -54,6 +55,19 @@ def test_k1_a_round_that_failed_is_begun_anew(project: Project) -> None:
     resumed = work.next_round(project, "first")
     assert (resumed["round"], resumed["channel"], resumed["more"]) == (2, "fast", True)
     work._training.clear()
+
+
+@pytest.mark.slow
+def test_k5_a_round_without_an_evaluation_has_no_figures_of_one(project: Project) -> None:
+    file = project.places.params
+    params = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**params, "evaluate": {**params["evaluate"], "every": 3}}, sort_keys=False))
+    prepared(project)
+    rounds = [work.next_round(project, "first") for _ in range(4)]
+    work._training.clear()
+    assert [done["accuracy"] is None for done in rounds] == [True, True, False, False]
+    assert [done["kl"] is None for done in rounds] == [True, True, False, False]
+    assert [done["more"] for done in rounds] == [True, True, True, False]
 
 
 @pytest.mark.slow

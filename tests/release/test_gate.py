@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fst.config import GateParams
+from fst.config import GateParams, Params, params_from_dict
 from fst.release.gate import Case, Decision, bootstrap, decide
 
-LIMITS = GateParams(resamples=500)
+LIMITS = GateParams(resamples=500, max_prompt_tokens=64)
 SETTLED = 0.3 + 0.4 * (np.arange(200) % 2)  # a policy's mean reward on 200 problems
 
 
@@ -68,7 +68,7 @@ def test_g2_a_tie_follows_the_parameter(tie: Any, verdict: str) -> None:
     [
         ("kl", {"kl": 2.0}, {"kl": 2.001}),
         ("prompt", {"prompt_tokens": 64}, {"prompt_tokens": 65}),
-        ("cost", {"tokens_per_answer": 45.0}, {"tokens_per_answer": 45.1}),
+        ("cost", {"tokens_per_answer": 40.0}, {"tokens_per_answer": 40.1}),
     ],
 )
 def test_g3_a_limit_is_the_last_value_that_passes(rule: str, at: dict[str, float], beyond: dict[str, float]) -> None:
@@ -76,6 +76,22 @@ def test_g3_a_limit_is_the_last_value_that_passes(rule: str, at: dict[str, float
     refused = judged(case(+0.1, **beyond))
     assert failed(refused) == {(rule, "a")}
     assert "over by" in refused.reasons[0]
+
+
+def test_g3_a_longer_prompt_is_no_cost() -> None:
+    """It has a rule of its own: 54 tokens more of it, and answers as before."""
+    assert judged(case(+0.1, prompt_tokens=64, tokens_per_answer=84.0)).verdict == "release"
+    refused = judged(case(+0.1, prompt_tokens=64, tokens_per_answer=94.1))
+    assert failed(refused) == {("cost", "a")}
+    assert refused.reasons[0].startswith("a: 1.50 of production's tokens an answer, prompts aside, over by 0.005")
+
+
+def test_g3_limits_that_are_not_set_follow_from_training() -> None:
+    """A prompt may be as long as any domain's training makes one, and a limit that is set holds."""
+    assert Params().gate_limits == GateParams(max_prompt_tokens=64)
+    longer = {"fast": {"max_prompt_tokens": 256}, "domains": {"a": {}, "b": {"set": ["fast.max_prompt_tokens=300"]}}}
+    assert params_from_dict(longer).gate_limits.max_prompt_tokens == 300
+    assert params_from_dict({**longer, "gate": {"max_prompt_tokens": 128}}).gate_limits.max_prompt_tokens == 128
 
 
 def test_g3_forgetting_is_judged_by_domain_even_when_the_whole_gains() -> None:
@@ -153,7 +169,7 @@ def test_g7_any_rewards_give_an_ordered_interval_and_the_same_again(
 
 
 def test_g8_the_decision_is_complete_and_json() -> None:
-    decision = judged(case(-0.2, kl=3.0, prompt_tokens=100, tokens_per_answer=90.0))
+    decision = judged(case(-0.2, kl=3.0, prompt_tokens=100, tokens_per_answer=150.0))
     assert failed(decision) == {("reward", ""), ("kl", "a"), ("prompt", "a"), ("forgetting", "a"), ("cost", "a")}
     assert len(decision.reasons) == 5
     values = json.loads(json.dumps(decision.as_dict()))

@@ -31,11 +31,11 @@ def test_steps_print_a_line_at_most_every_five_seconds() -> None:
         progress.round_started("slow", 0)
         for step in range(1, 13):
             clock.now += 2.0
-            progress.step(step, step / 100)
+            progress.step(step, step / 100, "3.5 s" if step == 10 else "")
     lines = out.getvalue().splitlines()
     assert lines[0] == "[rl] lab/[red]x | round: slow round, cycle 1 of 2 | left: not known yet"
     assert [line.split(" | ")[1] for line in lines[1:]] == [
-        f"step: {step} of 12, reward {step / 100:.3f}" for step in (1, 4, 7, 10)
+        f"step: {step} of 12, reward {step / 100:.3f}{', 3.5 s' * (step == 10)}" for step in (1, 4, 7, 10)
     ]
 
 

@@ -1,6 +1,7 @@
 """The run folder: W1 writes are atomic; W2 a torn line is closed off and skipped; W3 a resume voids exactly the
 lines of its round and later; W4 one process holds a run; W5 a run is only resumed as what it was; W6 a checkpoint
-is there whole or not at all, and the last two are kept.
+is there whole or not at all, and the last two are kept; W7 a rollout is recorded slim, and old records are read; W8
+going on reads no more of a long run than of a short one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,11 @@ from fst.config import Params, params_from_dict
 from fst.errors import RecordError
 from fst.files import write_atomic
 from fst.lines import read_lines
-from fst.runs.records import RunFolder, valid_lines
+from fst.runs.records import RunFolder, events_back, rollouts_of, valid_lines
 from fst.types import Rollout
 
 ROOT = Path(__file__).resolve().parents[2]
+IO_FIGURES = Path("/proc/self/io")
 CONFIG: dict[str, Any] = {
     "arm": "fst",
     "domain": "lab/reverse",
@@ -41,6 +44,11 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
     folder = RunFolder.create(tmp_path / "run", CONFIG)
     yield folder
     folder.close()
+
+
+def rollout(problem: str, text: str, length: int, feedback: str) -> Rollout:
+    tokens, logprobs = tuple(range(length)), tuple(-1.123456 + i * 1e-6 for i in range(length))
+    return Rollout("train", problem, "q", 1, text, tokens, logprobs, 0.5, feedback)
 
 
 def names(folder: Path) -> list[str]:
@@ -70,6 +78,26 @@ def test_a_run_of_an_older_release_goes_on_under_the_names_that_keys_have_now(ru
     file.write_text(file.read_text().replace('"kl_problems"', '"drift_problems"'))
     RunFolder.resume(run.path, CONFIG).close()
     file.write_text(file.read_text().replace('"drift_problems": 100', '"drift_problems": 99'))
+    with pytest.raises(RecordError, match="made with another 'params'"):
+        RunFolder.resume(run.path, CONFIG)
+
+
+def test_a_run_that_is_older_than_a_parameter_has_its_default(run: RunFolder) -> None:
+    run.close()
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    del config["params"]["evaluate"]["every"]
+    file.write_text(json.dumps(config))
+    RunFolder.resume(run.path, CONFIG).close()
+    sparse = params_from_dict({"evaluate": {"every": 4}}).of_run()
+    with pytest.raises(RecordError, match="made with another 'params'"):
+        RunFolder.resume(run.path, {**CONFIG, "params": sparse})
+
+
+def test_a_run_with_a_parameter_that_is_gone_is_another_run(run: RunFolder) -> None:
+    run.close()
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace('"kl_problems"', '"no_such_key"'))
     with pytest.raises(RecordError, match="made with another 'params'"):
         RunFolder.resume(run.path, CONFIG)
 
@@ -112,7 +140,7 @@ def test_w3_a_resume_voids_the_earlier_lines_of_its_round_and_later(script: list
 def test_w3_both_accounts_are_voided_from_the_same_round(run: RunFolder) -> None:
     for number in (0, 1, 2):
         run.event("step", round=number)
-        run.rollouts(number, [Rollout("train", f"p{number}", "q", 1, "é\n", (5, 2), (-0.123456, -1.0), 0.5, "f")])
+        run.rollouts(number, [rollout(f"p{number}", "é\n", 2, "input: 1\noutput: é\n\nexpected: 2\ndiffers: all")])
     run.void_from(1)
     assert [e["round"] for e in valid_lines(read_lines(run.path / "events.jsonl"))] == [0, 1]
     first, mark = valid_lines(read_lines(run.path / "rollouts.jsonl"))
@@ -124,12 +152,66 @@ def test_w3_both_accounts_are_voided_from_the_same_round(run: RunFolder) -> None
         "prompt_id": "q",
         "weights": 1,
         "text": "é\n",
-        "tokens": [5, 2],
-        "logprobs": [-0.12346, -1.0],
+        "tokens": 2,
+        "logprob": -2.24691,
         "reward": 0.5,
-        "feedback": "f",
+        "feedback": "all",
     }
     assert len(list(read_lines(run.path / "rollouts.jsonl"))) == 4, "void lines are still there to read"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["step", "step", "resume"]), st.integers(-1, 4)), max_size=30))
+def test_w3_events_read_back_are_those_in_force(script: list[tuple[str, int]]) -> None:
+    lines = [{"kind": kind, "round": number, "at": at} for at, (kind, number) in enumerate(script)]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (Path(folder) / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert list(events_back(Path(folder))) == valid_lines(lines)[::-1]
+        kept = [(line["at"] + 1, line) for line in valid_lines(lines) if line["kind"] != "resume"]
+        assert list(rollouts_of(Path(folder))) == kept
+
+
+def test_w7_a_rollout_is_its_text_and_little_more(run: RunFolder) -> None:
+    """The answer is on the line once, and its tokens only counted: 256 of them took more than 7,000 bytes before."""
+    text = "so we add the digits " * 50
+    feedback = f"input: {'a long question ' * 20}\noutput: {text}\nexpected: 3\ndiffers: position 1"
+    run.rollouts(0, [rollout("p0", text, 256, feedback), rollout("p1", text, 256, "of a verifier's own form")])
+    first, second = (run.path / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(first) < len(text) + 200
+    assert [json.loads(line)["feedback"] for line in (first, second)] == ["position 1", "of a verifier's own form"]
+
+
+def test_w7_lines_of_older_runs_are_read_as_they_are_written_now(run: RunFolder) -> None:
+    old = {"round": 0, "channel": "eval", "tokens": [5, 2], "logprobs": [-0.5, -1.25], "reward": 1.0, "feedback": "f"}
+    (run.path / "rollouts.jsonl").write_text(json.dumps(old) + "\n")
+    kept = {"round": 0, "channel": "eval", "reward": 1.0, "feedback": "f"}
+    assert list(rollouts_of(run.path)) == [(1, {**kept, "tokens": 2, "logprob": -1.75})]
+
+
+@pytest.mark.skipif(not IO_FIGURES.exists(), reason="the bytes that a process reads are counted on Linux only")
+def test_w8_going_on_reads_the_ends_of_the_files_alone(run: RunFolder) -> None:
+    """Files of 64 MB each, the round's events at their end and a torn line after them."""
+    run.close()
+    for name in ("events.jsonl", "rollouts.jsonl"):
+        with (run.path / name).open("wb") as file:
+            line = json.dumps({"kind": "step", "round": 0, "note": "x" * 1_000}).encode() + b"\n"
+            file.write(line * (64_000_000 // len(line)))
+            file.write(json.dumps({"kind": "round", "round": 1, "reward": 0.5}).encode() + b'\n{"kind": "st')
+    before = bytes_read()
+    resumed = RunFolder.resume(run.path, CONFIG)
+    assert next(events_back(run.path)) == {"kind": "round", "round": 1, "reward": 0.5}
+    resumed.void_from(2)
+    resumed.event("step", round=2)
+    back = events_back(run.path)
+    assert [next(back)["kind"] for _ in range(4)] == ["step", "resume", "round", "step"]
+    resumed.close()
+    assert bytes_read() - before < 1_000_000
+    assert (run.path / "events.jsonl").stat().st_size > 63_000_000, "nothing was cut off"
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read from files so far."""
+    return int(IO_FIGURES.read_text().split("rchar: ")[1].split()[0])
 
 
 def test_w4_a_run_in_use_is_refused_and_free_once_it_is_closed(run: RunFolder) -> None:

@@ -3,7 +3,8 @@ said or found, and its prompt is put in front; G3 a new release is swapped in wi
 adapter is unloaded; G4 a killed engine costs a pause, and every request a whole answer or a clean error; G5 feedback
 is scored by the verifier and logged, also after a restart; G6 a canary is promoted or rolled back on reward; G7 a
 shadow answers for the log alone; G8 too much is told to come back; G9 what is in hand at a shutdown is finished; G10
-figures and health; G11 the frontier's prompts may be dealt; G12 a broken release leaves the old one in force."""
+figures and health; G11 the frontier's prompts may be dealt; G12 a broken release leaves the old one in force; G13 a
+client that hangs up takes its request out of the engine."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -272,10 +274,30 @@ def test_g8_an_engine_that_hangs_is_a_time_out(tmp_path: Path) -> None:
         streamed = running.ask("digits: 3 1 4 2 5", stream=True)
         os.kill(worker.pid, signal.SIGCONT)
         assert late.status_code == 504
-        assert "no answer within 0.5 s" in late.json()["error"]["message"]
+        assert "no token within 0.5 s" in late.json()["error"]["message"]
         assert '"error"' in streamed.text
         assert running.gateway.in_hand == 0
         assert running.ask("digits: 3 1 4 2 5").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_g13_a_client_that_hangs_up_takes_its_request_along(tmp_path: Path, stream: bool) -> None:
+    place = Place(tmp_path)
+    place.release(place.bundle("first", {"digits": [REVERSE]}))
+    with serving(place) as running:
+        worker = running.gateway.answering.worker
+        assert running.ask("digits: 3 1 4 2 5").status_code == 200
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)  # nothing is answered meanwhile
+        body = {"model": "fst", "messages": [{"role": "user", "content": "digits: 9 8 7 1 2"}], "n": 2}
+        with pytest.raises(httpx.ReadTimeout), running.client() as client:
+            client.post("/v1/chat/completions", json={**body, "stream": stream}, timeout=0.5)
+        wait_until(lambda: running.gateway.in_hand == 0 and not worker._jobs, 10)  # type: ignore[union-attr]
+        os.kill(worker.pid, signal.SIGCONT)
+        assert running.ask("digits: 3 1 4 2 5").json()["choices"][0]["message"]["content"] == "5 2 4 1 3"
+        assert running.gateway.live.production.in_hand == 0  # type: ignore[union-attr]
+        assert worker.restarts == 0
+    assert [request.question for request in place.requests()] == ["digits: 3 1 4 2 5"] * 2
 
 
 def test_g10_figures_and_health(running: Running) -> None:

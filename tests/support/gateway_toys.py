@@ -16,9 +16,11 @@ import torch
 import uvicorn
 from peft import get_peft_model
 
-from fst.config import Params, params_from_dict
+from fst.config import ModelParams, Params, params_from_dict
 from fst.models.adapter import lora_config, save_adapter
+from fst.models.engines.in_process import TransformersEngine
 from fst.models.policy import load_policy
+from fst.models.sampler import row_bytes
 from fst.monitoring.dashboard import dashboard_routes
 from fst.serving.app import Gateway
 from fst.serving.build import allowed, build
@@ -90,7 +92,7 @@ class Place:
 
     def adapter(self, name: str, size: float = 0.0, seed: int = 0) -> Path:
         """A LoRA adapter of the lab base; size 0 changes nothing that the base says."""
-        policy = load_policy("lab", 8)
+        policy = load_policy(ModelParams(base="lab", max_new_tokens=8))
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, lora_config(4, 8))
         with torch.no_grad():
@@ -137,6 +139,15 @@ class Running:
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(30)
+
+
+def endless_engine(base: str, rows: int) -> TransformersEngine:
+    """An engine whose answers end at their limit only, with memory for about so many rows of 64 tokens."""
+    policy = load_policy(ModelParams(base=base))
+    policy.tokenizer.eos_token = None
+    policy.model.generation_config.eos_token_id = None
+    policy.cache_bytes = rows * row_bytes(policy.model, 64)
+    return TransformersEngine(policy)
 
 
 @contextlib.contextmanager

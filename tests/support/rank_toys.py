@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fst.config import ModelParams
 from fst.method import ranks
 from fst.models.policy import Policy, load_policy
 from fst.models.sampler import Answer
@@ -39,7 +40,7 @@ def scripted(policy: Policy, case: str) -> list[Answer]:
 
 def take_step(model: str, out: Path, case: str) -> dict[str, Any]:
     """What a step of the case finds: advantages, gradient, figures, rollouts."""
-    policy = load_policy(model, max_new_tokens=8)
+    policy = load_policy(ModelParams(base=model, max_new_tokens=8))
     slow = Watched(policy, out, problems_per_step=4, group_size=GROUP, kl_penalty=0.05, max_grad_norm=0.0)
     slow.perturb()
     answers, share = scripted(policy, case), len(LENGTHS) // ranks.world()

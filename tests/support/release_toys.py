@@ -106,7 +106,7 @@ class ToyProject:
             Case(domain, ours, before.get(domain, entry(0.0, ours["prompt"])), domain in before)
             for domain, ours in candidate.evaluation().items()
         ]
-        decision = decide(candidate.id, production.id if production else None, cases, self.params.gate)
+        decision = decide(candidate.id, production.id if production else None, cases, self.params.gate_limits)
         manifest = {
             **candidate.manifest,
             "candidate": candidate.id,

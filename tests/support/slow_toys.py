@@ -54,7 +54,8 @@ class Watched(SlowWeights):
 
     def __init__(self, policy: Policy, folder: Path, seed: int = 0, **slow: Any) -> None:
         params = SlowParams(**{"problems_per_step": 3, "group_size": 4, "lora_rank": 4, "lora_alpha": 8, **slow})
-        super().__init__(policy, params, ModelParams(max_new_tokens=8), verify, folder, seed)
+        model = ModelParams(max_new_tokens=8, chat_template_kwargs=policy.options)
+        super().__init__(policy, params, model, verify, folder, seed)
         self.script: list[list[Answer]] = []
         self.behaviour: torch.Tensor | None = None
         self.before: dict[str, Any] = {}

@@ -1,8 +1,10 @@
 """Traffic scenarios. N1 requests come at the phase's rate, in its mix, with its share of feedback; N2 the same seed
-asks the same; N3 no question comes twice while there are others; N4 mistakes are named by file and key."""
+asks the same; N3 no question comes twice while there are others; N4 mistakes are named by file and key; N5 a
+gateway that falls behind has a bounded number of requests to answer."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 from collections import Counter
@@ -13,7 +15,9 @@ import pytest
 import yaml
 
 from fst.errors import DataError
+from fst.traffic import simulate
 from fst.traffic.scenario import load_scenario
+from fst.traffic.simulate import Exchanged, Target, replay
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "scenarios" / "new_domain.yaml"
 VALUES: dict[str, Any] = {
@@ -65,6 +69,41 @@ def test_a_prolonged_scenario_asks_on_in_its_last_phase(tmp_path: Path) -> None:
     moments = [a.moment for a in scenario.arrivals()]
     assert [a.moment for a in longer.arrivals()][: len(moments)] == moments
     assert {a.phase for a in longer.arrivals()} == {a.phase for a in scenario.arrivals()}
+
+
+def test_n5_no_more_requests_than_the_limit_wait_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate, "IN_FLIGHT", 5)
+    values = {**VALUES, "phases": [{"seconds": 0.2, "rate": 200, "mix": {"digits": 1}, "feedback": 0}]}
+    scenario = load_scenario(written(tmp_path, values))
+    waiting, most, heard = 0, 0, list[Exchanged]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting, most
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"length: ")[1].split()[0]))
+        waiting += 1
+        most = max(most, waiting)
+        if waiting == 5:
+            full.set()
+        await full.wait()  # nobody is answered before the limit is reached
+        waiting -= 1
+        said = b'{"choices": [{"message": {"content": "1"}}]}'
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(said), said))
+        writer.close()
+        await writer.wait_closed()
+
+    async def run() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        await replay(scenario, Target(f"http://127.0.0.1:{port}"), heard.append)
+        server.close()
+
+    full = asyncio.Event()
+    asyncio.run(run())
+    assert most == 5
+    assert len(heard) == len(list(scenario.arrivals())) > 20
+    assert {one.status for one in heard} == {200}
 
 
 def test_the_shipped_scenario_begins_without_its_newcomer() -> None:

@@ -90,7 +90,7 @@ def prepared_suite(room: int | None) -> list[Any]:
         s.nothing_in("elsewhere", "No question is in two splits."),
         s.nothing_in("verifier", "Every verifier exists, takes its options and can read the reference answer."),
         s.between("reward", 1, 1, "The domain's own verifier gives every reference answer the full reward."),
-        *([] if room is None else [s.between("tokens", None, room, f"{fits}: at most {room} tokens.")]),
+        *([] if room is None else [s.between("tokens", None, room, f"{fits}: at most {room} tokens.", WARNING)]),
     ]
 
 
@@ -120,11 +120,10 @@ def rollout_suite(known_ids: Collection[str] | None) -> list[Any]:
         *([] if known_ids is None else [s.among("id", known_ids, known)]),
         s.among("reward_kind", ["number"], "Every reward is a finite number."),
         s.between("reward", 0, 1, "Every reward is between 0 and 1."),
-        s.among("tokens_kind", ["list"], "Every answer is a list of token ids, whole numbers from 0."),
+        s.among("tokens_kind", ["number"], "Every rollout has the number of its answer's tokens."),
         s.between("tokens", 1, None, "No answer is without tokens."),
-        s.among("logprobs_kind", ["list"], "Every log-probability is a finite number."),
-        s.equal("logprobs", "tokens", "Every answer has as many log-probabilities as tokens."),
-        s.between("highest", None, TOLERANCE, "No log-probability is above zero."),
+        s.among("logprob_kind", ["number"], "The log-probability of every answer is a finite number."),
+        s.between("logprob", None, TOLERANCE, "No log-probability is above zero."),
         s.among("feedback_kind", ["text"], "Every feedback is a text."),
     ]
 

@@ -91,7 +91,7 @@ def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
 
 def rollout_tables(lines: Iterable[tuple[int, Values]]) -> tuple[Table, Table]:
     """Rollouts: the lines, and the channels with the range of their rewards."""
-    numbered = list(lines)
+    numbered = [(number, {key: value for key, value in row.items() if key != "text"}) for number, row in lines]
     rows = [row for _, row in numbered]
     rewards: dict[str, list[float]] = {}
     for row in rows:
@@ -105,14 +105,10 @@ def rollout_tables(lines: Iterable[tuple[int, Values]]) -> tuple[Table, Table]:
         "channel": _column(rows, lambda row: _shown(row.get("channel", _MISSING))),
         "reward_kind": _column(rows, lambda row: _number_kind(row, "reward")),
         "reward": _column(rows, lambda row: row["reward"] if _number_kind(row, "reward") == "number" else None),
-        "tokens_kind": _column(rows, lambda row: _items_kind(row, "tokens", _is_token)),
-        "tokens": _column(rows, lambda row: len(row["tokens"]) if _is_list(row, "tokens") else None),
-        "logprobs_kind": _column(rows, lambda row: _items_kind(row, "logprobs", _is_finite)),
-        "logprobs": _column(rows, lambda row: len(row["logprobs"]) if _is_list(row, "logprobs") else None),
-        "highest": _column(
-            rows,
-            lambda row: max(filter(_is_finite, row["logprobs"] if _is_list(row, "logprobs") else ()), default=None),
-        ),
+        "tokens_kind": _column(rows, lambda row: _number_kind(row, "tokens")),
+        "tokens": _column(rows, lambda row: row["tokens"] if type(row.get("tokens")) is int else None),
+        "logprob_kind": _column(rows, lambda row: _number_kind(row, "logprob")),
+        "logprob": _column(rows, lambda row: row["logprob"] if _number_kind(row, "logprob") == "number" else None),
         "feedback_kind": _column(rows, lambda row: _kind(row, "feedback")),
     }
     ranges: dict[str, list[Any]] = {
@@ -227,14 +223,6 @@ def _number_kind(row: Values, key: str) -> str:
     return "number" if _is_finite(value) else str(value)
 
 
-def _items_kind(row: Values, key: str, right: Callable[[Any], bool]) -> str:
-    """`list` for one whose items are all right, else what it is, or the first item that is not."""
-    if not _is_list(row, key):
-        return _kind(row, key)
-    wrong = [_shown(item) for item in row[key] if not right(item)]
-    return f"item {wrong[0]}" if wrong else "list"
-
-
 def _text(row: Values | None, key: str) -> str | None:
     value = row.get(key) if row is not None else None
     return value if isinstance(value, str) else None
@@ -243,14 +231,6 @@ def _text(row: Values | None, key: str) -> str | None:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _is_list(row: Values, key: str) -> bool:
-    return isinstance(row.get(key), list | tuple)
-
-
-def _is_token(item: Any) -> bool:
-    return type(item) is int and item >= 0
 
 
 def _is_finite(item: Any) -> bool:

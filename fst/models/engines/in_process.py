@@ -1,6 +1,7 @@
 """The transformers engine: the policy's own model, in this process, batched; answers to one request share its prefill.
 
-For serving, each adapter is attached to the model under its content hash, and asks are batched per adapter.
+For serving, each adapter is attached to the model under its content hash; asks are batched per adapter, and join and
+leave between two steps (fst/models/engines/joining.py).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from fst.errors import EngineError, ModelError
+from fst.errors import EngineError, FstError, ModelError
 from fst.models.adapter import adapter_name, attach_adapter
 from fst.models.engines.engine import Ask, OnToken
-from fst.models.sampler import Answer, Sampling, sample_answers, serve_rows
+from fst.models.engines.joining import RunningBatch
+from fst.models.sampler import Answer, Sampling, evaluating, sample_answers
 
 if TYPE_CHECKING:
     from fst.config import Params
@@ -28,10 +30,15 @@ class TransformersEngine:
 
     exact = True
     concurrent = False
+    own_weights = False
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._names: set[str] = set()
+
+    @property
+    def context(self) -> int | None:
+        return self._policy.context
 
     @classmethod
     def build(cls, policy: Policy, params: Params) -> TransformersEngine:
@@ -71,28 +78,45 @@ class TransformersEngine:
             else:
                 self._policy.model = model.unload()
 
+    def batch(self) -> RunningBatch:
+        return RunningBatch(self._policy, self._weights)
+
     def serve(self, asks: Sequence[Ask], on_token: OnToken | None = None) -> list[Answer]:
-        found: dict[int, Answer] = {}
-        for adapter in dict.fromkeys(ask.adapter for ask in asks):
-            places = [i for i, ask in enumerate(asks) if ask.adapter == adapter]
-            rows = [asks[i] for i in places]
+        batch, found = self.batch(), dict[int, Answer]()
+        for place, ask in enumerate(asks):
+            batch.join(place, ask)
+        with evaluating(self._policy.model):
+            while len(batch):
+                for place, told in batch.step():
+                    if isinstance(told, FstError):
+                        raise told
+                    if isinstance(told, Answer):
+                        found[place] = told
+                    elif on_token:
+                        on_token(place, told)
+        return [found[place] for place in range(len(asks))]
 
-            def heard(row: int, token: int, places: list[int] = places) -> None:
-                if on_token:
-                    on_token(places[row], token)
+    def ready(self) -> str:
+        return ""
 
-            with self._policy.frozen_base() if adapter is None else self._with(adapter):
-                answers = serve_rows(self._policy.model, rows, self._policy.end_ids, self._policy.pad_id, heard)
-            found.update(zip(places, answers, strict=True))
-        return self._policy.decoded([found[i] for i in range(len(asks))])
+    def join(self, address: str) -> None:
+        """Does nothing: every process has its own model."""
+
+    def rest(self) -> None:
+        """Does nothing: the model that answers is the one that is trained."""
 
     def close(self) -> None:
         """Does nothing: the model belongs to the policy."""
 
     @contextlib.contextmanager
-    def _with(self, name: str) -> Iterator[None]:
-        """Switches the model to a loaded adapter. Raises EngineError for one that is not loaded."""
-        if name not in self._names:
-            raise EngineError(f"adapter {name} is not loaded; load its folder first")
-        self._policy.model.set_adapter(name)
+    def _weights(self, adapter: str | None) -> Iterator[None]:
+        """Puts a loaded adapter in force, None for the base. Raises EngineError for one that is not loaded."""
+        if adapter is None:
+            with self._policy.frozen_base():
+                yield
+            return
+        if adapter not in self._names:
+            raise EngineError(f"adapter {adapter} is not loaded; load its folder first")
+        if self._policy.model.active_adapter != adapter:  # switching visits every layer
+            self._policy.model.set_adapter(adapter)
         yield

@@ -9,7 +9,7 @@ import torch
 
 from fst.config import Params
 from fst.models.engines.engine import Engine
-from fst.models.policy import Policy, load_policy
+from fst.models.policy import Policy, load_policy, without_weights
 from fst.tables import ENGINES
 
 
@@ -22,13 +22,18 @@ def load_with_engine(params: Params) -> Policy:
     """The policy of the parameters, sampling with their engine. Raises ModelError for a model that cannot be loaded,
     ConfigError for an engine that cannot be imported."""
     model = params.model
-    policy = load_policy(model.base, model.max_new_tokens, model.dtype)
+    policy = load_policy(model)
     policy.engine = engine_class(model.engine).build(policy, params)
     return policy
 
 
 def load_engine(params: Params) -> Engine:
-    """The engine of the parameters for a process that does nothing but answer."""
+    """The engine of the parameters for a process that does nothing but answer, so that a server need not sleep; the
+    model's weights are loaded only if the engine answers with them."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
-    return load_with_engine(params).engine
+    params = params.replace(vllm=params.vllm.replace(sleep=False))
+    kind = engine_class(params.model.engine)
+    if not kind.own_weights:
+        return load_with_engine(params).engine
+    return kind.build(without_weights(params.model), params)

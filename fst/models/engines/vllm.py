@@ -4,6 +4,8 @@ Adapters go to the server under content-hashed names that are never reused (a re
 KV cache). Before sampling, the policy's current adapter is loaded, and old ones beyond `max_loras` are unloaded. The
 server is asked which adapters it has, since a restarted one has none.
 
+Several processes that train together use one server: rank 0 starts it and loads the adapters, the others `join` it.
+
 The server's log-probabilities differ from the trained model's in the last digits. Rollouts carry those that the server
 sampled with, and training takes them as the behaviour policy's (see fst/method/slow.py).
 """
@@ -11,10 +13,11 @@ sampled with, and training takes them as the behaviour policy's (see fst/method/
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +28,7 @@ from fst.config import Params, VllmParams
 from fst.errors import EngineError, ModelError
 from fst.models.adapter import adapter_name, adapter_sha256, adapter_state, save_adapter
 from fst.models.engines.engine import Ask, OnToken
-from fst.models.engines.vllm_server import VllmServer, shared_server
+from fst.models.engines.vllm_server import VllmServer, headers, shared_server
 from fst.models.policy import model_place
 from fst.models.sampler import Answer, Sampling
 
@@ -33,6 +36,11 @@ if TYPE_CHECKING:
     from fst.models.policy import Policy
 
 BASE = "base"
+_COMPLETIONS = "/v1/completions"
+KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+if hasattr(socket, "TCP_KEEPIDLE"):
+    KEEP_ALIVE += [(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60), (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)]
+IN_FLIGHT = 256  # requests at once; vLLM schedules as many by default
 
 
 class VllmEngine:
@@ -40,13 +48,20 @@ class VllmEngine:
 
     exact = False
     concurrent = True
+    own_weights = True
 
     def __init__(self, policy: Policy, server: VllmServer, params: VllmParams) -> None:
         self._policy, self._server, self._params = policy, server, params
         self._folder = Path(tempfile.mkdtemp(prefix="fst-adapters-"))
-        key = os.environ.get(params.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(timeout=params.timeout_seconds, headers=headers, trust_env=False)
+        # vLLM closes a connection that was idle for 5 s: ours are not used again after that.
+        limits = httpx.Limits(max_connections=IN_FLIGHT, keepalive_expiry=2.0)
+        transport = httpx.HTTPTransport(limits=limits, socket_options=KEEP_ALIVE)
+        self._http = httpx.Client(
+            timeout=params.timeout_seconds, transport=transport, headers=headers(params), trust_env=False
+        )
+        # Answers take as long as they take, and wait for their turn. A server that dies closes the connection; that its
+        # machine is gone shows when probes of the connection go unanswered.
+        self._patient = httpx.Timeout(params.timeout_seconds, read=None, pool=None)
         self._name = BASE
         self._used: list[str] = []  # adapters sampled with in training, the latest last
         self._kept: dict[str, Path] = {}  # adapters that are served, and their folders
@@ -54,25 +69,54 @@ class VllmEngine:
     @classmethod
     def build(cls, policy: Policy, params: Params) -> VllmEngine:
         """With one server per process, which is started when it is first asked."""
-        server = shared_server(model_place(params.model.base), params.slow.lora_rank, params.model.dtype, params.vllm)
+        place, limit = model_place(params.model.base), policy.context
+        server = shared_server(place, params.slow.lora_rank, params.model.dtype, limit, params.vllm)
         return cls(policy, server, params.vllm)
 
+    @property
+    def context(self) -> int | None:
+        """Of the server that runs already, by vllm.url, else of the one that will be started."""
+        if not self._params.url:
+            return self._server.context
+        found = self._ask("GET", "/v1/models", None)["data"][0].get("max_model_len")
+        return None if found is None else int(found)
+
+    def ready(self) -> str:
+        self._current()
+        return self._server.url()
+
+    def join(self, address: str) -> None:
+        self._server.join(address)
+
+    def rest(self) -> None:
+        self._server.rest()
+
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        body = {
-            "model": self._current(),
-            "prompt": [list(request) for request in requests],
-            "n": plan.n,
-            "max_tokens": plan.max_new_tokens,
-            "temperature": plan.temperature,
-            "seed": plan.seed % 2**31,
-            "stop_token_ids": list(plan.end_ids),
-            **_TOKENS,
-        }
-        choices = sorted(self._post("/v1/completions", body)["choices"], key=lambda choice: choice["index"])
-        if len(choices) != len(requests) * plan.n:
-            raise EngineError(f"vLLM gave {len(choices)} answers to {len(requests)} requests of {plan.n}")
-        answers = [_answer(choice) for choice in choices]
-        return [answers[i * plan.n : (i + 1) * plan.n] for i in range(len(requests))]
+        """One HTTP request for each of `requests`, up to IN_FLIGHT at once: the server batches them. Every answer has
+        noise of its own (see `first_seeds`), so that equal requests get different answers."""
+        model, seeds = self._current(), first_seeds(plan, len(requests))
+
+        def ask(place: int) -> list[Answer]:
+            body = {
+                "model": model,
+                "prompt": list(requests[place]),
+                "n": plan.n,
+                "max_tokens": plan.max_new_tokens,
+                "temperature": plan.temperature,
+                "seed": seeds[place],
+                "stop_token_ids": list(plan.end_ids),
+                **_TOKENS,
+            }
+            choices = sorted(self._post(_COMPLETIONS, body)["choices"], key=lambda choice: choice["index"])
+            if len(choices) != plan.n:
+                raise EngineError(f"vLLM gave {len(choices)} answers to a request of {plan.n}")
+            return [_answer(choice) for choice in choices]
+
+        pool = ThreadPoolExecutor(IN_FLIGHT)
+        try:
+            return list(pool.map(ask, range(len(requests))))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def load(self, folder: Path) -> str:
         name = adapter_name(folder)
@@ -109,11 +153,11 @@ class VllmEngine:
             **_TOKENS,
         }
         if on_token is None:
-            return _answer(self._post("/v1/completions", body)["choices"][0])
+            return _answer(self._post(_COMPLETIONS, body)["choices"][0])
         tokens: list[int] = []
         logprobs: list[float] = []
         ends = self._policy.end_ids
-        for choice in self._stream("/v1/completions", {**body, "stream": True}):
+        for choice in self._stream(_COMPLETIONS, {**body, "stream": True}):
             piece = choice.get("token_ids") or []
             tokens += piece
             logprobs += (choice.get("logprobs") or {}).get("token_logprobs") or [0.0] * len(piece)
@@ -134,6 +178,8 @@ class VllmEngine:
             if not folder.exists():
                 save_adapter(model, folder)
             self._add(self._name, folder)
+        elif self._server.joined:
+            return self._name  # another process loaded it, and will unload it
         self._used = [name for name in self._used if name != self._name] + [self._name]
         while len(self._used) > max(1, self._params.max_loras - len(self._kept)):
             old = self._used.pop(0)
@@ -158,7 +204,8 @@ class VllmEngine:
     def _ask(self, method: str, path: str, body: Any) -> Any:
         url = self._server.url()
         try:
-            answer = self._http.request(method, url + path, json=body)
+            timeout = self._patient if path == _COMPLETIONS else self._params.timeout_seconds
+            answer = self._http.request(method, url + path, json=body, timeout=timeout)
         except httpx.HTTPError as exc:
             raise EngineError(f"vLLM at {url} does not answer ({type(exc).__name__}); is it running?") from exc
         if answer.status_code != 200:
@@ -168,14 +215,24 @@ class VllmEngine:
     def _stream(self, path: str, body: Any) -> Iterator[Any]:
         url = self._server.url()
         try:
-            with self._http.stream("POST", url + path, json=body) as answer:
+            with self._http.stream("POST", url + path, json=body, timeout=self._patient) as answer:
                 if answer.status_code != 200:
                     raise EngineError(f"vLLM at {url} refused {path} ({answer.status_code})")
                 for line in answer.iter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
-                        yield from json.loads(line[6:]).get("choices", [])
+                        event = json.loads(line[6:])
+                        if "error" in event:
+                            raise EngineError(f"vLLM at {url} gave up in the middle of an answer: {event['error']}")
+                        yield from event.get("choices", [])
         except httpx.HTTPError as exc:
             raise EngineError(f"vLLM at {url} broke off ({type(exc).__name__})") from exc
+
+
+def first_seeds(plan: Sampling, requests: int) -> range:
+    """The seed of each request, below 2**63. vLLM draws choice k of a request with its seed + k, and on a CPU it takes
+    the lower 32 bits of that: requests of one batch are plan.n apart, and batches begin anywhere."""
+    first = hash((plan.seed, requests)) % 2**62
+    return range(first, first + requests * plan.n, plan.n)
 
 
 _TOKENS = {"logprobs": 0, "return_token_ids": True, "skip_special_tokens": False, "include_stop_str_in_output": True}

@@ -1,0 +1,144 @@
+"""What a run will need, before anything is loaded: memory of each phase, rollouts and tokens per cycle.
+
+Figures are estimates from the model's configuration. A phase that does not fit the device is refused with the key of
+params.yaml that makes it smaller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fst.config import Params
+from fst.errors import ConfigError
+from fst.models.device import device_of
+from fst.models.engines.vllm_server import told
+from fst.models.likelihood import MAX_LOGITS, MAX_TOKENS
+from fst.models.memory import Footprint, device_bytes, footprint
+from fst.models.sampler import LOGIT_COPIES, MAX_ROWS
+
+TRAINED_BYTES = 16  # of an adapter's parameter: float32 value, gradient and Adam's two moments
+SCORED_WIDTHS = 24  # hidden states that a layer holds at once for a token when nothing is saved
+SHARE = 0.95  # of the device that a run may fill
+VLLM_SHARE = 0.9  # of a GPU that vLLM takes unless told otherwise
+GIB = 2**30
+ASLEEP = 3 * GIB  # of a GPU that a vLLM server holds while it sleeps, at most
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a cycle: bytes beside the weights, the keys of params.yaml that lower them, and the bytes that a
+    server beside the training leaves to this phase only."""
+
+    name: str
+    bytes: int
+    keys: str
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it begins. `weights` and `room` are bytes: of the model with its adapter and optimizer, and of what
+    the device has for this process."""
+
+    device: str
+    room: int
+    weights: int
+    phases: tuple[Phase, ...]
+    rollouts: dict[str, int]
+    tokens: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the fullest moment."""
+        return self.weights + max(phase.bytes for phase in self.phases)
+
+    def check(self) -> None:
+        """Raise ConfigError for what does not fit."""
+        if self.weights > SHARE * self.room:
+            raise ConfigError(
+                f"model.base: weights, adapter and optimizer take {_gib(self.weights)} of {self.device}, which has "
+                f"{_gib(self.room)}; pick a smaller model, or model.dtype: bfloat16"
+            )
+        for phase in self.phases:
+            room = self.room + phase.left
+            if self.weights + phase.bytes > SHARE * room:
+                raise ConfigError(
+                    f"{phase.keys}: {phase.name} take{'s' * (not phase.name.endswith('s'))} about {_gib(phase.bytes)} "
+                    f"beside {_gib(self.weights)} of weights, and {self.device} has {_gib(room)}; lower it"
+                )
+
+    def lines(self) -> list[str]:
+        """The plan, one fact a line."""
+        rollouts = ", ".join(f"{count:,} {purpose}" for purpose, count in self.rollouts.items())
+        return [
+            f"device      {self.device}, {_gib(self.room)}",
+            f"weights     {_gib(self.weights)}, adapter and optimizer included",
+            *(f"{phase.name:11s} {_gib(phase.bytes)} more ({phase.keys})" for phase in self.phases),
+            f"peak        {_gib(self.peak)}",
+            f"per cycle   at most {rollouts} rollouts, {self.tokens:,} new tokens",
+        ]
+
+
+def plan_run(params: Params, question_tokens: int) -> Plan:
+    """The plan of a run whose questions have `question_tokens` tokens. Raises ModelError for a model that has no
+    configuration to read."""
+    device = device_of(params.model.device)
+    found = footprint(params.model, params.slow.lora_rank, bool(params.slow.trl.get("gradient_checkpointing")))
+    context = question_tokens + params.fast.max_prompt_tokens
+    total = device_bytes(device)
+    servers = round(total * _servers_share(params, device.type))
+    rounds = -(-2 // params.evaluate.every)  # of a cycle that end in an evaluation
+    evaluations = rounds * params.evaluate.samples * params.prepare.validation
+    rollouts = {
+        "training": params.loop.steps_per_cycle * params.rollouts_per_step,
+        "fast": params.fast.budget,
+        "evaluation": evaluations,
+    }
+    return Plan(
+        device=str(device),
+        room=total - servers,
+        weights=found.parameters * _itemsize(params) + found.adapter * TRAINED_BYTES,
+        phases=(
+            Phase("answers", _answers(params, found, context), "model.cache_gb"),
+            Phase(
+                "training",
+                _training(params, found, context),
+                "slow.micro_tokens",
+                max(0, servers - ASLEEP) if params.vllm.sleep else 0,
+            ),
+            Phase("scoring", MAX_TOKENS * SCORED_WIDTHS * found.width * 4 + 3 * 4 * MAX_LOGITS, "model.base"),
+        ),
+        rollouts=rollouts,
+        tokens=sum(rollouts.values()) * params.model.max_new_tokens,
+    )
+
+
+def _answers(params: Params, found: Footprint, context: int) -> int:
+    """Cache and logits of a batch of answers; another engine than `transformers` keeps its own."""
+    if params.model.engine != "transformers":
+        return 0
+    row = (context + params.model.max_new_tokens) * found.cache_bytes + LOGIT_COPIES * 4 * found.vocabulary
+    rows = max(1, min(MAX_ROWS, int(params.model.cache_gb * GIB) // row))
+    return row * min(rows, max(params.rollouts_per_step, params.evaluate.samples * params.prepare.validation))
+
+
+def _training(params: Params, found: Footprint, context: int) -> int:
+    """Activations of a slice, the forward and backward pass."""
+    row = context + params.model.max_new_tokens
+    tokens = max(row, min(params.slow.micro_tokens, params.rollouts_per_step * row))
+    return tokens * found.activation_bytes
+
+
+def _servers_share(params: Params, kind: str) -> float:
+    """Share of the GPU that a vLLM server started beside the training takes."""
+    if params.model.engine != "vllm" or params.vllm.url or kind != "cuda":
+        return 0.0
+    return float(told(params.vllm.arguments, "--gpu-memory-utilization") or VLLM_SHARE)
+
+
+def _itemsize(params: Params) -> int:
+    return 2 if params.model.dtype == "bfloat16" else 4
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"

@@ -1,0 +1,46 @@
+"""Where a model runs: the one place that decides device, number format and attention."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from fst.config import ModelParams
+from fst.errors import ConfigError
+from fst.models.attention import GROUPED
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `model.device` names. `auto` is this process's own GPU (by LOCAL_RANK), else Apple's, else the
+    CPU. Raises ConfigError for a device that torch does not see."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= seen:
+        raise ConfigError(f"model.device: torch sees no {name!r} on this machine; say auto or cpu")
+    return device
+
+
+def free_cache() -> None:
+    """Give back what torch keeps of the GPU's memory without using it, for other processes on that GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def loading(model: ModelParams) -> dict[str, Any]:
+    """The options of `from_pretrained` for these parameters; transformers picks the attention where it is `auto`."""
+    chosen = {} if model.attention == "auto" else {"attn_implementation": model.attention}
+    return {"dtype": getattr(torch, model.dtype), **chosen}
+
+
+def group_heads(model: PreTrainedModel, params: ModelParams) -> None:
+    """Where `model.attention` is `auto` and transformers chose sdpa: the same without copies of shared keys (see
+    fst/models/attention.py)."""
+    if params.attention == "auto" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(GROUPED)
