@@ -166,19 +166,19 @@ class RunningBatch:
 
     def _admitted(self) -> list[Row]:
         """The asks that have waited longest, as far as contexts may run now and memory goes."""
-        sizes, admitted = Sizes(self._policy, self._batches), list[Row]()
+        sizes, admitted, new = Sizes(self._policy, self._batches), list[Row](), 0
         known: dict[str | None, Slice] = {}  # of each adapter: the contexts that have run
         for batch in self._batches if self._waiting else ():
             for row in batch.rows:
                 if not row.ended:
                     known[batch.adapter] = _with(known.get(batch.adapter), row)
-        new = 0
         for row in list(self._waiting.values()):
             before = known.get(row.ask.adapter, Slice())
             after = _with(before, row)
-            new += after.nodes - before.nodes
-            if (admitted and new > CONTEXT_TOKENS) or not sizes.takes(row.ask):
+            runs = after.nodes - before.nodes
+            if (admitted and runs and new + runs > CONTEXT_TOKENS) or not sizes.takes(row.ask):
                 break
+            new += runs
             known[row.ask.adapter] = after
             admitted.append(self._waiting.pop(row.key))
         return admitted
