@@ -17,7 +17,7 @@ from fst.config import Params, params_from_record
 from fst.data.domains import load_domain
 from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
-from fst.errors import RecordError
+from fst.errors import ConfigError, RecordError
 from fst.method import ranks
 from fst.method.books import Books
 from fst.method.checkpoint import restore, take
@@ -127,6 +127,11 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     plan_of(job, problems).check()
     start = read_bundle(job.start) if job.start else None
     policy = load_with_engine(params)
+    if ranks.sharded() and not policy.engine.own_weights:
+        raise ConfigError(
+            f"model.engine: {params.model.engine} answers with the trained model, which FSDP and DeepSpeed's stage 3 "
+            "keep in parts: processes whose answers end at different times would wait for each other; say vllm"
+        )
     domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params)
     trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm

@@ -4,7 +4,7 @@ signal; R4 a run by `torchrun` learns, counts every rollout once and leaves one 
 resumed it ends the same; R6 a batch that cannot be dealt is refused; R7 the shipped configurations are ones that
 accelerate reads; R8 what rank 0 does alone is done once, and what it returns or raises is returned or raised
 everywhere; R9 fast rounds and evaluations are rank 0's alone, and all ranks end with the same prompts and adapter; R10
-a model in parts takes every rank."""
+a model in parts takes every rank, and R11 is not asked for answers of its own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ import psutil
 import pytest
 import torch
 
+from fst.config import params_from_dict
 from fst.errors import ConfigError
 from fst.lines import read_lines
 from fst.method import ranks
+from fst.method.runner import Job, prepare
+from fst.runs.progress import Progress
 from fst.runs.records import valid_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +209,18 @@ def test_r10_a_model_in_parts(launched: dict[str, str], sharded: bool, monkeypat
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     assert ranks.sharded() is sharded
+
+
+def test_r11_a_model_in_parts_cannot_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    """Ranks whose answers end at different times would wait for each other."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    params = params_from_dict({"model": {"base": str(tiny_model_dir), "max_new_tokens": 4}})
+    job = Job("rl", "lab/reverse", 0, tmp_path / "run", params)
+    with pytest.raises(ConfigError, match=r"^model\.engine: transformers answers with .* say vllm"):
+        prepare(job, Progress(1, 1, "rl", "lab/reverse", quiet=True))
+    assert not job.folder.exists()
 
 
 def test_r6_a_batch_that_cannot_be_dealt_is_refused(

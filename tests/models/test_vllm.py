@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from peft import PeftModel
 
 from fst.config import ModelParams, Params, VllmParams, params_from_dict
 from fst.data.domains import load_domain
-from fst.data.types import Domain, SplitSizes
+from fst.data.types import Domain, Problem, Score, SplitSizes
 from fst.errors import EngineError
 from fst.method.fast import Evolver, RoundPlan, fast_round
 from fst.method.rollouts import Asker
@@ -102,7 +103,12 @@ def test_v1_equal_requests_have_noise_of_their_own(policy: Policy, domain: Domai
 
 
 def test_v2_v3_a_slow_round(policy: Policy, domain: Domain, params: Params, tmp_path: Path) -> None:
-    slow = SlowWeights(policy, params.slow, params.model, domain.verify, tmp_path, seed=0)
+    right = cycle((1.0, 0.0))  # every group has signal, so that every step changes the adapter
+
+    def verify(problem: Problem, text: str) -> Score:
+        return Score(next(right), "")
+
+    slow = SlowWeights(policy, params.slow, params.model, verify, tmp_path, seed=0)
     engine = engine_of(policy)
     population = Population((Prompt(PROMPT), Prompt(REVERSE)))
     seen: list[torch.Tensor] = []

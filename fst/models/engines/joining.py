@@ -6,8 +6,8 @@ a newcomer waits for one step and for its own context, however long the answers 
 adapter are one batch; the batches of several adapters step in turn.
 
 Asks join in the order in which they came, as many as fit in memory, and none overtakes another: an ask that does not
-fit yet gets what the rows before it free. Between two steps at most CONTEXT_TOKENS of contexts run, so that newcomers
-do not hold up the rows that run already.
+fit yet gets what the rows before it free. Between two steps at most CONTEXT_TOKENS of contexts run, those
+not counted that others have run, so that newcomers do not hold up the rows that run already.
 
 Invariants, each with a test: B1 an answer is that of the ask alone, whenever others join and leave; B2 a newcomer has
 its first token after the next step; B3 rows never take more memory than there is for them; B4 a row that ends or is
@@ -29,7 +29,7 @@ from fst.errors import EngineError, FstError
 from fst.models.cache import GrowingLayer, new_cache
 from fst.models.engines.engine import Told
 from fst.models.sampler import MAX_ROWS, Ask, Decoder, Row, row_bytes
-from fst.models.slices import common
+from fst.models.slices import Slice, common
 from fst.models.tree import Encoded, continue_contexts, plain_model, takes_tree, tree_tokens
 
 if TYPE_CHECKING:
@@ -166,13 +166,20 @@ class RunningBatch:
 
     def _admitted(self) -> list[Row]:
         """The asks that have waited longest, as far as contexts may run now and memory goes."""
-        sizes = Sizes(self._policy, self._batches)
-        admitted: list[Row] = []
-        contexts: set[tuple[int, ...]] = set()
+        sizes, admitted, new = Sizes(self._policy, self._batches), list[Row](), 0
+        known: dict[str | None, Slice] = {}  # of each adapter: the contexts that have run
+        for batch in self._batches if self._waiting else ():
+            for row in batch.rows:
+                if not row.ended:
+                    known[batch.adapter] = _with(known.get(batch.adapter), row)
         for row in list(self._waiting.values()):
-            contexts.add(row.ask.tokens)
-            if (len(contexts) > 1 and sum(map(len, contexts)) > CONTEXT_TOKENS) or not sizes.takes(row.ask):
+            before = known.get(row.ask.adapter, Slice())
+            after = _with(before, row)
+            runs = after.nodes - before.nodes
+            if (admitted and runs and new + runs > CONTEXT_TOKENS) or not sizes.takes(row.ask):
                 break
+            new += runs
+            known[row.ask.adapter] = after
             admitted.append(self._waiting.pop(row.key))
         return admitted
 
@@ -255,6 +262,10 @@ class Sizes:
             places, running, before = (len(batch.rows), batch.left, batch.longest) if batch else (0, 0, 0)
             shapes.append((max(places, running + len(lengths)), max(before, *lengths)))
         return sum(r for r, _ in shapes), sum(r * row_bytes(self._policy.model, tokens) for r, tokens in shapes)
+
+
+def _with(contexts: Slice | None, row: Row) -> Slice:
+    return (contexts or Slice()).with_row(row.key, row.ask.tokens[:-1], 0)
 
 
 def open_batch(batches: Iterable[JoinedRows], adapter: str | None) -> JoinedRows | None:
