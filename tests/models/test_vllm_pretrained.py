@@ -161,5 +161,7 @@ def test_q2_two_ranks_with_one_server(smollm2: Path, tmp_path: Path, scratch: Pa
     assert first["adapter_sha256"] == second["adapter_sha256"]
     assert first["prompts"] == second["prompts"]
     assert first["rollouts"]["train"] == 2 * 2 * 4
-    assert any(step["kept_groups"] for step in events(tmp_path / "runs", "step"))
-    assert "POST /v1/load_lora_adapter" in log.read_text(errors="replace")
+    moved = [step for step in events(tmp_path / "runs", "step") if step["kept_groups"]]
+    assert moved
+    loads = [line for line in log.read_text(errors="replace").splitlines() if "POST /v1/load_lora_adapter" in line]
+    assert ["200 OK" in line for line in loads] == [True] * (1 + len(moved)), "each adapter once, for both"
