@@ -14,7 +14,7 @@ from fst.models.device import device_of
 from fst.models.engines.vllm_server import told
 from fst.models.likelihood import MAX_LOGITS, MAX_TOKENS
 from fst.models.memory import Footprint, device_bytes, footprint
-from fst.models.sampler import LOGIT_COPIES, MAX_ROWS
+from fst.models.sampler import MAX_ROWS, answer_bytes
 
 TRAINED_BYTES = 16  # of an adapter's parameter: float32 value, gradient and Adam's two moments
 SCORED_WIDTHS = 24  # hidden states that a layer holds at once for a token when nothing is saved
@@ -117,7 +117,7 @@ def _answers(params: Params, found: Footprint, context: int) -> int:
     """Cache and logits of a batch of answers; another engine than `transformers` keeps its own."""
     if params.model.engine != "transformers":
         return 0
-    row = (context + params.model.max_new_tokens) * found.cache_bytes + LOGIT_COPIES * 4 * found.vocabulary
+    row = answer_bytes(context + params.model.max_new_tokens, found.cache_bytes, found.vocabulary)
     rows = max(1, min(MAX_ROWS, int(params.model.cache_gb * GIB) // row))
     return row * min(rows, max(params.rollouts_per_step, params.evaluate.samples * params.prepare.validation))
 

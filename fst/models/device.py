@@ -20,11 +20,9 @@ def device_of(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
-    seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
-    if (device.index or 0) >= seen:
+    if not {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}[name]:
         raise ConfigError(f"model.device: torch sees no {name!r} on this machine; say auto or cpu")
-    return device
+    return torch.device(name)
 
 
 def free_cache() -> None:

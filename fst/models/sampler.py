@@ -2,8 +2,8 @@
 rows. Rows that have ended leave the batch when a quarter of it has.
 
 A row's noise is drawn ahead from its own seed, one number in [0, 1) a token, and a token is where the cumulative
-distribution passes that number. So an answer depends on its request, its seed and the weights, not on what else is in
-the batch, how many rows fit in memory, or the device.
+distribution passes that number. So but for rounding, an answer depends on its request, its seed and the weights, not
+on what else is in the batch, how many rows fit in memory, or the device.
 """
 
 from __future__ import annotations
@@ -109,7 +109,12 @@ def row_bytes(model: nn.Module, tokens: int) -> int:
     """Bytes that a row of `tokens` tokens takes: its cache, and its logits in a step."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
-    return tokens * cache_bytes(config, plain.dtype) + LOGIT_COPIES * 4 * int(config.vocab_size)
+    return answer_bytes(tokens, cache_bytes(config, plain.dtype), int(config.vocab_size))
+
+
+def answer_bytes(tokens: int, cache: int, vocabulary: int) -> int:
+    """The same of a model whose cache takes `cache` bytes a token."""
+    return tokens * cache + LOGIT_COPIES * 4 * vocabulary
 
 
 def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[Row]]:

@@ -64,7 +64,10 @@ def test_other_errors_are_bugs_and_not_hidden() -> None:
 
 SERVED = """
 import time
+import signal
 from fst.cli import app, main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 @app.command
 def wait() -> None:

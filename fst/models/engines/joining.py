@@ -166,12 +166,12 @@ class RunningBatch:
 
     def _admitted(self) -> list[Row]:
         """The asks that have waited longest, as far as contexts may run now and memory goes."""
+        if not any(Sizes(self._policy, self._batches).takes(row.ask) for row in list(self._waiting.values())[:1]):
+            return []  # before anything is compared: a full batch asks at every step
         sizes, admitted, new = Sizes(self._policy, self._batches), list[Row](), 0
         known: dict[str | None, Slice] = {}  # of each adapter: the contexts that have run
-        for batch in self._batches if self._waiting else ():
-            for row in batch.rows:
-                if not row.ended:
-                    known[batch.adapter] = _with(known.get(batch.adapter), row)
+        for adapter, row in [(b.adapter, row) for b in self._batches for row in b.rows if not row.ended]:
+            known[adapter] = _with(known.get(adapter), row)
         for row in list(self._waiting.values()):
             before = known.get(row.ask.adapter, Slice())
             after = _with(before, row)
