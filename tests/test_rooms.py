@@ -26,6 +26,7 @@ LIBRARY_ROOMS = {
         "fst/models/endpoint.py",
         "fst/models/engines/vllm.py",
         "fst/models/engines/vllm_server.py",
+        "fst/bench/rollouts.py",
         "fst/traffic/simulate.py",
         "fst/monitoring/alerts.py",
     ),

@@ -1,5 +1,6 @@
-"""`fst bench rollouts`: tokens a second of the transformers engine against `model.generate` as TRL calls it, on the
-same prompts in the same run, and how near the engine comes to what this machine's matrix products reach."""
+"""`fst bench rollouts`: tokens per second of the transformers engine against `model.generate` as TRL calls it, on the
+same prompts in the same run, how near the engine comes to what this machine's matrix products reach, and the tokens per
+second of vLLM where it is installed."""
 
 from __future__ import annotations
 
@@ -7,18 +8,26 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import httpx
 import torch
 
 from fst.bench.speed import DOMAIN, PROMPTS, endless, text_of
 from fst.config import Params
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
+from fst.models.engines.vllm import BASE, VllmEngine
+from fst.models.engines.vllm_server import headers
 from fst.models.policy import Policy, load_policy
 from fst.models.sampler import Ask
 
 SHORTEST, LONGEST = 8, 128  # answers of mixed lengths, in tokens
+_UNLIMITED = httpx.Limits(max_connections=None)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ def rollouts(params: Params, blocks: int) -> Iterator[str]:
     """
     torch.set_num_threads(params.model.threads)
     policy = load_policy(params.model)
-    for batch in _lab(policy) if params.model.base == "lab" else _texts(policy):
+    batches = _lab(policy) if params.model.base == "lab" else _texts(policy)
+    for batch in batches:
         ours, theirs = [], []
         for block in range(blocks + (blocks > 1)):  # the first warms up
             mine, plain = _ours(policy, batch, block), _generate(policy, batch)
@@ -53,6 +63,8 @@ def rollouts(params: Params, blocks: int) -> Iterator[str]:
             f"{share:.0%} of the {limit / 1e9:.0f} GFLOP/s that matrix products of these shapes reach on "
             f"{params.model.threads} thread(s)"
         )
+    if params.vllm.url or Path(params.vllm.python).exists():
+        yield from _of_vllm(policy, params, batches, blocks)
 
 
 def _lab(policy: Policy) -> list[Batch]:
@@ -84,6 +96,37 @@ def _ours(policy: Policy, batch: Batch, seed: int) -> float:
     started = time.perf_counter()
     answers = asked.engine.serve(asks)
     return sum(len(answer.tokens) for answer in answers) / (time.perf_counter() - started)
+
+
+def _of_vllm(policy: Policy, params: Params, batches: Sequence[Batch], blocks: int) -> Iterator[str]:
+    """Lines: tokens per second of a vLLM server on the same rows, each a request of its own, all in flight. The first
+    answers of a server are its warm-up. Answers of no given length end where the model ends them."""
+    with ExitStack() as stack:
+        engine = stack.enter_context(closing(VllmEngine.build(policy, params)))
+        pool = stack.enter_context(ThreadPoolExecutor(max(len(batch.rows) for batch in batches)))
+        http = stack.enter_context(
+            httpx.Client(base_url=engine.ready(), timeout=None, limits=_UNLIMITED, trust_env=False)
+        )
+        http.headers.update(headers(params.vllm))
+        for batch in batches:
+            lengths = batch.lengths or (policy.max_new_tokens,) * len(batch.rows)
+            bodies = [
+                {"model": BASE, "prompt": ids, "max_tokens": n, "seed": seed, "ignore_eos": batch.lengths is not None}
+                for seed, (ids, n) in enumerate(zip(batch.rows, lengths, strict=True))
+            ]
+            speeds = []
+            for _ in range(blocks + 1):
+                started = time.perf_counter()
+                written = sum(pool.map(partial(_written, http), bodies))
+                speeds.append(written / (time.perf_counter() - started))
+            yield f"{batch.name}: vLLM {statistics.median(speeds[1:]):,.0f} tokens/s"
+
+
+def _written(http: httpx.Client, body: dict[str, object]) -> int:
+    """Tokens of one answer."""
+    answer = http.post("/v1/completions", json=body)
+    answer.raise_for_status()
+    return int(answer.json()["usage"]["completion_tokens"])
 
 
 class _Lengths:
