@@ -91,11 +91,11 @@ $(SMOLLM2): $(STAMP) tests/smollm2.txt
 
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP) $(SMOLLM2) $(VLLM_ENV)/.installed  ## all tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: export OMP_NUM_THREADS := 1
 check: lint  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from pipelines.flows import (
     figures,
     fst_flow,
     fst_task,
+    get_ready,
     judge,
     patiently,
     publish,
@@ -52,6 +53,7 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
             get_run_logger().info("%s was adapted after this alert was raised: nothing to do", domain)
             return account.say("skipped")
         account.say("started")
+        get_ready()
         with account.says_how_it_failed(), device():
             adaptation = collect(project, domain, channel, since)
             account.say("collected", problems=adaptation.problems, stage=adaptation.fast)

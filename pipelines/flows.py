@@ -133,6 +133,7 @@ def train(name: str, root: str = ".") -> dict[str, Any]:
         if project.graph and project.graph.is_current(f"train@{name}"):
             get_run_logger().info("train@%s is current: skipped", name)
             return {"skipped": True}
+        get_ready()
         with device():
             return {"skipped": False, **train_rounds(project, name)}
 
@@ -212,6 +213,11 @@ def call(function: Callable[..., T], project: Project, *arguments: Any) -> T:
     return _worker.call(function, project, *arguments, timeout_seconds=project.params.flow_limits.stage_seconds)
 
 
+def get_ready() -> None:
+    """Have the child import what training needs, which takes seconds, while the flow goes on."""
+    _worker.start(work.load)
+
+
 _depth = 0
 
 
@@ -225,7 +231,6 @@ def working(root: str, *names: str) -> Iterator[Project]:
         project.params.domain(name)
     if _depth == 0:
         ensure_limit(LIMIT)
-        _worker.start(work.load)
     _depth += 1
     try:
         yield project

@@ -23,8 +23,8 @@ _judged: dict[tuple[Project, str], tuple[Candidate, Decision]] = {}
 
 
 def load() -> None:
-    """Import what the stages import, which takes seconds, before the first of them is asked for."""
-    import fst.release.candidate
+    """Import what training and evaluation import, before they are asked for."""
+    import fst.stages.evaluate
     import fst.stages.train  # noqa: F401
 
 

@@ -10,11 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from fst.config import ModelParams
 from fst.models.policy import Policy, load_policy
+from support.lab_project import LabProject
 
 torch.set_num_threads(1)
+
+# The files that take longest, the longest first. They are begun in this order (`--no-loadscope-reorder` has
+# pytest-xdist keep it), so that no worker is left alone with one in the end.
+LONGEST = (
+    *("pipelines/test_flows.py", "pipelines/test_adapt_flow.py", "pipelines/test_graph.py"),
+    *("models/test_vllm_pretrained.py", "serving/test_gateway.py", "claims/test_claims_runs.py"),
+    *("method/test_resume.py", "method/test_ranks.py", "release/test_reproduce.py", "monitoring/test_monitor.py"),
+    *("models/test_gguf.py", "serving/test_worker.py", "stages/test_dependencies.py", "test_readme.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +65,25 @@ def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """SmolLM2-135M-Instruct as a model folder in float32, made once for all workers of pytest-xdist."""
     from fst.models.gguf import imported
 
+    return imported(smollm2_gguf, of_all_workers(tmp_path_factory) / "smollm2")
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> LabProject:
+    """A small project of two domains, one on top of the other, that `dvc repro` went through; made once for all workers
+    of pytest-xdist. Tests leave it as it is: what they change is a copy."""
+    made, partial = (of_all_workers(tmp_path_factory) / name for name in ("reproduced", "reproduced.partial"))
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            LabProject(partial).run("dvc", "repro", "-q")
+            partial.rename(made)
+    return LabProject(made)
+
+
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that the workers of pytest-xdist have in common."""
     own = tmp_path_factory.getbasetemp()
-    return imported(smollm2_gguf, (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smollm2")
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture

@@ -18,16 +18,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from jinja2 import TemplateError
 from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fst.errors import ConfigError, ModelError
 from fst.extras import require
 from fst.files import document, file_sha256, replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FORMAT = 1  # of imported folders; another one does not take those of the cache
 FACTS = "gguf.json"  # in an imported folder: the file it was made from, and what was lost
@@ -80,6 +82,8 @@ def import_gguf(file: Path, folder: Path, dtype: str = "float32", say: Say = lam
     Raises ConfigError when the folder exists, ModelError for a file that cannot be read, MissingDependency.
     """
     require("gguf")
+    from transformers import AutoModelForCausalLM, GgufConfig
+
     if folder.exists():
         raise ConfigError(f"{folder} exists already; name a new folder, or remove it first")
     digest = _sha256(file)
@@ -117,6 +121,7 @@ def read_header(file: Path) -> Header:
 def _tokenizer(place: dict[str, Any], header: Header) -> PreTrainedTokenizerBase:
     """The file's tokenizer, with the special tokens that the file declares and all its control tokens."""
     from gguf import TokenType
+    from transformers import AutoTokenizer
 
     named = {name: header.token(key) for name, key in _NAMED.items()}  # None: transformers would invent one
     tokenizer = AutoTokenizer.from_pretrained(**place, **named)

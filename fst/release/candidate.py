@@ -13,20 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fst.errors import DataError, GateRefused
 from fst.files import document, write_atomic
 from fst.release.gate import Case, Decision, Entry, decide
 from fst.release.history import ReleaseView, load_releases
 from fst.runs.origin import commit
-from fst.stages.measure import Served
 from fst.stages.outputs import candidate, problems
 from fst.stages.workspace import Workspace
 from fst.store.bundle import Bundle, write_bundle
 from fst.store.channel import Channel
 from fst.store.releases import Releases
 from fst.types import Prompt, prompt_from_dict
+
+if TYPE_CHECKING:
+    from fst.stages.measure import Served
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ class Candidate:
 
     @cached_property
     def _served(self) -> Served:
-        """Production's weights; without production, the base's."""
+        """Production's weights; without production, the base's. Most releases measure nothing: no model is imported."""
+        from fst.stages.measure import Served
+
         return Served.load(self.workspace.params, self.production.adapter if self.production else None)
 
     @staticmethod

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from fst.config import Params
 from fst.errors import ConfigError
 from fst.models.engines.registry import engine_class, load_engine
-from fst.models.policy import load_reader
+from fst.models.reader import load_reader
 from fst.serving.answering import Answering
 from fst.serving.app import Gateway
 from fst.serving.encode import Encoder

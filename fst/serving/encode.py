@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fst.models.policy import Message, Reader
+from fst.models.reader import Message, Reader
 
 
 class Encoder:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fst.data.domains import load_domain
 from fst.data.prepared import write_prepared
 from fst.data.types import SplitSizes
-from fst.models.policy import load_reader
+from fst.models.reader import load_reader
 from fst.stages.workspace import Workspace
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fst.data.validation import require, validate_prepared, write_page
 from fst.files import document, replacing
-from fst.models.policy import load_reader
+from fst.models.reader import load_reader
 from fst.stages.workspace import Workspace
 
 

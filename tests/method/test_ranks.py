@@ -142,17 +142,18 @@ def test_r4_two_ranks_learn(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_r4_r5_a_run_on_two_ranks_is_one_run_and_resumes(tmp_path: Path) -> None:
-    process = launch(tmp_path / "whole", "fst")
+    few = ("loop.steps_per_cycle=4",)
+    process = launch(tmp_path / "whole", "fst", *few)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     (end,) = events(tmp_path / "whole", "end")
     lines = list(read_lines(tmp_path / "whole" / "run" / "rollouts.jsonl"))
     assert {c: sum(line["channel"] == c for line in lines) for c in ("train", "fast", "eval")} == end["rollouts"]
-    assert end["rollouts"]["train"] == 2 * 10 * 16 * 8
+    assert end["rollouts"]["train"] == 2 * 4 * 16 * 8
     assert [path.name for path in (tmp_path / "whole").iterdir()] == ["run"]
     expect_rank_0_alone(tmp_path / "whole")
 
-    cut = launch(tmp_path / "cut", "fst")
+    cut = launch(tmp_path / "cut", "fst", *few)
     until = time.monotonic() + 200
     while not (tmp_path / "cut" / "run" / "events.jsonl").exists() or len(events(tmp_path / "cut", "round")) < 2:
         assert cut.poll() is None
@@ -162,7 +163,7 @@ def test_r4_r5_a_run_on_two_ranks_is_one_run_and_resumes(tmp_path: Path) -> None
     for one in (*launcher.children(recursive=True), launcher):  # the ranks have sessions of their own
         one.kill()
     cut.communicate()
-    process = launch(tmp_path / "cut", "fst")
+    process = launch(tmp_path / "cut", "fst", *few)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert events(tmp_path / "cut", "resume")

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from fst.cli import main
 from fst.lines import read_lines
 from fst.method.runner import has_ended
 from fst.report.build import build_report
@@ -56,10 +57,14 @@ class Lab:
                 line = {"id": f"p{i}", "question": question, "answer": str(i % 10), "verifier": verifier}
                 file.write(json.dumps(line) + "\n")
 
-    def start(self, name: str, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "fst.cli", "train", "--run", name, "--runs", str(self.runs), "--quiet"]
+    def command(self, name: str, *more: str) -> list[str]:
+        """The arguments of `fst`."""
+        command = ["train", "--run", name, "--runs", str(self.runs), "--quiet"]
         command += ["--model", str(self.model), "--data", str(self.data), "--seed", "3"]
-        command += [option for setting in SMALL for option in ("--set", setting)] + list(more)
+        return command + [option for setting in SMALL for option in ("--set", setting)] + list(more)
+
+    def start(self, name: str, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fst.cli", *self.command(name, *more)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def finish(self, name: str, *more: str) -> tuple[int, str]:
@@ -176,24 +181,26 @@ def test_z1_to_z4_a_killed_and_resumed_run_ends_as_the_whole_one(
     assert arms["arms"]["fst"]["accuracy"] == expected["arms"]["fst"]["accuracy"]
 
 
-def test_z5_resuming_a_run_that_ended_changes_nothing(lab: Lab) -> None:
+def test_z5_resuming_a_run_that_ended_changes_nothing(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     files = [lab.runs / "whole" / name for name in ("config.json", "events.jsonl", "rollouts.jsonl")]
     before = [file.read_bytes() for file in files]
-    code, errors = lab.finish("whole", "--resume")
+    code, errors = main(lab.command("whole", "--resume")), capsys.readouterr().err
     assert (code, errors) == (0, "")
     assert [file.read_bytes() for file in files] == before
 
 
-def test_z6_starting_over_is_refused_and_names_the_remedy(lab: Lab) -> None:
+def test_z6_starting_over_is_refused_and_names_the_remedy(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     before = (lab.runs / "whole" / "events.jsonl").read_bytes()
-    code, errors = lab.finish("whole")
+    code, errors = main(lab.command("whole")), capsys.readouterr().err
     assert code == 2
     assert "holds a run already; go on with it by --resume" in errors
     assert "Traceback" not in errors
     assert (lab.runs / "whole" / "events.jsonl").read_bytes() == before
 
 
-def test_z6_resuming_a_run_that_ended_under_other_parameters_is_refused(lab: Lab) -> None:
-    code, errors = lab.finish("whole", "--resume", "--set", "loop.cycles=3")
+def test_z6_resuming_a_run_that_ended_under_other_parameters_is_refused(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors = main(lab.command("whole", "--resume", "--set", "loop.cycles=3")), capsys.readouterr().err
     assert code == 2
     assert "was made with another 'params'" in errors

@@ -130,7 +130,7 @@ def test_l2_weights_that_are_damaged(tiny_model_dir: Path, tmp_path: Path) -> No
 
 
 def test_l2_the_labs_weights_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fst.models.policy.LAB_BASE", tmp_path / "lab_base")
+    monkeypatch.setattr("fst.models.reader.LAB_BASE", tmp_path / "lab_base")
     with pytest.raises(ModelError, match=r"lab_base; build it with `fst lab-base build`"):
         load_policy(ModelParams(base="lab", max_new_tokens=4))
 
@@ -138,7 +138,7 @@ def test_l2_the_labs_weights_are_missing(tmp_path: Path, monkeypatch: pytest.Mon
 def test_l2_lab_is_the_directory_of_the_lab(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, policy: Policy
 ) -> None:
-    monkeypatch.setattr("fst.models.policy.LAB_BASE", tiny_model_dir)
+    monkeypatch.setattr("fst.models.reader.LAB_BASE", tiny_model_dir)
     lab = load_policy(ModelParams(base="lab", max_new_tokens=4))
     assert (lab.name, lab.max_new_tokens, lab.model.training) == ("lab", 4, False)
     assert torch.equal(lab.model.lm_head.weight, policy.model.lm_head.weight)

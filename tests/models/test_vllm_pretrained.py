@@ -1,6 +1,6 @@
 """The vLLM engine with a real pretrained model, SmolLM2-135M, on the CPU. Q1 each step's answers come from the adapter
 that the step before made, and their log-probabilities are those of the model that is trained, but for rounding; Q2 two
-processes train one adapter with one server; Q3 what is longer than the server's context is
+processes train one adapter with one server, which ends with them; Q3 what is longer than the server's context is
 refused. Skipped without an environment of vLLM (`make vllm`)."""
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -32,6 +33,7 @@ from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Policy
 from fst.runs.records import valid_lines
 from fst.types import Population, Prompt
+from support.lab_project import wait_until
 from support.slow_toys import verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +167,15 @@ def test_q2_two_ranks_with_one_server(smollm2: Path, tmp_path: Path, scratch: Pa
     assert moved
     loads = [line for line in log.read_text(errors="replace").splitlines() if "POST /v1/load_lora_adapter" in line]
     assert ["200 OK" in line for line in loads] == [True] * (1 + len(moved)), "each adapter once, for both"
+    wait_until(lambda: not processes_of(scratch), 120, "a process of the run lives on: the server should end with it")
+
+
+def processes_of(scratch: Path) -> list[psutil.Process]:
+    """Those that were started with this folder for temporary files, whoever their parent is now."""
+    running = psutil.process_iter(["environ", "status"])
+    return [
+        process
+        for process in running
+        if (process.info["environ"] or {}).get("TMPDIR") == str(scratch)
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]

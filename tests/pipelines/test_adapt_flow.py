@@ -20,7 +20,7 @@ import pytest
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.traffic.log import Feedback, LogLimits, Request, TrafficLog
-from support.lab_project import LabProject
+from support.lab_project import DOMAINS, LabProject
 from support.prefect_server import Server, prefect_server
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ FACTS: dict[str, Any] = {
     "finish": "stop",
     "status": 200,
 }
-ONE = {"first": {"spec": "lab/sort_desc+drop_last", "source": "fst/data/lab/rules.py", "start": "base"}}
+ONE = {"first": DOMAINS["first"]}
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, server: Server) -> LabProject:
+def project(tmp_path_factory: pytest.TempPathFactory, reproduced: LabProject) -> LabProject:
     """One domain released; in the traffic, scored requests of two others that it does not know."""
-    project = LabProject(
-        tmp_path_factory.mktemp("adapt") / "project",
-        ONE,
-        adapt={**ADAPT, "enough": 0.0},
-        gate={"max_kl": 100.0},
-    )
-    project.run("dvc", "repro", "-q")
+    folder = tmp_path_factory.mktemp("adapt") / "project"
+    project = reproduced.copy(folder, ONE, adapt={**ADAPT, "enough": 0.0}, gate={"max_kl": 100.0})
     project.run("fst", "release", "first")
     write_traffic(project, "reversed", "lab/letters:reverse", 100)
     write_traffic(project, "mixed", "lab/letters:drop_first+rotate_left", 100)

@@ -51,23 +51,15 @@ def project(tmp_path_factory: pytest.TempPathFactory, server: Server) -> LabProj
     return project
 
 
-@pytest.fixture(scope="module")
-def cold(tmp_path_factory: pytest.TempPathFactory) -> LabProject:
-    """The same project, reproduced by DVC alone."""
-    cold = LabProject(tmp_path_factory.mktemp("cold") / "project")
-    cold.run("dvc", "repro", "-q")
-    return cold
-
-
 def channel(project: LabProject) -> dict[str, Any]:
     return dict(json.loads((project.root / "models" / "releases" / "channels" / "prod.json").read_text()))
 
 
 def test_f1_dvc_finds_nothing_to_do_and_a_cold_repro_gives_the_same_bytes(
-    project: LabProject, cold: LabProject
+    project: LabProject, reproduced: LabProject
 ) -> None:
     assert project.status() == {}
-    assert project.locked_outputs() == cold.locked_outputs()
+    assert project.locked_outputs() == reproduced.locked_outputs()
     history = channel(project)["history"]
     assert [entry["reason"].split(":")[0] for entry in history] == ["first", "second"]
     manifest = json.loads(
@@ -102,10 +94,9 @@ def test_f2_what_is_current_is_skipped(project: LabProject, server: Server) -> N
 
 
 def test_f4_a_killed_child_is_replaced_and_the_training_ends_the_same(
-    tmp_path: Path, server: Server, cold: LabProject
+    tmp_path: Path, server: Server, reproduced: LabProject
 ) -> None:
-    project = LabProject(tmp_path / "project", ONE)
-    assert flow(project, server, "prepare", "first").returncode == 0
+    project = reproduced.copy(tmp_path / "project", ONE, trained=False)
     process = project.start(sys.executable, "-m", "pipelines", "flow", "train", "first", **server.environment)
     wait_until(lambda: rounds_done(project) >= 1 or process.poll() is not None, 120, "no round was done")
     (worker,) = [c for c in children(process.pid) if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
@@ -113,14 +104,13 @@ def test_f4_a_killed_child_is_replaced_and_the_training_ends_the_same(
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert "was killed from outside" in said
-    assert project.locked_outputs()["models/trained/first"] == cold.locked_outputs()["models/trained/first"]
+    assert project.locked_outputs()["models/trained/first"] == reproduced.locked_outputs()["models/trained/first"]
 
 
 def test_f5_a_killed_flow_leaves_nothing_behind_and_the_next_goes_on(
-    tmp_path: Path, server: Server, cold: LabProject
+    tmp_path: Path, server: Server, reproduced: LabProject
 ) -> None:
-    project = LabProject(tmp_path / "project", ONE)
-    assert flow(project, server, "prepare", "first").returncode == 0
+    project = reproduced.copy(tmp_path / "project", ONE, trained=False)
     process = project.start(sys.executable, "-m", "pipelines", "flow", "train", "first", **server.environment)
     wait_until(lambda: rounds_done(project) >= 1 or process.poll() is not None, 120, "no round was done")
     family = descendants(process.pid)
@@ -130,7 +120,7 @@ def test_f5_a_killed_flow_leaves_nothing_behind_and_the_next_goes_on(
     wait_until(lambda: not any(map(alive, family)), 20, "a process of the killed flow lives on")
     done = flow(project, server, "train", "first")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert project.locked_outputs()["models/trained/first"] == cold.locked_outputs()["models/trained/first"]
+    assert project.locked_outputs()["models/trained/first"] == reproduced.locked_outputs()["models/trained/first"]
 
 
 def test_f6_a_refusal_leaves_production_alone(project: LabProject, server: Server) -> None:
@@ -174,11 +164,9 @@ def test_f9_a_locked_database_delays_and_loses_nothing(project: LabProject, serv
     assert run["state"]["type"] == "COMPLETED"
 
 
-def test_f7_two_trainings_take_turns(tmp_path: Path, server: Server) -> None:
+def test_f7_two_trainings_take_turns(tmp_path: Path, server: Server, reproduced: LabProject) -> None:
     """Both are started at once; the second trains when the first has given the limit back."""
-    projects = [LabProject(tmp_path / name, ONE) for name in ("a", "b")]
-    for project in projects:
-        assert flow(project, server, "prepare", "first").returncode == 0
+    projects = [reproduced.copy(tmp_path / name, ONE, trained=False) for name in ("a", "b")]
     command = (sys.executable, "-m", "pipelines", "flow", "train", "first")
     processes = [project.start(*command, **server.environment) for project in projects]
     said = [process.communicate(timeout=300)[0] for process in processes]
@@ -212,10 +200,11 @@ def test_f10_a_schedule_and_an_event_start_runs(project: LabProject, server: Ser
     assert channel(project) == before
 
 
-def test_f11_a_round_that_hangs_is_ended_and_tried_again(tmp_path: Path, server: Server) -> None:
+def test_f11_a_round_that_hangs_is_ended_and_tried_again(
+    tmp_path: Path, server: Server, reproduced: LabProject
+) -> None:
     patience = {"retries": 1, "retry_seconds": 0.1, "round_seconds": 0.05}
-    project = LabProject(tmp_path / "project", ONE, flows=patience)
-    assert flow(project, server, "prepare", "first").returncode == 0
+    project = reproduced.copy(tmp_path / "project", ONE, trained=False, flows=patience)
     done = flow(project, server, "train", "first")
     assert done.returncode == 3
     assert done.stderr.count("next_round took longer than 0.05 s and was ended") >= 1

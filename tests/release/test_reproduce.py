@@ -330,26 +330,14 @@ def test_m7_a_candidate_is_made_again_from_now(
     assert "with changes that are in no commit" in errors
 
 
-RELEASE = f"""
-import sys
-from pathlib import Path
-sys.path.append({str(ROOT / "tests")!r})
-from fst.config import load_params
-from fst.release.candidate import release
-from fst.stages.workspace import Workspace
-from support.stages import run_stages
-workspace = Workspace(load_params(Path("params.yaml")))
-run_stages(workspace, "first")
-print(release(workspace, "first")[0])
-"""
-
-
-def test_m8_the_lab_comes_out_byte_for_byte(tmp_path: Path) -> None:
-    project = LabProject(tmp_path / "project", {"first": DOMAINS["first"]}, loop={"cycles": 1})
-    released = project.run(sys.executable, "-c", RELEASE).stdout.split()[-1]
+def test_m8_the_lab_comes_out_byte_for_byte(tmp_path: Path, reproduced: LabProject) -> None:
+    project = reproduced.copy(tmp_path / "project", {"first": DOMAINS["first"]})
+    project.run("fst", "release", "first")
+    store = project.root / "models" / "releases"
+    released = json.loads((store / "channels" / "prod.json").read_text())["bundle"]
     (project.root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     done = project.run("fst", "reproduce", "prod", TMPDIR=str(tmp_path))
-    candidate = json.loads((project.root / "models" / "releases" / "bundles" / released / "manifest.json").read_text())
+    candidate = json.loads((store / "bundles" / released / "manifest.json").read_text())
     said = f"the same bytes: candidate {candidate['candidate']} of bundle {released}"
     assert done.stdout.splitlines()[-1] == said
     assert "lab_base" in done.stderr, "frozen: it is taken as it is in git"

@@ -1,4 +1,5 @@
-"""A small project in a folder of its own: the code, dvc.yaml, and parameters that train in seconds."""
+"""A small project in a folder of its own: the code, dvc.yaml, and parameters that train in seconds. The fixture
+`reproduced` is one that `dvc repro` went through; copies of it save a test the stages that it is not about."""
 
 from __future__ import annotations
 
@@ -39,11 +40,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **nobody, "PATH": path, "OMP_NUM_THREADS": "1", "SHELL": "/bin/bash", **more}
 
 
+FROM_TRAINING = ("train", "evaluate", "bundle")  # the stages from the first training on, and what they make
+MADE_BY_TRAINING = ("runs", "reports", "models/trained", "models/evaluated", ".dvc/cache/runs")
+
+
 class LabProject:
-    """A git and DVC repository with the project's code. `fst` on its path runs that code."""
+    """A git and DVC repository with the project's code, made unless it is there. `fst` on its path runs that code."""
 
     def __init__(self, root: Path, domains: dict[str, Any] | None = None, **params: Any) -> None:
         self.root = root
+        self.params: dict[str, Any]
+        if root.exists():
+            self.params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+            return
         root.mkdir(parents=True)
         for name in CODE:
             source = ROOT / name
@@ -58,12 +67,34 @@ class LabProject:
         launcher.chmod(0o755)
         shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         small = {key: {**section, **TINY.get(key, {}), **params.get(key, {})} for key, section in shipped.items()}
-        self.params: dict[str, Any] = {**small, "domains": domains or DOMAINS}
+        self.params = {**small, "domains": domains or DOMAINS}
         self.write_params()
         self.run("git", "init", "-q", "-b", "main")
         self.run("dvc", "init", "-q")
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", "start")
+
+    def copy(
+        self, root: Path, domains: dict[str, Any] | None = None, trained: bool = True, **params: Any
+    ) -> LabProject:
+        """The project in another folder, with other domains and parameters. Of the stages, those of its domains are in
+        dvc.lock, and with `trained=False` none from the first training on."""
+        shutil.copytree(self.root, root)
+        for place in (".dvc/tmp", *(() if trained else MADE_BY_TRAINING)):
+            shutil.rmtree(root / place, ignore_errors=True)
+        for name in () if trained else self.params["domains"]:
+            shutil.rmtree(root / "models" / "bundles" / name)
+        project = LabProject(root)
+        sections = {key: {**section, **params.get(key, {})} for key, section in self.params.items()}
+        project.params = {**sections, "domains": domains or self.params["domains"]}
+        project.write_params()
+        lock = yaml.safe_load((root / "dvc.lock").read_text())
+        for key in list(lock["stages"]):
+            stage, _, name = key.partition("@")
+            if name not in ("", *project.params["domains"]) or (stage in FROM_TRAINING and not trained):
+                del lock["stages"][key]
+        (root / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+        return project
 
     def write_params(self) -> None:
         (self.root / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False))
