@@ -321,10 +321,10 @@ def test_p8_where_reflection_reads_the_reward_alone_no_wrong_answer_tells_what_i
 
 
 class Lucky(World):
-    """A world in which what reflection writes is right on every minibatch and wrong on all else."""
+    """A world in which what reflection writes is right on every minibatch and wrong on all else; the rest is half right."""
 
     def reward(self, text: str, problem: Problem) -> float:
-        return float(self.calls[-1] == 4 if "!" in text else int(problem.id) % 2)
+        return float(self.calls[-1] == 4) if "!" in text else 0.5
 
 
 def test_p9_who_is_given_up_costs_a_part_and_is_not_on_the_frontier() -> None:
