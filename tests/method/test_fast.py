@@ -321,7 +321,7 @@ def test_p8_where_reflection_reads_the_reward_alone_no_wrong_answer_tells_what_i
 
 
 class Lucky(World):
-    """A world in which what reflection writes is right on every minibatch and wrong on all else; the rest is half right."""
+    """A world in which what reflection writes is right on every minibatch and wrong on all else, and the rest half."""
 
     def reward(self, text: str, problem: Problem) -> float:
         return float(self.calls[-1] == 4) if "!" in text else 0.5
