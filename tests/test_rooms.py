@@ -18,7 +18,7 @@ ROOMS = ("fst", "pipelines")
 
 LIBRARY_ROOMS = {
     "trl": ("fst/method/slow*.py",),
-    "gepa": ("fst/method/fast.py",),
+    "gepa": ("fst/method/fast*.py",),
     "transformers": ("fst/models/*", "fst/method/slow_trl.py"),
     "peft": ("fst/models/*",),
     "vllm": ("fst/models/engines/*",),

@@ -96,6 +96,20 @@ def drift(*, windows: int = 200, trials: int = 40, settings: Settings = SETTINGS
     lines(drift_table(settings.read().drift, windows, trials))
 
 
+@bench.command
+def proposals(*, trials: int = 2000, settings: Settings = SETTINGS) -> None:
+    """Count how many proposals of a fast round are scored on all anchors, on simulated rewards.
+
+    Example: fst bench proposals --params params/qwen3-8b.yaml
+
+    Args:
+        trials: Proposals of each kind.
+    """
+    from fst.bench.proposals import proposals_table
+
+    lines(proposals_table(settings.read().fast, trials))
+
+
 @bench.command(help_epilogue="\n".join(("Claims:", *(f"  {name}  {text}" for name, text in CLAIMS.items()))))
 @goes_on(GOES_ON)
 def claims(

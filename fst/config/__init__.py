@@ -22,6 +22,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from fst.config.learning import (
+    PROPOSALS,
     EvaluateParams,
     FastParams,
     LoopParams,
@@ -47,7 +48,7 @@ from fst.errors import ConfigError
 from fst.tables import did_you_mean
 
 __all__ = [
-    "AdaptParams", "AlertParams", "BundleParams", "DomainParams", "DriftParams", "EvaluateParams",
+    "PROPOSALS", "AdaptParams", "AlertParams", "BundleParams", "DomainParams", "DriftParams", "EvaluateParams",
     "FastParams", "FlowParams", "GateParams", "LoopParams", "ModelParams", "Params", "PrepareParams",
     "ReflectorParams", "ServeParams", "SlowParams", "StoreParams", "TrafficParams", "TrainParams",
     "ValidateParams", "VllmParams", "load_params", "params_from_dict", "params_from_record", "upgraded",
@@ -93,6 +94,12 @@ class Params(Section):
             )
         if self.fast.minibatch > self.fast.anchors:
             raise ConfigError(f"fast.minibatch: {self.fast.minibatch} is more than fast.anchors ({self.fast.anchors})")
+        if not self.fast.room(self.fast.budget, self.fast.carried)[1]:
+            raise ConfigError(
+                f"fast.budget: {self.fast.budget} rollouts leave none for a proposal beside scoring again what is "
+                f"carried ({self.fast.carried}); {self.fast.budget_for(1)} do for one, "
+                f"{self.fast.budget_for(PROPOSALS)} for {PROPOSALS}, and fewer with a smaller fast.minibatch"
+            )
         known = ["base"]
         for name, domain in self.domains.items():
             if not _NAME.fullmatch(name) or name == "base":

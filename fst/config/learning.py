@@ -118,17 +118,54 @@ class SlowParams(Section):
     trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by their names there")
 
 
+PROPOSALS = 3  # that a fast round has rollouts for, where its budget allows it
+
+
 class FastParams(Section):
     """Fast weights: K prompts, evolved by GEPA."""
 
     prompts: int = Field(4, ge=1, description="K: prompts in the population; divides slow.group_size")
-    anchors: int = Field(32, ge=1, description="problems that a prompt is scored on")
+    anchors: int = Field(32, ge=1, description="problems that a prompt is scored on, at most: see `budget`")
     minibatch: int = Field(8, ge=1, description="problems that a reflection reads; at most `anchors`")
-    budget: int = Field(400, ge=1, description="rollouts per round at most, re-scoring included")
+    budget: int = Field(
+        400,
+        ge=1,
+        description="rollouts per round at most, re-scoring included; a round uses as many of its anchors as leave "
+        f"room for {PROPOSALS} proposals",
+    )
+    tie: Number = Field(
+        0.1,
+        ge=0,
+        le=0.9,
+        description="rewards on a problem count as equal if they differ by at most this share of the larger one",
+    )
     patience: int = Field(3, ge=1, description="proposals in a row that improve nothing, then the round ends")
     max_prompt_tokens: int = Field(64, ge=1, description="longest prompt, in tokens")
     carry: bool = Field(True, description="keep the population for the next round; false: begin with the seed prompt")
     feedback: Literal["full", "reward"] = Field("full", description="what reflections read: all, or the reward alone")
+
+    @property
+    def carried(self) -> int:
+        """Prompts that a round scores again before it proposes any, at most."""
+        return self.prompts if self.carry else 1
+
+    def room(self, budget: int, prompts: int) -> tuple[int, int]:
+        """How a round divides a budget of rollouts: on how many anchors it scores prompts, and how many proposals it
+        then has rollouts for whatever happens. `prompts` are scored again; a proposal costs a minibatch under its
+        parent, the same under itself, and the anchors.
+
+        A budget for fewer than `PROPOSALS` gives as many as fit on no fewer anchors than a minibatch has; where none
+        does, all of it is for scoring again.
+        """
+        for proposals in range(PROPOSALS, 0, -1):
+            anchors = (budget - 2 * proposals * self.minibatch) // (prompts + proposals)
+            if anchors >= self.minibatch:
+                return min(anchors, self.anchors), proposals
+        return min(max(0, budget) // prompts, self.anchors), 0
+
+    def budget_for(self, proposals: int) -> int:
+        """The smallest budget that has room for so many proposals."""
+        return (self.carried + 3 * proposals) * self.minibatch
 
 
 class ReflectorParams(Section):

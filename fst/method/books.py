@@ -177,8 +177,12 @@ class RoundAccount:
 
     def fast(self, found: FastRound) -> None:
         """Account for the prompts that the round found, and for what reflection cost."""
-        self.rewards.append(max(found.population.scores.values()))
-        self.reflection = {"screening": vars(found.screening)}
+        self.rewards.append(max(found.population.scores.values(), default=0.0))
+        self.reflection = {
+            "screening": vars(found.screening),
+            "anchors": found.anchors,
+            "given_up": found.given_up,
+        }
         if found.usage:
             self.reflection = {**self.reflection, "reflector_usage": found.usage}
         self.books.prompts(self.number, found)

@@ -1,15 +1,18 @@
-"""The fast round: GEPA evolves the prompts under the current slow weights. The only file that imports gepa.
+"""The fast round: GEPA evolves the prompts under the current slow weights. Only this file and its rules import gepa.
 
 Invariants, each with a test: P1 no score of older weights survives: every carried prompt is re-scored;
-P2 a round spends at most its budget of rollouts, or one re-scoring of the carried prompts where that is more;
+P2 a round spends at most its budget of rollouts, and has enough for as many proposals as `FastParams.room` says;
 P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that
 was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights,
-same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector.
+same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector;
+P9 a prompt on the frontier was scored on all anchors of the round, and one that was given up is not there;
+P10 a proposal that is behind its parent by ties alone is as good as its parent.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +21,18 @@ from typing import Any
 import gepa
 from gepa.core.adapter import EvaluationBatch
 from gepa.core.state import GEPAState, ValsetEvaluation
+from gepa.strategies.batch_sampler import EpochShuffledBatchSampler
 from gepa.strategies.eval_policy import FullEvaluationPolicy
 
 from fst.config import FastParams
 from fst.data.scoring import without_answer
 from fst.data.types import Problem
+from fst.method.fast_rules import COMPONENT, Acceptance, Parents
 from fst.method.frontier import deal, greedy_cover, mean_score
 from fst.models.reflector import Proposal, Reflector
 from fst.types import Population, Prompt, Rollout
 
 Roll = Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
-COMPONENT = "prompt"
 log = logging.getLogger("fst")
 
 
@@ -47,7 +51,8 @@ class Screening:
 @dataclass
 class FastRound:
     """The result: the new population, every prompt met with its parents and scores, and the cost: rollouts `spent`,
-    what reflection took, and the reflector's own account since the run began, where it keeps one."""
+    what reflection took, and the reflector's own account since the run began, where it keeps one. `anchors` is how many
+    problems prompts were scored on, `given_up` how many proposals were not scored on all of them."""
 
     population: Population
     scores: dict[str, dict[str, float]]
@@ -56,6 +61,8 @@ class FastRound:
     spent: int
     screening: Screening
     usage: Mapping[str, Any] | None = None
+    anchors: int = 0
+    given_up: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class _Adapter:
     known: dict[str, Prompt] = field(default_factory=dict)
     reflections: dict[str, dict[str, Any]] = field(default_factory=dict)
     feedback: dict[str, str] = field(default_factory=dict)  # the latest of each anchor
+    scored: dict[str, list[Rollout]] = field(default_factory=dict)  # on all anchors, for GEPA to fetch
     spent: int = 0
     barren: int = 0
     best: float = 0.0
@@ -107,18 +115,14 @@ class _Adapter:
         return rollouts
 
     def batch_evaluate(self, items: list[tuple[dict[str, str], list[Problem]]]) -> list[EvaluationBatch[Any, Any]]:
-        pairs = [(self._prompt(candidate), problem) for candidate, batch in items for problem in batch]
-        rollouts = iter(self.score(pairs))
-        results = []
-        for _, batch in items:
-            mine = [next(rollouts) for _ in batch]
-            results.append(EvaluationBatch([r.text for r in mine], [r.reward for r in mine], trajectories=mine))
-        return results
+        return [self.evaluate(batch, candidate) for candidate, batch in items]
 
     def evaluate(
         self, batch: list[Problem], candidate: dict[str, str], capture_traces: bool = False
     ) -> EvaluationBatch[Any, Any]:
-        return self.batch_evaluate([(candidate, batch)])[0]
+        prompt = self._prompt(candidate)
+        mine = self.scored.pop(prompt.id, None) or self.score([(prompt, problem) for problem in batch])
+        return EvaluationBatch([r.text for r in mine], [r.reward for r in mine], trajectories=mine)
 
     def make_reflective_dataset(
         self, candidate: dict[str, str], eval_batch: EvaluationBatch[Any, Any], components_to_update: list[str]
@@ -210,19 +214,27 @@ def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Probl
     """One GEPA round from the carried population (paper, section 3; GEPA's per-instance frontier).
 
     Scores are rewards of one sample each at T=1 on the anchors, all under the plan's weights. Deviations from
-    GEPA: several carried prompts start a round, and a proposal is screened before it costs a rollout
-    (fst/models/reflector.py).
+    GEPA: several carried prompts start a round, on as many of the anchors as leave room for proposals
+    (`FastParams.room`); a proposal is screened before it costs a rollout (fst/models/reflector.py) and given up where
+    more rollouts could not help it (fst/method/trial.py); rewards may tie. A budget of less than a rollout for each
+    carried prompt buys nothing: they stay, without scores.
     """
     params = evolver.params
     carried = list({prompt.id: prompt for prompt in population.prompts}.values())
     adapter = _Adapter(evolver, plan)
     adapter.known = {prompt.id: prompt for prompt in carried}
+    anchors = anchors[: params.room(plan.budget, len(carried))[0]]
+    if not anchors:
+        population = Population(tuple(deal(carried, params.prompts)), {}, plan.weights)
+        return FastRound(population, {}, adapter.known, {}, 0, adapter.screening)
     rollouts = iter(adapter.score([(prompt, problem) for prompt in carried for problem in anchors]))
     rescored = [{i: next(rollouts).reward for i in range(len(anchors))} for _ in carried]
     state: GEPAState[Any, Any] = GEPAState({COMPONENT: carried[0].text}, ValsetEvaluation({}, rescored[0]))
     state.num_full_ds_evals, state.total_num_evals = 1, 0
     for prompt, scores in zip(carried[1:], rescored[1:], strict=True):
         state.update_state_with_new_program([0], {COMPONENT: prompt.text}, ValsetEvaluation({}, scores), None, 0)
+    acceptance = Acceptance(adapter.known, adapter.score, anchors, params.tie, adapter.scored)
+    rng = random.Random(plan.seed % 2**31)
     with tempfile.TemporaryDirectory(prefix="fst-gepa-") as folder:
         state.save(folder)
         gepa.optimize(
@@ -231,31 +243,40 @@ def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Probl
             valset=list(anchors),
             adapter=adapter,
             custom_candidate_proposer=adapter.propose,
-            reflection_minibatch_size=min(params.minibatch, len(anchors)),
+            candidate_selection_strategy=Parents(rng, params.tie),
+            batch_sampler=EpochShuffledBatchSampler(min(params.minibatch, len(anchors)), rng),
             stop_callbacks=_Stop(adapter, len(anchors)),
             val_evaluation_policy=_CarriedState(),
-            acceptance_criterion="improvement_or_equal",  # as good in other words: see greedy_cover
+            acceptance_criterion=acceptance,
             cache_evaluation=False,
             track_best_outputs=False,
             logger=_Silent(),
             run_dir=folder,
-            seed=plan.seed % 2**31,
         )
         final: GEPAState[Any, Any] = GEPAState.load(folder)
-    return _result(adapter, final, anchors)
+    return _result(adapter, final, acceptance)
 
 
-def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Problem]) -> FastRound:
+def _result(adapter: _Adapter, state: GEPAState[Any, Any], acceptance: Acceptance) -> FastRound:
     scores: dict[str, dict[str, float]] = {}
     for candidate, by_index in zip(state.program_candidates, state.prog_candidate_val_subscores, strict=True):
         prompt = Prompt(candidate[COMPONENT])
-        scores.setdefault(prompt.id, {anchors[i].id: float(s) for i, s in by_index.items()})
-    k = adapter.evolver.params.prompts
-    members = greedy_cover(scores, k)
+        scores.setdefault(prompt.id, {acceptance.anchors[i].id: float(s) for i, s in by_index.items()})
+    params = adapter.evolver.params
+    members = greedy_cover(scores, params.prompts, params.tie)
     population = Population(
-        tuple(adapter.known[name] for name in deal(members, k)),
+        tuple(adapter.known[name] for name in deal(members, params.prompts)),
         {name: mean_score(scores[name]) for name in members},
         adapter.plan.weights,
     )
-    usage = getattr(adapter.evolver.reflector, "usage", None)
-    return FastRound(population, scores, adapter.known, adapter.reflections, adapter.spent, adapter.screening, usage)
+    return FastRound(
+        population,
+        scores,
+        adapter.known,
+        adapter.reflections,
+        adapter.spent,
+        adapter.screening,
+        getattr(adapter.evolver.reflector, "usage", None),
+        len(acceptance.anchors),
+        acceptance.given_up,
+    )

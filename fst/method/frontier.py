@@ -1,17 +1,24 @@
 """The Pareto frontier over prompts: who is best on which problem, and which K prompts cover it.
 
-Scores are a matrix {prompt: {problem: reward}} under one state of the slow weights. Invariants:
+Scores are a matrix {prompt: {problem: reward}} under one state of the slow weights. A reward is one noisy sample, so
+those on a problem that tie (fst/method/trial.py) are equally good; rewards of 0 and 1 never tie. Invariants:
 F1 a cover is never empty and never longer than K; F2 its first member has the best mean;
 F3 no text is in it twice before padding; F4 greedy: each next member wins the most problems that no
 earlier member of its layer is best on, ties by mean, then by order, and a new layer begins when all are covered;
-F5 adding a dominated prompt changes nothing on the frontier; F6 behind the first, only members of the frontier.
+F5 adding a dominated prompt changes nothing on the frontier; F6 behind the first, only members of the frontier;
+F7 a larger tie only adds winners, and a tie of 0 is equality.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from fst.method.trial import tied
 
 Scores = Mapping[str, Mapping[str, float]]
+Name = TypeVar("Name", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 
 def mean_score(scores: Mapping[str, float]) -> float:
@@ -19,17 +26,21 @@ def mean_score(scores: Mapping[str, float]) -> float:
     return sum(scores.values()) / len(scores) if scores else 0.0
 
 
-def frontier(scores: Scores) -> dict[str, set[str]]:
-    """For each problem, the prompts with the best reward on it. Problems nobody gets right are left out:
-    a tie at zero says nothing about a prompt."""
-    problems = {problem for by_problem in scores.values() for problem in by_problem}
-    best = {p: max(s.get(p, 0.0) for s in scores.values()) for p in problems}
-    return {
-        p: {name for name, s in scores.items() if s.get(p, 0.0) == best[p]} for p in sorted(problems) if best[p] > 0
-    }
+def winners(scores: Mapping[Name, Mapping[Key, float]], tie: float = 0.0) -> dict[Key, set[Name]]:
+    """For each problem, the prompts whose reward on it is the best one or ties with it."""
+    problems = dict.fromkeys(p for row in scores.values() for p in row)
+    best = {p: max(row.get(p, 0.0) for row in scores.values()) for p in problems}
+    return {p: {name for name, row in scores.items() if tied(row.get(p, 0.0), best[p], tie)} for p in best}
 
 
-def greedy_cover(scores: Scores, k: int) -> list[str]:
+def frontier(scores: Scores, tie: float = 0.0) -> dict[str, set[str]]:
+    """The winners of each problem. Problems nobody gets right are left out: a tie at zero says nothing about a
+    prompt."""
+    solved = {p for row in scores.values() for p, reward in row.items() if reward > 0}
+    return {p: names for p, names in winners(scores, tie).items() if p in solved}
+
+
+def greedy_cover(scores: Scores, k: int, tie: float = 0.0) -> list[str]:
     """At most K prompts that together are best on as many problems as K prompts chosen greedily can be.
 
     The best mean comes first; then whoever is best on the most problems not yet covered. Once all are covered the cover
@@ -40,7 +51,7 @@ def greedy_cover(scores: Scores, k: int) -> list[str]:
         raise ValueError("greedy_cover needs at least one scored prompt")
     order = {name: i for i, name in enumerate(scores)}
     by_mean = sorted(scores, key=lambda name: (-mean_score(scores[name]), order[name]))
-    wins = frontier(scores)
+    wins = frontier(scores, tie)
     chosen = [by_mean[0]]
     uncovered = {p for p, winners in wins.items() if chosen[0] not in winners}
     while len(chosen) < k:
@@ -57,6 +68,6 @@ def greedy_cover(scores: Scores, k: int) -> list[str]:
     return chosen
 
 
-def deal(members: Sequence[str], k: int) -> list[str]:
+def deal(members: Sequence[Name], k: int) -> list[Name]:
     """K members, the best first; where there are fewer, the cover is repeated from its start."""
     return [members[i % len(members)] for i in range(k)]

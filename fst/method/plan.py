@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fst.config import Params
+from fst.config import PROPOSALS, FastParams, Params
 from fst.errors import ConfigError
 from fst.models.device import device_of
 from fst.models.engines.vllm_server import told
@@ -46,6 +46,7 @@ class Plan:
     phases: tuple[Phase, ...]
     rollouts: dict[str, int]
     tokens: int
+    fast: str = ""  # what a fast round cannot do within its budget
 
     @property
     def peak(self) -> int:
@@ -76,6 +77,7 @@ class Plan:
             *(f"{phase.name:11s} {_gib(phase.bytes)} more ({phase.keys})" for phase in self.phases),
             f"peak        {_gib(self.peak)}",
             f"per cycle   at most {rollouts} rollouts, {self.tokens:,} new tokens",
+            *([f"fast round  {self.fast}"] if self.fast else []),
         ]
 
 
@@ -110,6 +112,18 @@ def plan_run(params: Params, question_tokens: int) -> Plan:
         ),
         rollouts=rollouts,
         tokens=sum(rollouts.values()) * params.model.max_new_tokens,
+        fast=_fast(params.fast),
+    )
+
+
+def _fast(fast: FastParams) -> str:
+    """Where fast.budget is too small for all anchors or for enough proposals: what it is enough for."""
+    anchors, proposals = fast.room(fast.budget, fast.carried)
+    if (anchors, proposals) == (fast.anchors, PROPOSALS):
+        return ""
+    return (
+        f"scores {fast.carried} prompts again, on {anchors} of {fast.anchors} anchors, which leaves rollouts for "
+        f"{proposals} proposal{'s' * (proposals > 1)} (fast.budget)"
     )
 
 

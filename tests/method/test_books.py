@@ -44,7 +44,7 @@ def fast(**usage: Any) -> FastRound:
     unscored = Prompt("refused", (SEED.id,), "reflection", 1)
     known = {p.id: p for p in (SEED, BETTER, unscored)}
     reflections = {BETTER.id: {"feedback": "p1 is wrong"}}
-    return FastRound(POPULATION, scores, known, reflections, 4, Screening(proposals=3), usage or None)
+    return FastRound(POPULATION, scores, known, reflections, 4, Screening(proposals=3), usage or None, 2, 1)
 
 
 def last(books: Books, kind: str) -> dict[str, Any]:
@@ -97,6 +97,7 @@ def test_a3_a_fast_round_has_the_cost_of_reflection(books: Books, usage: dict[st
     line = last(books, "round")
     assert (line["channel"], line["reward"]) == ("fast", 0.75)
     assert line["screening"] == dataclasses.asdict(Screening(proposals=3))
+    assert (line["anchors"], line["given_up"]) == (2, 1)
     assert line.get("reflector_usage", {}) == usage
 
 

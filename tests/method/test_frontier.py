@@ -1,4 +1,4 @@
-"""The Pareto frontier: invariants F1 to F6 of fst/method/frontier.py on random score matrices, and a case by hand."""
+"""The Pareto frontier: invariants F1 to F7 of fst/method/frontier.py on random score matrices, and a case by hand."""
 
 from __future__ import annotations
 
@@ -93,8 +93,9 @@ def test_f4_each_next_member_wins_most_of_what_its_layer_leaves_ties_by_mean_the
 def test_f5_f6_a_prompt_that_wins_nothing_changes_nothing(scores: Matrix, k: int, data: st.DataObject) -> None:
     above = data.draw(st.sampled_from(sorted(scores)))
     more = {**scores, "dominated": {problem: reward / 2 for problem, reward in scores[above].items()}}
-    assert frontier(more) == frontier(scores)
-    assert greedy_cover(more, k) == greedy_cover(scores, k)
+    tie = data.draw(st.sampled_from([0.0, 0.1, 0.4]))
+    assert frontier(more, tie) == frontier(scores, tie)
+    assert greedy_cover(more, k, tie) == greedy_cover(scores, k, tie)
 
 
 def test_by_hand_a_second_layer_is_of_the_frontier_alone() -> None:
@@ -107,6 +108,34 @@ def test_by_hand_a_second_layer_is_of_the_frontier_alone() -> None:
 def test_the_frontier_is_the_definition(scores: Matrix) -> None:
     expected = {problem: winners(scores, problem) for problem in next(iter(scores.values()))}
     assert frontier(scores) == {problem: names for problem, names in expected.items() if names}
+
+
+@given(matrices(), st.floats(0, 0.9), st.floats(0, 0.9))
+def test_f7_a_larger_tie_only_adds_winners(scores: Matrix, one: float, other: float) -> None:
+    smaller, larger = frontier(scores, min(one, other)), frontier(scores, max(one, other))
+    assert all(smaller[problem] <= larger[problem] for problem in larger)
+    assert smaller.keys() == larger.keys() == frontier(scores).keys()
+
+
+@given(matrices(), st.floats(0, 0.9), st.integers(1, 9))
+def test_f7_rewards_of_0_and_1_never_tie(scores: Matrix, tie: float, k: int) -> None:
+    binary = {name: {problem: float(reward > 0.4) for problem, reward in row.items()} for name, row in scores.items()}
+    assert frontier(binary, tie) == frontier(binary)
+    assert greedy_cover(binary, k, tie) == greedy_cover(binary, k)
+
+
+def test_f7_by_hand_noise_of_a_hundredth_wins_nothing() -> None:
+    """`b` solves p3 alone. Of p1 and p2, `a` and `b` are equally good, and `c` has no place that is its own."""
+    noisy = {
+        "a": {"p1": 0.90, "p2": 0.91, "p3": 0.0},
+        "b": {"p1": 0.88, "p2": 0.89, "p3": 0.5},
+        "c": {"p1": 0.91, "p2": 0.60, "p3": 0.0},
+    }
+    assert frontier(noisy) == {"p1": {"c"}, "p2": {"a"}, "p3": {"b"}}
+    assert frontier(noisy, 0.1) == {"p1": {"a", "b", "c"}, "p2": {"a", "b"}, "p3": {"b"}}
+    assert greedy_cover(noisy, 3) == ["b", "a", "c"]
+    assert greedy_cover({"c": noisy["c"], "b": noisy["b"], "a": noisy["a"]}, 2, 0.1) == ["b", "a"]
+    assert greedy_cover(noisy, 2, 0.1) == ["b", "a"]
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,22 @@ def test_the_lab_fits_anywhere() -> None:
     found = plan_run(Params(), 30)
     assert found.peak < 2 * GIB
     assert any(line.startswith("peak") for line in found.lines())
+
+
+@pytest.mark.parametrize(
+    ("fast", "said"),
+    [
+        ({}, []),
+        (
+            {"anchors": 192, "budget": 960},
+            ["scores 4 prompts again, on 130 of 192 anchors, which leaves rollouts for 3 proposals (fast.budget)"],
+        ),
+        (
+            {"anchors": 16, "budget": 60},
+            ["scores 4 prompts again, on 8 of 16 anchors, which leaves rollouts for 1 proposal (fast.budget)"],
+        ),
+    ],
+)
+def test_the_plan_says_what_a_fast_round_has_rollouts_for(fast: dict[str, int], said: list[str]) -> None:
+    found = plan_run(params_from_dict({"fast": fast}), 30)
+    assert [line.removeprefix("fast round  ") for line in found.lines() if line.startswith("fast round")] == said
