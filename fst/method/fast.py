@@ -25,6 +25,7 @@ from fst.data.scoring import without_answer
 from fst.data.types import Problem
 from fst.method.frontier import deal, greedy_cover, mean_score
 from fst.models.reflector import Proposal, Reflector
+from fst.runs.outcome import SHOWN
 from fst.types import Population, Prompt, Rollout
 
 Roll = Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
@@ -34,14 +35,24 @@ log = logging.getLogger("fst")
 
 @dataclass
 class Screening:
-    """What reflection cost in a round apart from rollouts: proposals drawn and screened, tokens, seconds, and how often
-    the reflector failed."""
+    """What reflection cost in a round apart from rollouts: proposals drawn and screened, tokens, seconds, how often the
+    reflector failed, and its last error; how many proposals were refused for which reason (`empty`, `known`,
+    `too_long`), and the first few of them."""
 
     errors: int = 0
+    last_error: str = ""
+    refused: dict[str, int] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list)
     proposals: int = 0
     screened: int = 0
     tokens: int = 0
     seconds: float = 0.0
+
+    def refuse(self, reason: str, sample: str) -> None:
+        """Count a proposal that was refused."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        if len(self.samples) < SHOWN:
+            self.samples.append(sample)
 
 
 @dataclass
@@ -143,7 +154,9 @@ class _Adapter:
         self.screening.seconds += proposal.seconds
         self.evolver.on_proposal(self.spent, self.plan.budget, self.best)
         text = proposal.text.strip()
-        if not text or text in avoid or self.evolver.count_tokens(text) > self.evolver.params.max_prompt_tokens:
+        if reason := self._refusal(text, avoid):
+            if proposal.drawn:
+                self.screening.refuse(reason, f"    {reason}, {self.evolver.count_tokens(text)} tokens: {text[:200]!r}")
             return {}
         prompt = Prompt(text, (parent.id,), "reflection", self.plan.number)
         self.known[prompt.id] = prompt
@@ -155,6 +168,14 @@ class _Adapter:
         }
         return {COMPONENT: text}
 
+    def _refusal(self, text: str, avoid: frozenset[str]) -> str:
+        """Why a proposal cannot be tried; empty where it can."""
+        if not text:
+            return "empty"
+        if text in avoid:
+            return "known"
+        return "too_long" if self.evolver.count_tokens(text) > self.evolver.params.max_prompt_tokens else ""
+
     def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal:
         seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
         evidence = [text for text in self.feedback.values() if text not in feedback]
@@ -162,6 +183,7 @@ class _Adapter:
             return self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
         except Exception as error:  # whatever a reflector raises costs one proposal, not the run
             self.screening.errors += 1
+            self.screening.last_error = f"{type(error).__name__}: {error}"
             log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
             return Proposal("", drawn=0)
 

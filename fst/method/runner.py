@@ -33,7 +33,7 @@ from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
 from fst.models.policy import Policy, load_reader
 from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
-from fst.runs.origin import base_sha256, commit, data_sha256, versions
+from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, versions
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back
 from fst.store.bundle import Bundle, read_bundle
@@ -67,6 +67,14 @@ def build_reflector(policy: Policy, params: Params) -> Reflector:
     )
     asked = CallableReflector(EndpointReflector(config))
     return ranks.FirstAsks(asked) if ranks.sharded() else asked
+
+
+def check(reflector: Reflector) -> None:
+    """Ask a reflector that can be checked whether it works, once for all processes, before anything is trained. Raises
+    what it raises."""
+    checked = getattr(reflector, "check", None)
+    if checked:
+        ranks.of_first(checked)
 
 
 def plan_of(job: Job, domain: Domain) -> Plan:
@@ -106,6 +114,7 @@ def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
         "params": params.of_run(),
         "base_sha256": base_sha256(params.model.base),
         "data_sha256": data_sha256(domain),
+        "test_sha256": problems_sha256(domain.test),
         "start": start_key(start, job.domain, job.serves),
         "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
         "commit": commit(),
@@ -134,6 +143,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         )
     domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params)
+    if job.arm != "rl":
+        check(reflector)
     trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
     config = config_of(job, problems, start)
     alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}
@@ -194,6 +205,7 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
     )
     with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
         learner = prepare(job, progress, resume)
+        progress.drawn = lambda: learner.policy.drawn
         try:
             for _ in rounds(learner):
                 yield learner
@@ -206,7 +218,8 @@ def _path(text: str | None) -> Path | None:
 
 
 def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[str, Any]:
-    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is.
+    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is, and its
+    reflector is not needed.
 
     Raises RecordError when the folder has no run or no checkpoint.
     """
@@ -217,14 +230,14 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
     last = RunFolder(folder).last_checkpoint()
     if last is None:
         raise RecordError(f"{folder} has no completed round yet; let it run, or resume it")
-    places = config.get("places", {})
+    places, params = config.get("places", {}), params_from_record(config["params"])
     with tempfile.TemporaryDirectory() as scratch:
         job = Job(
             config["arm"],
             config["domain"],
             config["seed"],
             Path(scratch) / folder.name,
-            params_from_record(config["params"]),
+            params.replace(reflector=params.reflector.replace(kind="policy")),
             problems=_path(places.get("problems")),
             start=_path(places.get("start")),
         )
@@ -240,6 +253,8 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
         "prompt": chosen.text,
         "accuracy": result.accuracy,
         "stderr": result.stderr,
+        "n": len(problems),
+        "binary": result.binary,
         "kl": result.kl,
         "rollouts": len(problems) * learner.params.evaluate.samples,
     }
