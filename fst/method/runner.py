@@ -25,14 +25,13 @@ from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
 from fst.method.plan import Plan, plan_run
+from fst.method.reflectors import build_reflector
 from fst.method.slow import SlowWeights
 from fst.method.slow_trl import trl_config
 from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
-from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
-from fst.models.policy import Policy, load_reader
-from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
+from fst.models.policy import load_reader
 from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, versions
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back
@@ -55,26 +54,6 @@ class Job:
     problems: Path | None = None
     start: Path | None = None
     serves: str = ""
-
-
-def build_reflector(policy: Policy, params: Params) -> Reflector:
-    """Make the reflector that params.yaml asks for."""
-    r = params.reflector
-    if r.kind == "policy":
-        return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style, r.weights)
-    config = EndpointConfig(
-        r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
-    )
-    asked = CallableReflector(EndpointReflector(config))
-    return ranks.FirstAsks(asked) if ranks.sharded() else asked
-
-
-def check(reflector: Reflector) -> None:
-    """Ask a reflector that can be checked whether it works, once for all processes, before anything is trained. Raises
-    what it raises."""
-    checked = getattr(reflector, "check", None)
-    if checked:
-        ranks.of_first(checked)
 
 
 def plan_of(job: Job, domain: Domain) -> Plan:
@@ -142,9 +121,9 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
             "keep in parts: processes whose answers end at different times would wait for each other; say vllm"
         )
     domain, left_out = fitting(policy, problems, params)
-    reflector = build_reflector(policy, params)
+    reflector = build_reflector(policy, params, domain)
     if job.arm != "rl":
-        check(reflector)
+        ranks.of_first(reflector.check)
     trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
     config = config_of(job, problems, start)
     alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fst.data.scoring import RAISED, parse_feedback, remark
 from fst.types import Rollout
 
-Kind = Literal["verifier", "cut off", "zero", "equal", "signal", "refused", "reflector"]
+Kind = Literal["verifier", "cut off", "zero", "equal", "signal", "refused"]
 Event = Mapping[str, Any]
 
 ENOUGH = 64  # answers of a round that are judged before it is complete
@@ -145,12 +145,7 @@ def no_proposal(screening: Event, found: int, evolved: bool) -> Trouble | None:
     trouble then."""
     refused = {reason: n for reason, n in screening.get("refused", {}).items() if n}
     errors = screening.get("errors", 0)
-    if found:
-        return None
-    if errors and not refused:
-        last = screening.get("last_error") or "see the warnings above"
-        return Trouble("reflector", f"the reflector failed at each of {errors:,} calls, the last time: {last}")
-    if not refused or (evolved and "too_long" not in refused):
+    if found or not refused or (evolved and "too_long" not in refused):
         return None
     total, most = sum(refused.values()), max(refused, key=refused.__getitem__)
     counts = ", ".join(f"{n} {REASONS.get(reason, reason)}" for reason, n in refused.items())

@@ -15,7 +15,8 @@ from fst.data.types import Problem
 from fst.errors import NothingLearned
 from fst.method.books import Books
 from fst.method.evaluation import mean_at
-from fst.method.fast import FastRound, Screening
+from fst.method.fast import FastRound
+from fst.method.screening import Screening
 from fst.method.slow import StepResult
 from fst.report.closing import closing, require_learning
 from fst.runs.outcome import ENOUGH, SHOWN, Outcome, Tally, no_proposal, no_signal, outcome_of, sample
@@ -190,12 +191,6 @@ def test_no_signal() -> None:
         ),
         (Screening(refused={"known": 3}), 0, True, None),
         (Screening(refused={"too_long": 2}), 1, False, None),
-        (
-            Screening(errors=3, last_error="ReflectorError: 401"),
-            0,
-            True,
-            "the reflector failed at each of 3 calls, t",
-        ),
         (Screening(errors=3, proposals=1), 1, False, None),
         (Screening(errors=1, refused={"too_long": 1}), 0, False, "all 1 proposals were refused (1 too long), 1 calls"),
         (Screening(), 0, False, None),
