@@ -9,6 +9,7 @@ FstError                     base of all
 |-- ModelError               a model or adapter that cannot be loaded, or has no chat template
 |-- EngineError              the engine died or cannot be reached (exit code 3)
 |-- ReflectorError           the reflection model failed, after its retries (exit code 3)
+|-- NothingLearned           a run that ended as it began, because something went wrong in it (exit code 8)
 |-- RecordError              a run folder that is damaged, in use, or made with other parameters
 |-- MissingDependency        an optional package that this command needs
 |-- ValidationFailed         data that broke a critical expectation (exit code 5)
@@ -64,6 +65,12 @@ class ReflectorError(FstError):
     """The reflection model gave no answer, after its retries."""
 
     exit_code = 3
+
+
+class NothingLearned(FstError):
+    """A run came to its end, and neither its weights nor its prompts learned anything; the message says why."""
+
+    exit_code = 8
 
 
 class RecordError(FstError):

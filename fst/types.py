@@ -47,7 +47,8 @@ class Rollout:
 
     `tokens` are the answer's token ids (end token included), `logprobs` their log-probabilities under the behaviour
     policy at T=1, in nats. `weights` is the number of RL steps that the answering weights had taken. `purpose` is what
-    the rollout was sampled for; records on disk have it under the key "channel".
+    the rollout was sampled for; records on disk have it under the key "channel". `cut`: the answer ran into the limit
+    of its length, and did not end by itself.
     """
 
     purpose: Purpose
@@ -59,6 +60,7 @@ class Rollout:
     logprobs: tuple[float, ...]
     reward: float
     feedback: str
+    cut: bool = False
 
 
 @dataclass

@@ -18,12 +18,12 @@ ROOMS = ("fst", "pipelines")
 
 LIBRARY_ROOMS = {
     "trl": ("fst/method/slow*.py",),
-    "gepa": ("fst/method/fast*.py",),
+    "gepa": ("fst/method/fast*.py", "fst/models/reply.py"),
+    "openai": ("fst/models/endpoint.py",),
     "transformers": ("fst/models/*", "fst/method/slow_trl.py"),
     "peft": ("fst/models/*",),
     "vllm": ("fst/models/engines/*",),
     "httpx": (
-        "fst/models/endpoint.py",
         "fst/models/engines/vllm.py",
         "fst/models/engines/vllm_server.py",
         "fst/bench/rollouts.py",
@@ -171,7 +171,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (libraries_stay_in_their_room, "fst/method/slow.py", "def f():\n    import transformers.utils as u"),
     (libraries_stay_in_their_room, "fst/cli/doctor.py", "import importlib\nimportlib.import_module('prefect.flows')"),
     (libraries_stay_in_their_room, "fst/store/s3.py", "__import__('great_expectations')"),
-    (libraries_stay_in_their_room, "fst/models/reflector.py", "import httpx"),
+    (libraries_stay_in_their_room, "fst/models/endpoint.py", "import httpx"),
+    (libraries_stay_in_their_room, "fst/models/reflector.py", "from openai import OpenAI"),
     (libraries_stay_in_their_room, "pipelines/adapt.py", "from evidently import Report"),
     (imports_go_one_way, "fst/data/domains.py", "from fst.models.policy import Policy"),
     (imports_go_one_way, "fst/data/families/hub.py", "import fst.method.loop"),

@@ -52,7 +52,7 @@ def train(
 ) -> None:
     """Train one arm on one domain.
 
-    Everything is recorded under runs/<run>/: events, rollouts, checkpoints.
+    Everything is recorded under runs/<run>/: events, rollouts, checkpoints. Exit code 8: nothing was learned, and why.
 
     Example: fst train --arm fst --domain lab/sort_desc+add_one --seed 0
     Example: fst train --data my.jsonl --model Qwen/Qwen3-0.6B
@@ -67,7 +67,9 @@ def train(
     from rich.console import Console
 
     from fst.method import ranks
-    from fst.method.runner import Job, plan_of, problems_of, run_job, summary_of
+    from fst.method.runner import Job, plan_of, problems_of, run_job
+    from fst.report.closing import closing, require_learning
+    from fst.runs.view import load_run
 
     spec = problems.spec()
     folder = settings.runs / (run or _run_name(spec, arm, seed))
@@ -82,15 +84,9 @@ def train(
     run_job(job, resume, settings.quiet)
     if ranks.rank():
         return  # rank 0 has the record
-    end = summary_of(folder)
-    rollouts = end["rollouts"]
-    Console().print(
-        f"[bold]{arm}[/] on {spec}: test accuracy {end['accuracy']:.3f} (± {end['stderr']:.3f}), "
-        f"KL {end['kl']:.4f} nats per token; rollouts {rollouts['train']} training, {rollouts['fast']} fast, "
-        f"{rollouts['eval']} evaluation; {end['seconds']:.0f} s of learning.\n"
-        f"best prompt: {end['prompts'][0]!r}\nrecords: {folder}",
-        highlight=False,
-    )
+    view = load_run(folder)
+    lines(closing(view))
+    require_learning([view])
 
 
 @goes_on("the same command goes on from the last completed round")
@@ -104,7 +100,8 @@ def run(
 ) -> None:
     """Train all arms on each domain and seed, then write the report.
 
-    A run that was cut off goes on; one that ended with the same parameters is kept.
+    A run that was cut off goes on; one that ended with the same parameters is kept. Exit code 8: none learned anything,
+    and why.
 
     Example: fst run --seeds 0 1 2 --out reports/mine
 
@@ -116,6 +113,7 @@ def run(
     """
     from fst.method.runner import Job, run_job
     from fst.report.build import build_report, closing_table
+    from fst.report.closing import require_learning
     from fst.runs.view import load_run
 
     params = settings.read()
@@ -127,9 +125,10 @@ def run(
     ]
     folders = [run_job(job, resume=True, quiet=settings.quiet) for job in jobs]
     page = build_report(folders, out, TITLE)
-    console = terminal()
-    console.print(closing_table([load_run(folder) for folder in folders]))
+    console, views = terminal(), [load_run(folder) for folder in folders]
+    console.print(closing_table(views))
     console.print(f"report: {page}", highlight=False)
+    require_learning(views)
 
 
 def evaluate(run: Path, /, *, split: Literal["validation", "test"] = "test", prompt: str | None = None) -> None:

@@ -66,7 +66,8 @@ def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS) -> None:
     """Train a domain on the bundle that it builds on: models/trained/<name>/.
 
-    Arm and seed are those of params.yaml. What was cut off goes on from the last completed round.
+    Arm and seed are those of params.yaml. What was cut off goes on from the last completed round. Exit code 8: nothing
+    was learned, and why; the outputs are there.
 
     Example: fst stage train sort_add
 
@@ -74,6 +75,8 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
         quiet: Show no progress.
     """
     from fst.method import ranks
+    from fst.report.closing import require_learning
+    from fst.runs.view import load_run
     from fst.stages import train
 
     workspace = workspace_of(name, settings)
@@ -88,6 +91,7 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
         f"best prompt: {best['text']!r}",
         f"written: {folder}, {workspace.places.curve(name)}",
     )
+    require_learning([load_run(train.job_of(workspace, name).folder)])
 
 
 @stage.command

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from fst.config.section import Number, Section, Texts
 from fst.errors import ConfigError
@@ -38,6 +40,31 @@ def _template_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(value, bool | int | float | str):
             raise ConfigError(f"{path}: expected true, false, a number or a text, found {value!r}")
     return options
+
+
+def _url(text: str) -> str:
+    """Errors and records print the URL, so that it may hold no secret; what is refused is not repeated here."""
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        good = False
+    else:
+        if url.username is not None or url.password is not None or url.query or url.fragment:
+            raise ConfigError(
+                "reflector.base_url: must hold no user, password, query or fragment; the key goes into the variable "
+                "that reflector.api_key_env names"
+            )
+    if not good:
+        raise ConfigError("reflector.base_url: not a URL; give one such as http://localhost:8000/v1")
+    return text
+
+
+def _variable(name: str) -> str:
+    """The usual mistake is to put the key itself here, so that the value is not repeated."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ConfigError("reflector.api_key_env: must be the NAME of an environment variable, not the key")
+    return name
 
 
 class PrepareParams(Section):
@@ -172,18 +199,39 @@ class ReflectorParams(Section):
     """The model that writes prompts."""
 
     kind: Literal["policy", "endpoint"] = Field("policy", description="the policy, or an OpenAI-compatible server")
-    style: Literal["pairs", "feedback"] = Field(
-        "pairs", description="asked with (input, expected) pairs, as the lab base was taught, or with the full feedback"
+    style: Literal["auto", "pairs", "feedback"] = Field(
+        "auto",
+        description="how the policy is asked: with (input, expected) pairs, as the lab base was taught, or with the "
+        "full feedback; `auto`: pairs for the lab base, feedback for all others",
     )
     weights: Literal["base", "current"] = Field("base", description="the policy's frozen base, or its current adapter")
-    proposals: int = Field(128, ge=1, description="prompts that the policy draws per reflection and then screens")
-    max_new_tokens: int = Field(48, ge=1, description="longest proposal of the policy, in tokens")
+    proposals: int | None = Field(
+        None, ge=1, description="prompts that the policy draws per reflection; null: 128 from pairs, 4 from feedback"
+    )
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longest reply, in tokens; null: 48 from pairs, fast.max_prompt_tokens + 128 from feedback, 4096 "
+        "of an endpoint (its thinking included)",
+    )
     temperature: Number = Field(1.0, ge=0, description="sampling temperature of proposals; 0: greedy")
-    base_url: str = Field("http://localhost:8000/v1", description="address of the endpoint")
+    base_url: Annotated[str, AfterValidator(_url)] = Field(
+        "http://localhost:8000/v1", description="address of the endpoint"
+    )
     endpoint_model: str = Field("", description="model that the endpoint is asked for")
-    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the endpoint's API key")
-    timeout_seconds: Number = Field(60.0, ge=0, description="longest wait for one reply of the endpoint")
-    max_retries: int = Field(5, ge=0, description="attempts at the endpoint after the first")
+    api_key_env: Annotated[str, AfterValidator(_variable)] = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the endpoint's API key; unset: none is sent"
+    )
+    timeout_seconds: Number = Field(60.0, ge=0.01, le=86400, description="longest silence of the endpoint")
+    max_retries: int = Field(5, ge=0, description="attempts at the endpoint after the first, where it may pass")
+    input_price: Number = Field(0.0, ge=0, description="price of a million tokens that the endpoint reads")
+    output_price: Number = Field(0.0, ge=0, description="price of a million tokens that the endpoint writes")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.kind == "endpoint" and not self.endpoint_model:
+            raise ConfigError("reflector.endpoint_model: name the model that the endpoint at reflector.base_url serves")
+        return self
 
 
 class LoopParams(Section):

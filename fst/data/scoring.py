@@ -18,6 +18,7 @@ from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
 
 CORRECT = "nothing, correct"
+RAISED = "the verifier failed: "  # begins what differs, where a verifier of the user's raised
 _LONGEST_ITEM = 80
 
 _NUMBER = re.compile(

@@ -20,6 +20,7 @@ from typing import Any
 from fst.data.families import reasoning_gym
 from fst.data.scoring import (
     CORRECT,
+    RAISED,
     exact,
     feedback_text,
     math_equality,
@@ -225,7 +226,7 @@ def _scored(function: Callable[..., Any]) -> Verifier:
         try:
             result = function(problem.question, problem.answer, response, problem.meta)
         except Exception as exc:
-            return verdict(problem, response, False, f"the verifier failed: {type(exc).__name__}: {exc}")
+            return verdict(problem, response, False, f"{RAISED}{type(exc).__name__}: {exc}")
         reward, differs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         if not isinstance(reward, (int, float)) or not 0.0 <= reward <= 1.0 or not isinstance(differs, str | None):
             raise VerifierError(

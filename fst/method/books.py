@@ -5,31 +5,40 @@ Whatever a run counts or writes down passes here; record lines are those that fs
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fst.method import ranks
 from fst.method.evaluation import Evaluation
 from fst.method.fast import FastRound
 from fst.method.frontier import mean_score
 from fst.method.slow import StepResult
 from fst.models.memory import peak_bytes
+from fst.runs.outcome import Tally, Trouble, no_proposal, no_signal
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder, events_back, events_of
 from fst.types import Budget, Population, Prompt, Purpose, Rollout
+
+log = logging.getLogger("fst")
 
 
 @dataclass
 class Books:
     """`limit` is the most rollouts that the run may spend on learning, `seconds` the time it has spent on it so far;
-    evaluation is in neither."""
+    evaluation is in neither. `learned_from` and `evaluated` tally the answers of the round under way and those of the
+    latest evaluation."""
 
     folder: RunFolder
     progress: Progress
     limit: int
     budget: Budget = field(default_factory=Budget)
     seconds: float = 0.0
+    learned_from: Tally = field(default_factory=Tally)
+    evaluated: Tally = field(default_factory=Tally)
+    said: set[str] = field(default_factory=set)
 
     @property
     def left(self) -> int:
@@ -52,10 +61,28 @@ class Books:
         """Add rollouts to the budget and to the record, under a round's number. No rollout enters either elsewhere."""
         self.budget.add(purpose, len(rollouts))
         self.folder.rollouts(round_number, rollouts)
+        self.progress.counted(len(rollouts))
+        if purpose == "eval":
+            self.evaluated = Tally()
+            self.evaluated.add(rollouts)
+        else:
+            self.learned_from.add(rollouts)
+            self.warn(round_number, self.learned_from.trouble(whole=False))
+
+    def warn(self, round_number: int, trouble: Trouble | None) -> None:
+        """Write down what keeps the run from learning, once a round of its kind, and say it if it was not said yet."""
+        if trouble is None or trouble.kind in self.learned_from.told:
+            return
+        self.learned_from.told.add(trouble.kind)
+        self.note("trouble", round=round_number, trouble=trouble.kind, says=trouble.says, samples=list(trouble.samples))
+        if trouble.kind not in self.said and not ranks.rank():
+            log.warning("round %d: %s", round_number, trouble.text())
+        self.said.add(trouble.kind)
 
     def open_round(self, purpose: Purpose, number: int, cycle: int) -> RoundAccount:
         """Begin a round; its time runs from here."""
         account = RoundAccount(self, "fast" if purpose == "fast" else "slow", number, cycle)
+        self.learned_from = Tally()
         self.progress.round_started(account.kind, cycle)
         return account
 
@@ -63,6 +90,8 @@ class Books:
         """Write down a round that is complete, with the optimizer step and the population that it ended with."""
         seconds = time.monotonic() - account.started
         self.seconds += seconds
+        for trouble in account.troubles(population):
+            self.warn(account.number, trouble)
         self.note(
             "round",
             round=account.number,
@@ -92,8 +121,9 @@ class Books:
             seconds=round(result.seconds, 3),
         )
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
+        signal = f"signal in {result.kept_groups} of {result.groups} groups"
         spent = f"{result.seconds:.1f} s for {tokens:,} new tokens, at most {peak_bytes() / 2**30:.1f} GiB so far"
-        self.progress.step(step, result.reward, spent)
+        self.progress.step(step, result.reward, f"{signal}, {spent}")
 
     def prompts(self, round_number: int, found: FastRound) -> None:
         """Write down every prompt that a fast round met; its rollouts were counted as they were made."""
@@ -121,32 +151,36 @@ class Books:
             round=round_number,
             step=step,
             split="validation",
-            accuracy=found.accuracy,
-            stderr=found.stderr,
-            kl=found.kl,
-            kl_seed_prompt=found.kl_seed_prompt,
+            **_figures(found),
             prompt=prompt.id,
             rollouts=self.budget.as_dict(),
             seconds=round(self.seconds, 3),
         )
-        self.progress.evaluated(step, found.accuracy, found.kl, prompt.text)
+        self.progress.evaluated(step, found.mean, found.kl, prompt.text)
+
+    def probed(self, prompt: Prompt, found: Evaluation) -> None:
+        """Say and write down what the evaluation before the first round shows: how good the model is as it comes, how
+        answers are scored, and what is wrong with them."""
+        trouble = self.evaluated.trouble()
+        samples = list(self.evaluated.samples.values())
+        self.note("probe", round=-1, prompt=prompt.id, says=trouble and trouble.says, samples=samples)
+        n, each = len(found.problems), self.evaluated.answers // max(1, len(found.problems))
+        lines = [f"before training, mean@{each} on {n} problems under {prompt.text!r}: {found.mean}; for instance"]
+        self.progress.say("\n".join([*lines, *samples, *([f"beware: {trouble.says}"] if trouble else [])]))
 
     def end(self, round_number: int, step: int, found: Evaluation, adapter: str, population: Population) -> None:
         """Write down the final figures and the adapter's hash, and bring the record to the disk."""
         self.note(
             "end",
             round=round_number,
-            accuracy=found.accuracy,
-            stderr=found.stderr,
-            kl=found.kl,
-            kl_seed_prompt=found.kl_seed_prompt,
+            **_figures(found),
             rollouts=self.budget.as_dict(),
             seconds=round(self.seconds, 3),
             adapter_sha256=adapter,
             prompts=[p.text for p in population.prompts],
         )
         self.folder.sync()
-        self.progress.evaluated(step, found.accuracy, found.kl, population.best.text)
+        self.progress.evaluated(step, found.mean, found.kl, population.best.text)
 
     def close(self) -> None:
         """Close the record; the run folder is free for others then."""
@@ -162,7 +196,10 @@ class RoundAccount:
     number: int
     cycle: int
     rewards: list[float] = field(default_factory=list)
-    reflection: Mapping[str, object] = field(default_factory=dict)
+    groups: int = 0
+    kept_groups: int = 0
+    born: int = 0
+    reflection: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -173,6 +210,7 @@ class RoundAccount:
     def step(self, step: int, result: StepResult, rollouts: Sequence[Rollout]) -> None:
         """Account for an optimizer step."""
         self.rewards.append(result.reward)
+        self.groups, self.kept_groups = self.groups + result.groups, self.kept_groups + result.kept_groups
         self.books.step(self.number, step, result, rollouts)
 
     def fast(self, found: FastRound) -> None:
@@ -185,4 +223,27 @@ class RoundAccount:
         }
         if found.usage:
             self.reflection = {**self.reflection, "reflector_usage": found.usage}
+        self.born = len(found.reflections)
         self.books.prompts(self.number, found)
+
+    def troubles(self, population: Population) -> list[Trouble]:
+        """What kept the complete round from teaching anything. What is wrong with all answers explains the rest."""
+        answers = self.books.learned_from.trouble()
+        if self.kind == "slow":
+            alike = None if answers else no_signal(self.groups, self.kept_groups, self.reward)
+        else:
+            evolved = any(prompt.origin != "seed" for prompt in population.prompts)
+            alike = no_proposal(self.reflection.get("screening", {}), self.born, evolved)
+        return [trouble for trouble in (answers, alike) if trouble]
+
+
+def _figures(found: Evaluation) -> dict[str, Any]:
+    """The figures of an evaluation as records have them."""
+    return {
+        "accuracy": found.accuracy,
+        "stderr": found.stderr,
+        "n": len(found.problems),
+        "binary": found.binary,
+        "kl": found.kl,
+        "kl_seed_prompt": found.kl_seed_prompt,
+    }

@@ -16,8 +16,8 @@ from fst.types import Prompt, Rollout
 @dataclass(frozen=True)
 class Evaluation:
     """mean@n with its standard error over problems; KL from the base in nats per token, with the evaluated prompt in
-    context (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and written per answer; and the mean reward
-    of each problem by its id."""
+    context (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and written per answer; the mean reward of
+    each problem by its id; and whether every reward was 0 or 1, without which a mean reward is no accuracy."""
 
     accuracy: float
     stderr: float
@@ -25,6 +25,14 @@ class Evaluation:
     kl_seed_prompt: float = 0.0
     tokens_per_answer: float = 0.0
     problems: dict[str, float] = field(default_factory=dict)
+    binary: bool = True
+
+    @property
+    def mean(self) -> str:
+        """The mean with its standard error, as text."""
+        if self.binary:
+            return f"{100 * self.accuracy:.1f}% (± {100 * self.stderr:.1f})"
+        return f"mean reward {self.accuracy:.3f} (± {self.stderr:.3f})"
 
 
 def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
@@ -34,7 +42,8 @@ def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
     accuracy = sum(means) / len(means)
     variance = sum((m - accuracy) ** 2 for m in means) / max(1, len(means) - 1)
     problems = {group[0].problem_id: mean for group, mean in zip(groups, means, strict=True)}
-    return Evaluation(accuracy, math.sqrt(variance / len(means)), problems=problems)
+    binary = all(r.reward in (0, 1) for r in rollouts)
+    return Evaluation(accuracy, math.sqrt(variance / len(means)), problems=problems, binary=binary)
 
 
 @dataclass(frozen=True)

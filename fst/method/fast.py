@@ -1,12 +1,13 @@
-"""The fast round: GEPA evolves the prompts under the current slow weights. Only this file and its rules import gepa.
+"""The fast round: GEPA evolves the prompts under the current slow weights.
 
 Invariants, each with a test: P1 no score of older weights survives: every carried prompt is re-scored;
 P2 a round spends at most its budget of rollouts, and has enough for as many proposals as `FastParams.room` says;
-P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that
-was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights,
-same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector;
-P9 a prompt on the frontier was scored on all anchors of the round, and one that was given up is not there;
-P10 a proposal that is behind its parent by ties alone is as good as its parent.
+P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises now and then loses
+nothing that was there, and one that fails every time ends the round with its last error; P5 prompts stay within the
+token cap; P6 no text is in the frontier twice; P7 same seed and weights, same round; P8 with `feedback: reward` no
+right answer to a problem that was failed reaches the reflector; P9 a prompt on the frontier was scored on all anchors
+of the round, and one that was given up is not there; P10 a proposal that is behind its parent by ties alone is as good
+as its parent.
 """
 
 from __future__ import annotations
@@ -27,25 +28,15 @@ from gepa.strategies.eval_policy import FullEvaluationPolicy
 from fst.config import FastParams
 from fst.data.scoring import without_answer
 from fst.data.types import Problem
+from fst.errors import ReflectorError
 from fst.method.fast_rules import COMPONENT, Acceptance, Parents
 from fst.method.frontier import deal, greedy_cover, mean_score
+from fst.method.screening import Screening
 from fst.models.reflector import Proposal, Reflector
 from fst.types import Population, Prompt, Rollout
 
 Roll = Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
 log = logging.getLogger("fst")
-
-
-@dataclass
-class Screening:
-    """What reflection cost in a round apart from rollouts: proposals drawn and screened, tokens, seconds, and how often
-    the reflector failed."""
-
-    errors: int = 0
-    proposals: int = 0
-    screened: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -101,6 +92,7 @@ class _Adapter:
     spent: int = 0
     barren: int = 0
     best: float = 0.0
+    failure: Exception | None = None  # the reflector's last
     propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
 
     def told(self, rollout: Rollout) -> str:
@@ -141,13 +133,11 @@ class _Adapter:
         parent = self._prompt(candidate)
         avoid = frozenset(p.text for p in self.known.values())
         proposal = self._ask(parent.text, feedback, avoid)
-        self.screening.proposals += proposal.drawn
-        self.screening.screened += proposal.screened
-        self.screening.tokens += proposal.tokens
-        self.screening.seconds += proposal.seconds
         self.evolver.on_proposal(self.spent, self.plan.budget, self.best)
-        text = proposal.text.strip()
-        if not text or text in avoid or self.evolver.count_tokens(text) > self.evolver.params.max_prompt_tokens:
+        if proposal is None:
+            return {}
+        text, longest = proposal.text.strip(), self.evolver.params.max_prompt_tokens
+        if self.screening.refuses(text, avoid, longest, self.evolver.count_tokens):
             return {}
         prompt = Prompt(text, (parent.id,), "reflection", self.plan.number)
         self.known[prompt.id] = prompt
@@ -159,15 +149,29 @@ class _Adapter:
         }
         return {COMPONENT: text}
 
-    def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal:
+    def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal | None:
+        """What the reflector proposes, None where it failed; either is counted."""
         seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
         evidence = [text for text in self.feedback.values() if text not in feedback]
+        self.screening.asked += 1
         try:
-            return self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
-        except Exception as error:  # whatever a reflector raises costs one proposal, not the run
+            proposal = self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
+        except Exception as error:  # whatever a reflector raises costs one proposal; see `check`
             self.screening.errors += 1
+            self.failure = error
             log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
-            return Proposal("", drawn=0)
+            return None
+        self.screening.add(proposal)
+        return proposal
+
+    def check(self) -> None:
+        """Raise ReflectorError, with the last failure, where not one call of the reflector succeeded."""
+        if self.failure and self.screening.errors == self.screening.asked:
+            last = str(self.failure) or type(self.failure).__name__
+            raise ReflectorError(
+                f"round {self.plan.number}: all {self.screening.asked} calls of the reflector failed, the last with: "
+                f"{last}. The rounds before this one are saved: mend it, then go on with --resume"
+            ) from self.failure
 
     def _prompt(self, candidate: dict[str, str]) -> Prompt:
         prompt = Prompt(candidate[COMPONENT])
@@ -217,7 +221,8 @@ def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Probl
     GEPA: several carried prompts start a round, on as many of the anchors as leave room for proposals
     (`FastParams.room`); a proposal is screened before it costs a rollout (fst/models/reflector.py) and given up where
     more rollouts could not help it (fst/method/trial.py); rewards may tie. A budget of less than a rollout for each
-    carried prompt buys nothing: they stay, without scores.
+    carried prompt buys nothing: they stay, without scores. Raises ReflectorError where every call of the reflector
+    failed.
     """
     params = evolver.params
     carried = list({prompt.id: prompt for prompt in population.prompts}.values())
@@ -254,6 +259,7 @@ def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Probl
             run_dir=folder,
         )
         final: GEPAState[Any, Any] = GEPAState.load(folder)
+    adapter.check()
     return _result(adapter, final, acceptance)
 
 

@@ -151,6 +151,8 @@ class Learner:
         best, completed = self.population.best, self.round - 1
         found = self.once(lambda: self.measure(best, self.domain.validation, completed))
         self.books.evaluation(completed, self.step, best, found)
+        if not self.round:
+            self.books.probed(best, found)
 
     def conclude(self) -> None:
         """Measure the final figures and write them down, which ends the run."""

@@ -137,3 +137,7 @@ class FirstAsks:
     ) -> Proposal:
         """See Reflector.propose. What it raises on rank 0 is raised on every rank: the others would wait otherwise."""
         return of_first(lambda: self.reflector.propose(current, feedback, evidence, avoid, seed))
+
+    def check(self) -> None:
+        """See Reflector.check; the caller lets rank 0 do it, as with every reflector."""
+        self.reflector.check()

@@ -46,4 +46,5 @@ class Asker:
             answer.logprobs,
             score.reward,
             score.feedback,
+            cut=self.policy.cut(answer),
         )

@@ -25,15 +25,14 @@ from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
 from fst.method.plan import Plan, plan_run
+from fst.method.reflectors import build_reflector
 from fst.method.slow import SlowWeights
 from fst.method.slow_trl import trl_config
 from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
-from fst.models.endpoint import EndpointConfig, EndpointReflector
 from fst.models.engines.registry import load_with_engine
-from fst.models.policy import Policy, load_reader
-from fst.models.reflector import CallableReflector, PolicyReflector, Reflector
-from fst.runs.origin import base_sha256, commit, data_sha256, versions
+from fst.models.policy import load_reader
+from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, versions
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back
 from fst.store.bundle import Bundle, read_bundle
@@ -55,18 +54,6 @@ class Job:
     problems: Path | None = None
     start: Path | None = None
     serves: str = ""
-
-
-def build_reflector(policy: Policy, params: Params) -> Reflector:
-    """Make the reflector that params.yaml asks for."""
-    r = params.reflector
-    if r.kind == "policy":
-        return PolicyReflector(policy, r.proposals, r.max_new_tokens, r.temperature, r.style, r.weights)
-    config = EndpointConfig(
-        r.base_url, r.endpoint_model, r.api_key_env, r.timeout_seconds, r.max_retries, temperature=r.temperature
-    )
-    asked = CallableReflector(EndpointReflector(config))
-    return ranks.FirstAsks(asked) if ranks.sharded() else asked
 
 
 def plan_of(job: Job, domain: Domain) -> Plan:
@@ -106,6 +93,7 @@ def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
         "params": params.of_run(),
         "base_sha256": base_sha256(params.model.base),
         "data_sha256": data_sha256(domain),
+        "test_sha256": problems_sha256(domain.test),
         "start": start_key(start, job.domain, job.serves),
         "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
         "commit": commit(),
@@ -133,7 +121,9 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
             "keep in parts: processes whose answers end at different times would wait for each other; say vllm"
         )
     domain, left_out = fitting(policy, problems, params)
-    reflector = build_reflector(policy, params)
+    reflector = build_reflector(policy, params, domain)
+    if job.arm != "rl":
+        ranks.of_first(reflector.check)
     trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
     config = config_of(job, problems, start)
     alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}
@@ -194,6 +184,7 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
     )
     with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
         learner = prepare(job, progress, resume)
+        progress.drawn = lambda: learner.policy.drawn
         try:
             for _ in rounds(learner):
                 yield learner
@@ -206,7 +197,8 @@ def _path(text: str | None) -> Path | None:
 
 
 def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[str, Any]:
-    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is.
+    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is, and its
+    reflector is not needed.
 
     Raises RecordError when the folder has no run or no checkpoint.
     """
@@ -217,14 +209,14 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
     last = RunFolder(folder).last_checkpoint()
     if last is None:
         raise RecordError(f"{folder} has no completed round yet; let it run, or resume it")
-    places = config.get("places", {})
+    places, params = config.get("places", {}), params_from_record(config["params"])
     with tempfile.TemporaryDirectory() as scratch:
         job = Job(
             config["arm"],
             config["domain"],
             config["seed"],
             Path(scratch) / folder.name,
-            params_from_record(config["params"]),
+            params.replace(reflector=params.reflector.replace(kind="policy")),
             problems=_path(places.get("problems")),
             start=_path(places.get("start")),
         )
@@ -240,6 +232,8 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
         "prompt": chosen.text,
         "accuracy": result.accuracy,
         "stderr": result.stderr,
+        "n": len(problems),
+        "binary": result.binary,
         "kl": result.kl,
         "rollouts": len(problems) * learner.params.evaluate.samples,
     }

@@ -28,12 +28,14 @@ __all__ = ["Message", "Policy", "Reader", "explained", "load_policy", "load_read
 @dataclass
 class Policy(Reader):
     """A model with its tokenizer and engine. `model` is the plain base model, or the PEFT model around it once it has
-    an adapter. `max_new_tokens` bounds an answer, `cache_bytes` the memory of a batch of answers."""
+    an adapter. `max_new_tokens` bounds an answer, `cache_bytes` the memory of a batch of answers. `drawn` counts the
+    tokens that its engine has sampled, those of answers in the making included where the engine tells them."""
 
     model: PreTrainedModel | PeftModel
     max_new_tokens: int
     cache_bytes: int
     engine: Engine = field(init=False)
+    drawn: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.engine = TransformersEngine(self)
@@ -68,6 +70,14 @@ class Policy(Reader):
         """The answers with their texts: without special tokens, stripped of blanks."""
         texts = self.tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
         return [Answer(a.tokens, a.logprobs, text.strip()) for a, text in zip(answers, texts, strict=True)]
+
+    def cut(self, answer: Answer) -> bool:
+        """Whether an answer of the usual length limit ran into it, so that its last token does not end it."""
+        return len(answer.tokens) >= self.max_new_tokens and answer.tokens[-1] not in self.end_ids
+
+    def count_drawn(self, tokens: int) -> None:
+        """Told by the engine of tokens as it samples them."""
+        self.drawn += tokens
 
     @property
     def end_ids(self) -> tuple[int, ...]:

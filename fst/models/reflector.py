@@ -1,14 +1,13 @@
 """Reflectors read feedback and write the next prompt.
 
-`PolicyReflector` uses the policy's own frozen base (the paper reflects with a frozen LLM). It draws many proposals,
-which cost no rollout, and screens them by the likelihood that the policy gives to the expected answers under each, in
-batched forward passes. `CallableReflector` wraps any `str -> str`, such as an OpenAI-compatible endpoint.
+`PolicyReflector` uses the policy's own frozen base (the paper reflects with a frozen LLM). It draws several proposals,
+which cost no rollout, and screens them, where that says something about the reward, by the likelihood that the policy
+gives to the expected answers under each. `CallableReflector` wraps any `str -> str`, such as an endpoint.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,8 +16,10 @@ from typing import Protocol
 
 from fst.data.lab.corpus import induction_request
 from fst.data.scoring import parse_feedback
+from fst.errors import ReflectorError
 from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Message, Policy
+from fst.models.reply import extract_prompt
 
 INDUCTION_SYSTEM = "write the instruction"
 FEEDBACK_TEMPLATE = """You improve the instruction that a language model is given for a task.
@@ -34,6 +35,17 @@ Problems it was given, its answers, and feedback:
 
 Work out from them what the task really is and write a better instruction. Put only the new instruction, \
 between lines of three backticks."""
+TOO_LONG = """
+
+You have answered this before with the instruction
+
+```
+{text}
+```
+
+which is too long: it has {tokens} tokens. Write a shorter one. {limit}"""
+SHORT_ANSWER = 32  # tokens of an expected answer that proposals are screened on
+MOST_SCREENED_ON = 16  # answers, where the policy reflects on full feedback
 
 
 @dataclass(frozen=True)
@@ -48,41 +60,69 @@ class Proposal:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class PromptLimit:
+    """How long a prompt may be, in the policy's tokens, which `count` counts."""
+
+    tokens: int
+    count: Callable[[str], int]
+
+    def allows(self, text: str) -> bool:
+        return self.count(text) <= self.tokens
+
+    def __str__(self) -> str:
+        """For a model to read: in words as well, at the rate that this file's English has in the policy's tokens."""
+        words = max(1, self.tokens * len(FEEDBACK_TEMPLATE.split()) // self.count(FEEDBACK_TEMPLATE))
+        return f"It may have at most {self.tokens} tokens, about {words} words."
+
+
 class Reflector(Protocol):
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """A prompt, none of `avoid`, that should do better than `current` on the problems in `feedback`.
+        """A prompt that should do better than `current` on the problems in `feedback`.
 
         `evidence` is further feedback that has been paid for already, to check proposals on. An empty text means that
-        there is nothing to propose."""
+        there is nothing to propose; one of `avoid`, or one that is too long, that there is nothing else. The round
+        refuses and counts these."""
+        ...
+
+    def check(self) -> None:
+        """Find out whether it answers, before a run relies on it. Raises ReflectorError, which says what to mend."""
         ...
 
 
-def feedback_request(current: str, feedback: Sequence[str]) -> str:
+def feedback_request(current: str, feedback: Sequence[str], limit: PromptLimit | None = None) -> str:
     """The reflection request for a general LLM."""
-    return FEEDBACK_TEMPLATE.format(current=current, feedback="\n\n".join(feedback))
-
-
-def extract_prompt(reply: str) -> str:
-    """The text between the last pair of triple backticks, without a language tag; else the whole reply."""
-    fenced = re.findall(r"```[a-z]*\n?(.*?)```", reply, re.DOTALL)
-    return (fenced[-1] if fenced else reply).strip()
+    request = FEEDBACK_TEMPLATE.format(current=current, feedback="\n\n".join(feedback))
+    return f"{request} {limit}" if limit else request
 
 
 @dataclass
 class CallableReflector:
-    """Reflects with a callable from request to reply, such as fst.models.endpoint.EndpointReflector. Its exceptions are
-    passed on: the fast round counts a ReflectorError and goes on."""
+    """Reflects with a callable from request to reply, such as fst.models.endpoint.EndpointReflector; a proposal over
+    the limit is asked for once more. The callable's exceptions are passed on."""
 
     call: Callable[[str], str]
+    limit: PromptLimit | None = None
 
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        started = time.monotonic()
-        text = extract_prompt(str(self.call(feedback_request(current, feedback)) or ""))
-        return Proposal("" if text in avoid else text, seconds=time.monotonic() - started)
+        started, drawn = time.monotonic(), 1
+        request = feedback_request(current, feedback, self.limit)
+        text = self._ask(request)
+        if self.limit and not self.limit.allows(text):
+            complaint = TOO_LONG.format(text=text, tokens=self.limit.count(text), limit=self.limit)
+            text, drawn = self._ask(request + complaint), 2
+        return Proposal(text, drawn, seconds=time.monotonic() - started)
+
+    def _ask(self, request: str) -> str:
+        return extract_prompt(str(self.call(request) or ""))
+
+    def check(self) -> None:
+        """Passed on to the callable, where it has a check of its own."""
+        getattr(self.call, "check", lambda: None)()
 
     @property
     def usage(self) -> dict[str, float]:
@@ -95,9 +135,11 @@ class CallableReflector:
 class PolicyReflector:
     """Reflects with the policy: its frozen base, or its current weights where `weights` is "current".
 
-    `style` "pairs" asks for a rule behind (input, expected) pairs, each request with its own random subset of at most
-    `max_pairs` pairs and about `max_request_tokens` tokens; "feedback" asks with the full text, like a general LLM. All
-    distinct proposals are screened on the feedback, the best `finalists` once more on all the evidence.
+    `style` "pairs", for the lab's base, asks for a rule behind (input, expected) pairs, each request with its own
+    random subset of at most `max_pairs` pairs and about `max_request_tokens` tokens; "feedback" asks with the full
+    text, like a general LLM. All distinct proposals are screened on the feedback, the best `finalists` once more on all
+    the evidence. With "feedback" only short expected answers are used, and none without `screens`, which says that a
+    reward is for the expected answer and nothing around it; the first proposal is taken then.
     """
 
     policy: Policy
@@ -106,6 +148,8 @@ class PolicyReflector:
     temperature: float = 1.0
     style: str = "pairs"
     weights: str = "base"
+    limit: PromptLimit | None = None
+    screens: bool = True
     max_pairs: int = 6
     max_request_tokens: int = 160
     finalists: int = 12
@@ -113,38 +157,69 @@ class PolicyReflector:
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
+        """See Reflector.propose. Raises ReflectorError where not one example of the feedback fits into a request."""
         started = time.monotonic()
-        pairs = [pair for pair in map(parse_feedback, feedback) if pair is not None]
-        requests = self._requests(current, feedback, pairs, random.Random(seed))
+        requests = self._requests(current, feedback, random.Random(seed))
         if not requests:
             return Proposal("", drawn=0)
         per_request = max(1, self.proposals // len(requests))
         with self.policy.frozen_base() if self.weights == "base" else nullcontext():
             groups = self.policy.answer(requests, per_request, seed, self.temperature, self.max_new_tokens)
-        drawn = [answer.text for group in groups for answer in group]
-        texts = [extract_prompt(text) for text in drawn]
-        distinct = [t for t in dict.fromkeys(texts) if t and t not in avoid]
-        first, tokens = self._screen(distinct, pairs)
-        ahead = sorted(distinct, key=lambda t: -first[t])[: self.finalists]
-        proven = pairs + [pair for pair in map(parse_feedback, evidence) if pair is not None]
+        texts = [extract_prompt(answer.text) for group in groups for answer in group]
+        distinct = [
+            t for t in dict.fromkeys(texts) if t and t not in avoid and (not self.limit or self.limit.allows(t))
+        ]
+        if not distinct:
+            return Proposal(next(filter(None, texts), ""), len(texts), seconds=time.monotonic() - started)
+        ahead, tokens = distinct, 0
+        pairs, proven = self._answers(feedback), self._answers([*feedback, *evidence])
+        if len(distinct) > self.finalists:
+            first, tokens = self._screen(distinct, pairs)
+            ahead = sorted(distinct, key=lambda t: -first[t])[: self.finalists]
         likelihood, more = self._screen(ahead, proven)
-        best = max(ahead, key=likelihood.__getitem__, default="")
-        return Proposal(best, len(drawn), len(distinct), tokens + more, time.monotonic() - started)
+        screened = len(distinct) if proven else 0
+        best = max(ahead, key=likelihood.__getitem__)
+        return Proposal(best, len(texts), screened, tokens + more, time.monotonic() - started)
 
-    def _requests(
-        self, current: str, feedback: Sequence[str], pairs: Sequence[tuple[str, str]], rng: random.Random
-    ) -> list[list[Message]]:
+    def check(self) -> None:
+        """Nothing: the policy is loaded, and what keeps it from answering shows in its first rollouts."""
+
+    def _requests(self, current: str, feedback: Sequence[str], rng: random.Random) -> list[list[Message]]:
         if self.style == "feedback":
-            return [[{"role": "user", "content": feedback_request(current, feedback)}]]
+            return [self._fitting(current, feedback)]
+        pairs = _pairs(feedback)
         if not pairs:
             return []
         requests = []
         for _ in range(max(1, self.proposals // 8)):
-            chosen = rng.sample(list(pairs), min(len(pairs), rng.randint(3, self.max_pairs)))
+            chosen = rng.sample(pairs, min(len(pairs), rng.randint(3, self.max_pairs)))
             while len(chosen) > 1 and self.policy.count_tokens(induction_request(chosen)) > self.max_request_tokens:
                 chosen.pop()
             requests.append(self.policy.messages(INDUCTION_SYSTEM, induction_request(chosen)))
         return requests
+
+    def _fitting(self, current: str, feedback: Sequence[str]) -> list[Message]:
+        """The request with as many whole examples as the model reads beside its reply, the longest left out first."""
+        context = self.policy.engine.context or self.policy.context
+        chosen = list(feedback)
+        while True:
+            request = [{"role": "user", "content": feedback_request(current, chosen, self.limit)}]
+            if context is None or len(self.policy.encode([request])[0]) + self.max_new_tokens <= context:
+                return request
+            if len(chosen) <= 1:
+                raise ReflectorError(
+                    f"the model reads {context} tokens, too few for one example of feedback beside a reply "
+                    f"of {self.max_new_tokens}: lower reflector.max_new_tokens, or let an endpoint reflect "
+                    "(reflector.kind)"
+                )
+            chosen.remove(max(chosen, key=len))
+
+    def _answers(self, feedback: Sequence[str]) -> list[tuple[str, str]]:
+        """The (question, expected) pairs to screen on."""
+        if self.style == "pairs":
+            return _pairs(feedback)
+        short = [pair for pair in _pairs(feedback) if self.policy.count_tokens(pair[1]) <= SHORT_ANSWER]
+        return short[:MOST_SCREENED_ON] if self.screens else []
 
     def _screen(self, texts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, float], int]:
         """Mean log-likelihood of the expected answers under each text, in nats, and the tokens read for it."""
@@ -161,3 +236,7 @@ class PolicyReflector:
         n = len(pairs)
         means = {text: sum(logprobs[i * n : (i + 1) * n]) / n for i, text in enumerate(texts)}
         return means, sum(map(len, contexts)) + sum(map(len, answers))
+
+
+def _pairs(feedback: Sequence[str]) -> list[tuple[str, str]]:
+    return [pair for pair in map(parse_feedback, feedback) if pair is not None]

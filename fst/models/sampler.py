@@ -9,7 +9,7 @@ on what else is in the batch, how many rows fit in memory, or the device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -75,8 +75,11 @@ class Row:
 
 
 @torch.inference_mode()
-def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-    """n answers to each request, in order. The model is left in the mode (training or not) that it was in."""
+def sample_answers(
+    model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling, on_step: Callable[[int], None] | None = None
+) -> list[list[Answer]]:
+    """n answers to each request, in order. The model is left in the mode (training or not) that it was in. `on_step` is
+    called after every step with the number of tokens that it drew."""
     rows = [
         Row(Ask(tuple(request), None, plan.max_new_tokens, plan.temperature, hash((plan.seed, i, k)) % 2**63))
         for i, request in enumerate(requests)
@@ -84,7 +87,7 @@ def sample_answers(model: nn.Module, requests: Sequence[Sequence[int]], plan: Sa
     ]
     with evaluating(model):
         for batch in _batches(model, rows, plan.cache_bytes):
-            Decoder(model, batch, plan.end_ids, plan.pad_id).run()
+            Decoder(model, batch, plan.end_ids, plan.pad_id).run(on_step)
     answers = iter([row.answer for row in rows])
     return [[next(answers) for _ in range(plan.n)] for _ in requests]
 
@@ -189,10 +192,12 @@ class Decoder:
         """Rows that have not ended."""
         return sum(not row.ended for row in self.rows)
 
-    def run(self) -> None:
+    def run(self, on_step: Callable[[int], None] | None = None) -> None:
         """Step until all rows have ended."""
         while self.left:
-            self.step()
+            told = self.step()
+            if on_step:
+                on_step(len(told))
 
     def step(self) -> list[tuple[Row, int]]:
         """Draw the next token of every row that has not ended; returns them, end tokens included."""

@@ -16,7 +16,8 @@ from fst.files import write_atomic
 from fst.release.history import ReleaseView
 from fst.report.figures import draw_figures
 from fst.report.live import LiveView
-from fst.report.page import Shown, amount, decimal, percent, render_page
+from fst.report.page import Shown, amount, decimal, every, measured, render_page
+from fst.report.wording import mean_at, quantity, unequal
 from fst.runs.view import ARM_NAMES, RunView, load_run, mean
 from fst.types import ARMS
 
@@ -89,10 +90,13 @@ def summarize(views: Sequence[RunView]) -> dict[str, Any]:
 
 def closing_table(run_views: Sequence[RunView]) -> Table:
     """The closing table for the terminal: one line a domain and arm, means over seeds."""
-    table = Table(caption="test accuracy, mean@4; * not finished: validation", caption_justify="left")
+    what = quantity(run_views)
+    caption = [f"{what} on test problems, {mean_at(run_views)}; ± one standard error; * not finished: validation"]
+    caption += [said for domain in group(run_views).values() if (said := unequal(every(domain)))]
+    table = Table(caption="\n".join(caption), caption_justify="left")
     table.add_column("domain", overflow="fold", min_width=8)
     table.add_column("arm", no_wrap=True)
-    for name in ("accuracy", "KL", "train", "fast", "eval", "seconds"):
+    for name in (what, "problems", "KL", "train", "fast", "eval", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for domain, block in summarize(run_views)["domains"].items():
         table.add_section()
@@ -100,7 +104,8 @@ def closing_table(run_views: Sequence[RunView]) -> Table:
             table.add_row(
                 Text(domain if index == 0 else ""),
                 ARM_NAMES[arm],
-                percent(row["accuracy"]) + ("" if row["finished"] else "*"),
+                _with_error(row) + ("" if row["finished"] else "*"),
+                "/".join(map(str, row["problems"])) or "n/a",
                 decimal(row["kl"]),
                 *(amount(row["rollouts"][purpose]) for purpose in ("train", "fast", "eval")),
                 amount(row["seconds"]),
@@ -115,6 +120,8 @@ def _arm_summary(runs: list[RunView]) -> dict[str, Any]:
     return {
         "accuracy": mean(result.accuracy for result in results),
         "accuracy_by_seed": {str(run.seed): run.result.accuracy for run in runs},
+        "binary": all(run.binary for run in runs),
+        "problems": sorted({run.problems for run in runs if run.problems is not None}),
         "stderr": math.hypot(*known) / len(known) if known and len(known) == len(errors) else None,
         "kl": mean(result.kl for result in results),
         "rollouts": {
@@ -124,6 +131,13 @@ def _arm_summary(runs: list[RunView]) -> dict[str, Any]:
         "seconds": mean(result.seconds for result in results),
         "finished": all(run.finished for run in runs),
     }
+
+
+def _with_error(row: dict[str, Any]) -> str:
+    error = row["stderr"] if row["finished"] else None
+    return measured(row["accuracy"], row["binary"]) + (
+        "" if error is None else f" ± {measured(error, row['binary']).removesuffix('%')}"
+    )
 
 
 def _whole(value: float | None) -> float | int | None:

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fst.report.wording import ACCURACY, mean_at, quantity
 from fst.runs.view import ARM_NAMES, RunView, mean_curve, number
 
 # Okabe and Ito's palette (safe for the common colour-vision deficiencies), lightened for dark pages.
@@ -71,37 +72,49 @@ def draw_figures(grouped: dict[str, Arms]) -> list[Figure]:
 
 
 def _accuracy(domain: str, stem: str, arms: Arms) -> Figure:
+    what, label, share = _validation(arms)
+
     def draw(axes: Axes, theme: str) -> None:
         _curves(axes, theme, arms, "learning", "accuracy")
         axes.set_xlabel("learning rollouts (train + fast)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.set_ylabel("validation accuracy (mean@4)")
+        axes.set_ylabel(label)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: share(y)))
 
     ends = [f"{ARM_NAMES[arm]} {_last(runs)}" for arm, runs in arms.items()]
     return _figure(
         (domain, "accuracy", stem),
-        "Validation accuracy against learning rollouts",
+        f"Validation {what} against learning rollouts",
         "Thick: mean over seeds. Thin: each seed. Further left for the same height is better.",
-        f"Line chart of validation accuracy against learning rollouts; last values: {'; '.join(ends)}.",
+        f"Line chart of validation {what} against learning rollouts; last values: {'; '.join(ends)}.",
         draw,
     )
 
 
+def _validation(arms: Arms) -> tuple[str, str, Callable[[float], str]]:
+    """What the runs' evaluations measure, the label of its axis, and how a value is written there."""
+    runs = [run for of_arm in arms.values() for run in of_arm]
+    what = quantity(runs)
+    label = f"validation {what} ({mean_at(runs)})"
+    return what, label, (lambda value: f"{100 * value:.0f}%") if what == ACCURACY else "{:g}".format
+
+
 def _drift(domain: str, stem: str, arms: Arms) -> Figure:
+    what, label, share = _validation(arms)
+
     def draw(axes: Axes, theme: str) -> None:
         _curves(axes, theme, arms, "accuracy", "kl")
-        axes.set_xlabel("validation accuracy (mean@4)")
+        axes.set_xlabel(label)
         axes.set_ylabel("KL from the base (nats a token)")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}%"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: share(x)))
 
     ends = [f"{ARM_NAMES[arm]} {curve[-1].kl:.4f}" for arm, runs in arms.items() if (curve := mean_curve(runs))]
     return _figure(
         (domain, "kl", stem),
-        "Drift: KL against accuracy",
-        "How far the weights moved for what was learned. Lower for the same accuracy is better.",
-        f"Line chart of KL from the base model against accuracy; last KL, nats a token: {'; '.join(ends)}.",
+        f"Drift: KL against {what}",
+        "How far the weights moved for what was learned. Lower for as much learned is better.",
+        f"Line chart of KL from the base model against {what}; last KL, nats a token: {'; '.join(ends)}.",
         draw,
     )
 
@@ -263,7 +276,10 @@ def _smooth(values: list[float], window: int = 5) -> list[float]:
 
 def _last(runs: list[RunView]) -> str:
     curve = mean_curve(runs)
-    return f"{100 * curve[-1].accuracy:.1f}% after {curve[-1].learning:,.0f} rollouts" if curve else "no value"
+    if not curve:
+        return "no value"
+    mean = f"{100 * curve[-1].accuracy:.1f}%" if quantity(runs) == ACCURACY else f"{curve[-1].accuracy:.3f}"
+    return f"{mean} after {curve[-1].learning:,.0f} rollouts"
 
 
 def _stem(domain: str) -> str:

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fst.release.history import ReleaseView, arrivals
 from fst.report.figures import COLOURS, MEMBER, PAPER, Figure
 from fst.report.live import LiveView
+from fst.report.wording import mean_at, quantity, unequal
 from fst.runs.view import ARM_NAMES, PromptView, RunView, mean, mean_curve
 
 Arms = dict[str, list[RunView]]
@@ -53,11 +54,15 @@ def render_page(title: str, shown: Shown, summary: Row) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(percent=percent, amount=amount, decimal=decimal, data_uri=data_uri)
+    env.filters.update(measured=measured, percent=percent, amount=amount, decimal=decimal, data_uri=data_uri)
     domains = [
         {
             "spec": domain,
             "headline": headline(summary["domains"][domain]["arms"], arms),
+            "quantity": quantity(every(arms)),
+            "mean_at": mean_at(every(arms)),
+            "unequal": unequal(every(arms)),
+            "binary": all(run.binary for run in every(arms)),
             "arms": summary["domains"][domain]["arms"],
             "figures": [f for f in figures if f.domain == domain and not f.run],
             "cells": four_cells(arms),
@@ -71,7 +76,7 @@ def render_page(title: str, shown: Shown, summary: Row) -> str:
         }
         for domain, arms in grouped.items()
     ]
-    runs = [run for arms in grouped.values() for of_arm in arms.values() for run in of_arm]
+    runs = [run for arms in grouped.values() for run in every(arms)]
     return env.get_template("page.html.jinja").render(
         title=title,
         live=shown.live,
@@ -96,22 +101,31 @@ def headline(rows: dict[str, Row], arms: Arms) -> str:
         return "No evaluation has been written yet."
     done = any(row["finished"] for row in scored.values())
     scores = [
-        f"{ARM_NAMES[arm].lower()} {percent(row['accuracy'])}"
+        f"{ARM_NAMES[arm].lower()} {measured(row['accuracy'], row['binary'])}"
         + (" (unfinished, on validation)" if done and not row["finished"] else "")
         for arm, row in scored.items()
     ]
-    said = f"{'Test accuracy' if done else 'Validation accuracy so far'}: {', '.join(scores)}."
+    runs = every(arms)
+    what, binary, differ = quantity(runs), all(run.binary for run in runs), unequal(runs)
+    said = f"{f'Test {what}' if done else f'Validation {what} so far'}: {', '.join(scores)}."
+    if differ:
+        return f"{said} {differ}"
     compared = all(arm in rows and rows[arm]["finished"] for arm in ("fst", "rl"))
     found = efficiency(arms) if compared else None
     if found is None:
         return said
     reached, needed, target = found
     if reached is None:
-        return f"{said} Fast-slow has not reached slow only's best validation accuracy ({percent(target)})."
+        return f"{said} Fast-slow has not reached slow only's best validation {what} ({measured(target, binary)})."
     return (
-        f"{said} Fast-slow first reached slow only's best validation accuracy ({percent(target)}) after "
+        f"{said} Fast-slow first reached slow only's best validation {what} ({measured(target, binary)}) after "
         f"{amount(reached)} learning rollouts; slow only took {amount(needed)}, {needed / reached:.1f} times as many."
     )
+
+
+def every(arms: Arms) -> list[RunView]:
+    """The runs of all arms."""
+    return [run for runs in arms.values() for run in runs]
 
 
 def efficiency(arms: Arms) -> tuple[float | None, float, float] | None:
@@ -157,6 +171,11 @@ def lineage_tree(prompts: Sequence[PromptView]) -> tuple[Node, ...]:
         node = Node(prompt, gist, tuple(reversed(children.get(prompt.id, []))))
         children.setdefault(prompt.parents[0] if prompt.parents else "", []).append(node)
     return tuple(reversed(children.get("", [])))
+
+
+def measured(value: float | None, binary: bool) -> str:
+    """A mean of rewards: a share of right answers where all are 0 or 1, else as it is."""
+    return percent(value) if binary or value is None else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:

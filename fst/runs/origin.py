@@ -6,10 +6,11 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from fst.checkout import CHECKOUT, LAB_BASE
-from fst.data.types import Domain
+from fst.data.types import Domain, Problem
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
@@ -53,8 +54,12 @@ def base_sha256(base: str) -> str:
 
 def data_sha256(domain: Domain) -> str:
     """SHA-256 of the ids, questions and answers of all problems of all splits."""
+    return problems_sha256(domain.problems)
+
+
+def problems_sha256(problems: Iterable[Problem]) -> str:
+    """SHA-256 of the ids, questions and answers of problems."""
     digest = hashlib.sha256()
-    for split in (domain.train, domain.validation, domain.test):
-        for p in split:
-            digest.update(json.dumps([p.id, p.question, p.answer], ensure_ascii=False).encode() + b"\n")
+    for p in problems:
+        digest.update(json.dumps([p.id, p.question, p.answer], ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

@@ -1,7 +1,11 @@
-"""A run's progress: a live panel where there is a terminal, plain lines elsewhere."""
+"""A run's progress: a live panel where there is a terminal, plain lines elsewhere.
+
+No run is silent for longer than half a minute, whatever it is doing.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -17,13 +21,16 @@ from rich.text import Text
 from fst.types import Arm
 
 _LINE_EVERY_S = 5.0
+_BEAT_EVERY_S = 30.0
+_LOOK_EVERY_S = 1.0
 
 
 class Progress:
     """Shows what a run is doing: round, reward, KL, best prompt and time left.
 
     `total_steps` RL steps and `cycles` cycles are what the arm plans to do; cycles count from 0. Writes to stderr.
-    Without a terminal, steps and fast rounds print a line at most every 5 seconds, evaluations always.
+    Without a terminal, steps and fast rounds print a line at most every 5 seconds, evaluations always, and a heartbeat
+    comes where nothing else was printed for 30 seconds. `drawn` says how many tokens have been sampled so far.
     """
 
     def __init__(
@@ -47,10 +54,15 @@ class Progress:
         self._began = clock()
         self._spent = {"fast": 0.0, "slow": 0.0}
         self._done = {"fast": 0.0, "slow": 0.0}
-        self._last_line = float("-inf")
+        self._last_line, self._last_word = float("-inf"), clock()
         self._shown: dict[str, str] = {}
+        self.drawn: Callable[[], int] = lambda: 0
+        self._rollouts, self._proposals, self._drawn_before = 0, 0, 0
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
+        if not (self._quiet or self._console.is_terminal):
+            threading.Thread(target=self._keep_beating, name="fst-heartbeat", daemon=True).start()
         return self
 
     def __exit__(
@@ -63,6 +75,7 @@ class Progress:
         self._close_round()
         self._kind, self._cycle, self._fast_share = kind, cycle, 0.0
         self._began = self._clock()
+        self._rollouts, self._proposals, self._drawn_before = 0, 0, self.drawn()
         self._show("round", f"{kind} round, cycle {cycle + 1} of {self._cycles}", always=True)
 
     def step(self, step: int, reward: float, spent: str = "") -> None:
@@ -71,16 +84,44 @@ class Progress:
         self._done["slow"] += 1
         self._show("step", f"{step} of {self._total_steps}, reward {reward:.3f}" + (f", {spent}" if spent else ""))
 
+    def counted(self, rollouts: int) -> None:
+        """So many answers have been scored."""
+        self._rollouts += rollouts
+
     def fast(self, spent: int, budget: int, best_score: float) -> None:
-        """The fast round has used `spent` of its `budget` rollouts; `best_score` is its best mean reward."""
+        """A prompt was proposed. The fast round has used `spent` of its `budget` rollouts; `best_score` is its best
+        mean reward."""
+        self._proposals += 1
         self._fast_share = min(1.0, spent / budget) if budget else 0.0
         self._show("fast", f"{spent:,} of {budget:,} rollouts, best score {best_score:.3f}")
 
-    def evaluated(self, step: int, accuracy: float, kl: float, prompt_text: str) -> None:
-        """An evaluation is done: mean@n, KL in nats per token, and the prompt it was taken with."""
+    def evaluated(self, step: int, mean: str, kl: float, prompt_text: str) -> None:
+        """An evaluation is done: mean@n as text, KL in nats per token, and the prompt it was taken with."""
         gist = " ".join("".join(c if c.isprintable() else " " for c in prompt_text).split())
         self._shown["prompt"] = gist if len(gist) <= 160 else gist[:159] + "…"
-        self._show("validation", f"{100 * accuracy:.1f}% at step {step}, KL {kl:.4f}", always=True)
+        self._show("validation", f"{mean} at step {step}, KL {kl:.4f}", always=True)
+
+    def say(self, text: str) -> None:
+        """Lines that stay, above the panel where there is one."""
+        if not self._quiet:
+            self._last_word = self._clock()
+            self._console.print(Text(text), soft_wrap=True)
+
+    def beat(self) -> None:
+        """Print what has been done in the round under way, if nothing was printed for half a minute."""
+        if self._quiet or self._console.is_terminal or self._clock() - self._last_word < _BEAT_EVERY_S:
+            return
+        self._line("at work", self._work())
+
+    def _work(self) -> str:
+        seconds = max(0.0, self._clock() - self._began)
+        rate = (self.drawn() - self._drawn_before) / seconds if seconds else 0.0
+        proposals = f"{self._proposals} proposals, " if self._kind == "fast" else ""
+        return f"{self._rollouts:,} rollouts, {proposals}{rate:,.0f} tokens/s in {_duration(seconds)}"
+
+    def _keep_beating(self) -> None:
+        while not self._closed.wait(_LOOK_EVERY_S):
+            self.beat()
 
     def time_left(self) -> float | None:
         """Seconds left, from the pace of this process's fast rounds and RL steps; None until each kind of
@@ -100,6 +141,7 @@ class Progress:
 
     def close(self) -> None:
         """Stop updating; the last state stays on the screen. A second call does nothing."""
+        self._closed.set()
         self._close_round()
         self._kind = ""
         if self._live is not None:
@@ -135,6 +177,10 @@ class Progress:
             return
         if not always:
             self._last_line = now
+        self._line(key, text)
+
+    def _line(self, key: str, text: str) -> None:
+        self._last_word = self._clock()
         parts = [f"[{self._arm}] {self._domain}", f"{key}: {text}", f"left: {_duration(self.time_left())}"]
         if key == "validation":
             parts.insert(2, f"prompt: {self._shown['prompt']}")
@@ -147,6 +193,7 @@ class Progress:
         for key in ("round", "fast", "step", "validation", "prompt"):
             if key in self._shown:
                 rows.add_row(key, Text(self._shown[key]))
+        rows.add_row("at work", self._work())
         rows.add_row("time left", _duration(self.time_left()))
         body = Table.grid(expand=True)  # without colours the bar does not end its line; a table's row does
         body.add_row(self._bar())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fst.errors import RecordError
+from fst.runs.outcome import Outcome, outcome_of
 from fst.runs.records import valid_lines
 from fst.types import ARMS, prompt_id
 
@@ -27,6 +28,7 @@ _EVENT_FIELDS = {
     "round": ("round", "channel", "cycle", "step", "seconds", "reward", "population", "rollouts"),
     "evaluation": ("round", "step", "accuracy", "kl", "rollouts", "seconds"),
     "cells": ("round", "cells"),
+    "trouble": ("round", "trouble", "says", "samples"),
     "resume": ("round",),
     "end": ("round", "accuracy", "kl", "rollouts", "seconds"),
 }
@@ -71,7 +73,8 @@ class Result:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run. `steps`, `rounds` and `evaluations` are its valid events in the order they were written."""
+    """One run. `steps`, `rounds` and `evaluations` are its valid events in the order they were written; `outcome` is
+    whether they taught it anything."""
 
     path: Path
     config: Event
@@ -81,6 +84,7 @@ class RunView:
     evaluations: tuple[Event, ...]
     cells: dict[str, float] | None
     end: Event | None
+    outcome: Outcome
 
     @property
     def name(self) -> str:
@@ -113,6 +117,23 @@ class RunView:
             rollouts={purpose: int(rollouts.get(purpose, 0)) for purpose in ("train", "fast", "eval")},
             seconds=number(last.get("seconds")),
         )
+
+    @property
+    def samples(self) -> int | None:
+        """Answers per problem of an evaluation; None where the record does not say."""
+        value = self.config["params"].get("evaluate", {}).get("samples")
+        return value if isinstance(value, int) else None
+
+    @property
+    def binary(self) -> bool:
+        """Whether every reward of its evaluations was 0 or 1, so that their mean is an accuracy."""
+        return all(event.get("binary", True) for event in (*self.evaluations, *([self.end] if self.end else [])))
+
+    @property
+    def problems(self) -> int | None:
+        """Problems that its result was measured on; None where the record does not say."""
+        last = self.end or (self.evaluations[-1] if self.evaluations else {})
+        return int(last["n"]) if "n" in last else None
 
     def curve(self) -> list[Point]:
         """The validation curve; evaluations whose figures are missing or not finite are left out."""
@@ -150,6 +171,7 @@ def load_run(run_dir: Path) -> RunView:
         evaluations=tuple(e for e in _of(events, "evaluation") if e.get("split", "validation") == "validation"),
         cells=cells[-1] if cells else None,
         end=end,
+        outcome=outcome_of(events),
     )
 
 

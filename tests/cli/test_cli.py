@@ -289,7 +289,7 @@ def test_bad_problems_are_named_by_file_and_line(tmp_path: Path, capsys: pytest.
         ("loop.seed_prompt=a: b: c", "not readable as YAML"),
         ("slow.trl={beta: 0.5}", "slow.trl.beta: is set by slow.* in params.yaml itself"),
         ("slow.trl={no_such_option: 1}", "slow.trl: TRL refuses these options"),
-        ("reflector.kind=endpoint", "endpoint"),
+        ("reflector.kind=endpoint", "reflector.endpoint_model: name the model"),
         ("model.base=/no/such/model", "cannot load model '/no/such/model'"),
     ],
 )

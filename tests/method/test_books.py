@@ -124,12 +124,13 @@ def test_a4_every_prompt_met_is_on_the_record(books: Books) -> None:
 
 
 def test_a5_an_evaluation_and_the_end(books: Books) -> None:
-    found = Evaluation(accuracy=0.75, stderr=0.125, kl=0.5, kl_seed_prompt=0.25)
+    found = Evaluation(accuracy=0.75, stderr=0.125, kl=0.5, kl_seed_prompt=0.25, problems={"p0": 1.0, "p1": 0.5})
     books.seconds = 1.23456
     books.count("eval", rollouts("eval", 2), 0)
     books.evaluation(0, 2, BETTER, found)
     books.end(1, 2, found, "a" * 64, POPULATION)
-    shared = {"accuracy": 0.75, "stderr": 0.125, "kl": 0.5, "kl_seed_prompt": 0.25, "seconds": 1.235}
+    measured = {"accuracy": 0.75, "stderr": 0.125, "n": 2, "binary": True}
+    shared = {**measured, "kl": 0.5, "kl_seed_prompt": 0.25, "seconds": 1.235}
     spent = {"train": 0, "fast": 0, "eval": 2}
     validation, end = books.events()
     kind = {"kind": "evaluation", "round": 0, "step": 2, "split": "validation", "prompt": BETTER.id}
@@ -149,4 +150,4 @@ def test_a_step_shows_what_it_took(books: Books, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(books.progress, "step", lambda *figures: shown.append(figures))
     monkeypatch.setattr("fst.method.books.peak_bytes", lambda: 3 * 2**29)
     books.step(0, 1, step(0.5), rollouts("train", 4))
-    assert shown == [(1, 0.5, "0.1 s for 8 new tokens, at most 1.5 GiB so far")]
+    assert shown == [(1, 0.5, "signal in 1 of 2 groups, 0.1 s for 8 new tokens, at most 1.5 GiB so far")]

@@ -194,35 +194,68 @@ def test_p2_a_budget_of_less_than_a_rollout_a_prompt_leaves_the_population_as_it
     assert world.calls == []
 
 
-def raising(error: Exception) -> Write:
-    def write(*_: object) -> str:
-        raise error
-
-    return write
-
-
 @pytest.mark.parametrize(
-    "write",
+    ("write", "reason", "longest"),
     [
-        lambda *_: "",
-        lambda *_: " \n\t ",
-        lambda *_: "\x00\ud83d 日本".encode("utf-8", "replace").decode(),
-        lambda *_: "q" * 100_000,
-        raising(RuntimeError("out of order")),
-        raising(ReflectorError("no answer after 5 retries")),
+        (lambda *_: "", "empty", 0),
+        (lambda *_: " \n\t ", "empty", 0),
+        (lambda *_: "abc", "known", 0),
+        (lambda *_: "q" * 100_000, "too_long", 100_000),
+        (lambda *_: "\x00\ud83d 日本".encode("utf-8", "replace").decode(), "", 0),
     ],
-    ids=["empty", "blank", "garbage", "100-KB", "RuntimeError", "ReflectorError"],
+    ids=["empty", "blank", "known", "100-KB", "garbage"],
 )
-def test_p4_a_bad_reflector_loses_nothing_and_the_round_ends(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    """What a proposal raises is counted and told, ReflectorError too; patience ends the round."""
+def test_p4_a_bad_reflector_loses_nothing_and_why_it_was_refused_is_counted(
+    write: Write, reason: str, longest: int
+) -> None:
+    """Patience ends the round after three proposals; garbage is a prompt like any other, and known the second time."""
     world = World()
-    with caplog.at_level("WARNING", logger="fst"):
-        found = play(world, write, ["abc", "cdefgh"], patience=3)
-    raised = 3 if write.__qualname__.startswith("raising") else 0
-    assert found.screening.errors == raised == len(caplog.records)
+    found = play(world, write, ["abc", "cdefgh"], patience=3)
     assert (texts(found), list(found.population.scores.values())) == (["cdefgh", "abc"], [6 / 8, 3 / 8])
     assert 2 * 8 < found.spent <= 2 * 8 + 3 * (2 * 4 + 8)
     assert max(map(len, world.prompts)) < 100
+    assert (found.screening.asked, found.screening.errors, found.screening.longest) == (3, 0, longest)
+    assert found.screening.refused == {
+        "empty": 3 if reason == "empty" else 0,
+        "known": 3 if reason == "known" else 0 if reason else 2,
+        "too_long": 3 if reason == "too_long" else 0,
+    }
+
+
+@dataclass
+class Failing:
+    """A reflector that fails at every call but those in `answers`, counted from 1."""
+
+    error: Exception
+    answers: frozenset[int] = frozenset()
+    calls: int = 0
+
+    def __call__(self, current: str, letters: list[str], rng: random.Random) -> str:
+        self.calls += 1
+        if self.calls in self.answers:
+            return ""
+        raise self.error
+
+
+def test_p4_a_failure_costs_one_proposal_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    failing = Failing(ReflectorError("no answer after 5 retries"), frozenset([2]))
+    with caplog.at_level("WARNING", logger="fst"):
+        found = play(World(), failing, ["abc", "cdefgh"], patience=3)
+    assert (found.screening.asked, found.screening.errors, found.screening.refused["empty"]) == (3, 2, 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "round 3: the reflector failed, no proposal: no answer after 5 retries"
+    ] * 2
+    assert texts(found) == ["cdefgh", "abc"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ReflectorError("HTTP 401: set the key"), "HTTP 401: set the key"), (TimeoutError(), "TimeoutError")],
+)
+def test_p4_a_reflector_that_fails_every_time_ends_the_round_with_its_last_error(error: Exception, said: str) -> None:
+    with pytest.raises(ReflectorError, match=f"round 3: all 3 calls of the reflector failed, .*: {said}. .*--resume"):
+        play(World(), failing := Failing(error), patience=3)
+    assert failing.calls == 3
 
 
 def test_p4_a_machine_that_fails_is_an_error_and_not_a_score() -> None:

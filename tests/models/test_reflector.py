@@ -1,8 +1,10 @@
-"""Reflectors: what a reply is read as, callables that fail, and the policy as its own reflector.
+"""Reflectors: callables that are asked and fail, and the policy as its own reflector.
 
-Invariants of the policy's: R1 same seed, same proposal; R2 nothing of `avoid` comes back; R3 it writes within its
-token limit; R4 it counts what it cost; R5 the frozen base writes, whatever the adapter learnt; R6 screening is the
-likelihood that the policy gives to the expected answers.
+Invariants of the policy's: R1 same seed, same proposal; R2 nothing of `avoid` comes back while there is anything else;
+R3 it writes within its token limit; R4 it counts what it cost; R5 the frozen base writes, whatever the adapter learnt;
+R6 screening is the likelihood that the policy gives to the expected answers; R7 what fits the limit of a prompt goes
+before what does not; R8 whole examples of feedback are left out until the request fits the context; R9 full feedback is
+screened on short answers, and only where they are what is rewarded.
 """
 
 from __future__ import annotations
@@ -21,31 +23,13 @@ from fst.models.reflector import (
     INDUCTION_SYSTEM,
     CallableReflector,
     PolicyReflector,
+    PromptLimit,
     Proposal,
-    extract_prompt,
     feedback_request,
 )
 
 PAIRS = [("digits: 3 1 2", "1 2 3"), ("digits: 9 4", "4 9"), ("digits: 5 5 0", "0 5 5"), ("digits: 7 6 1 2", "1 2 6 7")]
 FEEDBACK = [feedback_text(Problem(str(i), "toy", q, a), "3 3", "wrong") for i, (q, a) in enumerate(PAIRS)]
-
-
-@pytest.mark.parametrize(
-    ("reply", "prompt"),
-    [
-        ("sort the digits", "sort the digits"),
-        ("  sort \n", "sort"),
-        ("", ""),
-        ("Here:\n```\nsort\nall\n```\nDone.", "sort\nall"),
-        ("```text\nsort\n```", "sort"),
-        ("```first```\nno, better:\n```\nsecond\n```", "second"),
-        ("```\n\n```", ""),
-        ("```\nnever closed", "```\nnever closed"),
-        ("use `x` and ``y``", "use `x` and ``y``"),
-    ],
-)
-def test_the_prompt_of_a_reply(reply: str, prompt: str) -> None:
-    assert extract_prompt(reply) == prompt
 
 
 def test_the_request_holds_the_current_prompt_and_all_feedback_verbatim() -> None:
@@ -65,8 +49,50 @@ def test_a_callable_is_asked_with_the_request_and_its_reply_is_read() -> None:
     proposal = reflector.propose("old", FEEDBACK, [], frozenset(), 0)
     assert (proposal.text, proposal.drawn, proposal.screened, proposal.tokens) == ("sort", 1, 0, 0)
     assert asked == [feedback_request("old", FEEDBACK)]
-    assert reflector.propose("old", FEEDBACK, [], frozenset(["sort"]), 0).text == ""
+    assert reflector.propose("old", FEEDBACK, [], frozenset(["sort"]), 0).text == "sort", "the round says it is known"
     assert reflector.usage == {}
+
+
+def words(text: str) -> int:
+    return 2 * len(text.split())  # every word has two tokens
+
+
+def test_a_request_tells_the_longest_prompt_in_tokens_and_words() -> None:
+    limit = PromptLimit(64, words)
+    assert feedback_request("old", FEEDBACK, limit).endswith("It may have at most 64 tokens, about 32 words.")
+    assert str(PromptLimit(1, words)).endswith("at most 1 tokens, about 1 words.")
+    assert (limit.allows("a " * 32), limit.allows("a " * 33)) == (True, False)
+
+
+@pytest.mark.parametrize(("second", "proposed"), [("shorter", "shorter"), ("word " * 40, ("word " * 40).strip())])
+def test_a_callable_is_asked_once_more_for_a_prompt_that_is_too_long(second: str, proposed: str) -> None:
+    replies, asked = ["```\n" + "word " * 50 + "```", second], list[str]()
+
+    def call(request: str) -> str:
+        asked.append(request)
+        return replies[len(asked) - 1]
+
+    limit = PromptLimit(64, words)
+    proposal = CallableReflector(call, limit).propose("old", FEEDBACK, [], frozenset(), 0)
+    assert (proposal.text, proposal.drawn) == (proposed, 2)
+    request = feedback_request("old", FEEDBACK, limit)
+    assert asked[0] == request
+    assert asked[1].startswith(request)
+    assert "word word" in asked[1]
+    assert asked[1].endswith("it has 100 tokens. Write a shorter one. It may have at most 64 tokens, about 32 words.")
+
+
+def test_a_check_reaches_the_callable_that_has_one() -> None:
+    class Down:
+        def __call__(self, request: str) -> str:
+            return request
+
+        def check(self) -> None:
+            raise ReflectorError("down")
+
+    CallableReflector(str).check()
+    with pytest.raises(ReflectorError, match="down"):
+        CallableReflector(Down()).check()
 
 
 def test_a_callable_that_returns_none_has_nothing_to_propose() -> None:
@@ -187,7 +213,7 @@ def test_r6_the_proposal_is_the_likeliest_of_the_finalists(policy: Policy) -> No
     reflector = PolicyReflector(policy, proposals=8, max_new_tokens=5, finalists=3)
     drawn: list[str] = []
     avoid: set[str] = set()
-    while (proposal := propose(reflector, avoid=frozenset(avoid))).text:
+    while (proposal := propose(reflector, avoid=frozenset(avoid))).text not in avoid:
         drawn.append(proposal.text)
         avoid.add(proposal.text)
     assert len(drawn) == propose(reflector).screened
@@ -201,3 +227,79 @@ def test_screening_of_nothing_costs_nothing(policy: Policy) -> None:
     reflector = PolicyReflector(policy)
     assert reflector._screen([], PAIRS) == ({}, 0)
     assert reflector._screen(["a", "b"], []) == ({"a": 0.0, "b": 0.0}, 0)
+
+
+def test_r2_where_all_are_known_already_one_of_them_is_named_and_nothing_is_screened(policy: Policy) -> None:
+    reflector = PolicyReflector(policy, proposals=8, max_new_tokens=5)
+    avoid = frozenset(drawn_by(reflector))
+    again = propose(reflector, avoid=avoid)
+    assert again.text in avoid
+    assert (again.drawn, again.screened, again.tokens) == (8, 0, 0)
+
+
+def drawn_by(reflector: PolicyReflector) -> list[str]:
+    """Everything that it has to propose, the best first."""
+    found: list[str] = []
+    while (text := propose(reflector, avoid=frozenset(found)).text) not in found:
+        found.append(text)
+    return found
+
+
+def test_r7_a_prompt_over_the_limit_is_not_proposed_while_there_are_others(policy: Policy) -> None:
+    every = drawn_by(PolicyReflector(policy, proposals=16, max_new_tokens=6))
+    cap = sorted(map(policy.count_tokens, every))[len(every) // 2] - 1
+    fit = [text for text in every if policy.count_tokens(text) <= cap]
+    assert 0 < len(fit) < len(every), "the toy must have both"
+    limited = PolicyReflector(policy, proposals=16, max_new_tokens=6, limit=PromptLimit(cap, policy.count_tokens))
+    assert propose(limited).text == fit[0]
+    none = PolicyReflector(policy, proposals=16, max_new_tokens=6, limit=PromptLimit(0, policy.count_tokens))
+    assert propose(none).text in every, "the round counts it as too long"
+
+
+def general(policy: Policy, **changes: object) -> PolicyReflector:
+    """Reflects on the full feedback, in a context that is large enough for it."""
+    policy.context = 8192
+    settings = {"proposals": 4, "max_new_tokens": 5, "style": "feedback", **changes}
+    return PolicyReflector(policy, **settings)  # type: ignore[arg-type]
+
+
+def listened(policy: Policy) -> list[list[dict[str, str]]]:
+    """The requests that the policy will be given."""
+    asked: list[list[dict[str, str]]] = []
+    answer = policy.answer
+
+    def listen(requests, *rest):  # type: ignore[no-untyped-def]
+        asked.extend(requests)
+        return answer(requests, *rest)
+
+    policy.answer = listen  # type: ignore[method-assign]
+    return asked
+
+
+def test_r8_feedback_is_cut_to_the_context_by_whole_examples_the_longest_first(policy: Policy) -> None:
+    asked = listened(policy)
+    texts = [FEEDBACK[0], FEEDBACK[1] + " and so on" * 9, FEEDBACK[2], FEEDBACK[3] + " and so on" * 5]
+    reflector = general(policy)
+    for kept in ([0, 1, 2, 3], [0, 2, 3], [0, 2]):
+        request = [{"role": "user", "content": feedback_request("p", [texts[i] for i in kept])}]
+        policy.context = len(policy.encode([request])[0]) + reflector.max_new_tokens
+        reflector.propose("p", texts, [], frozenset(), 0)
+        assert asked[-1] == request
+    policy.context = 40
+    with pytest.raises(ReflectorError, match=r"reads 40 tokens, too few.*lower reflector\.max_new_tokens"):
+        reflector.propose("p", texts, [], frozenset(), 0)
+
+
+def test_r9_full_feedback_is_screened_on_short_answers_and_only_where_they_are_the_reward(policy: Policy) -> None:
+    long_answer = feedback_text(Problem("l", "toy", "digits: 1", "1 2 " * 40), "", "wrong")
+    screened = general(policy).propose("p", FEEDBACK[:2], FEEDBACK[2:], frozenset(), 3)
+    assert screened.screened > 1
+    only_short = general(policy).propose("p", [*FEEDBACK[:2], long_answer], FEEDBACK[2:], frozenset(), 3)
+    unscreened = general(policy, screens=False).propose("p", FEEDBACK[:2], FEEDBACK[2:], frozenset(), 3)
+    assert (unscreened.screened, unscreened.tokens) == (0, 0)
+    assert unscreened.drawn == 4
+    read = general(policy)._answers([*FEEDBACK, long_answer])
+    assert read == PAIRS
+    assert only_short.text, "a long answer takes nothing away but itself"
+    assert len(general(policy)._answers(FEEDBACK * 9)) == 16
+    assert general(policy, screens=False)._answers(FEEDBACK) == []

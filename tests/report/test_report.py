@@ -67,6 +67,8 @@ def test_summary_holds_the_contract(report: Path) -> None:
     assert arms["fst"] == {
         "accuracy": pytest.approx(0.7),
         "accuracy_by_seed": {"0": 0.6, "1": 0.8},
+        "binary": True,
+        "problems": [],
         "stderr": pytest.approx(0.03 / 2**0.5),
         "kl": pytest.approx(0.02),
         "rollouts": {"train": 50, "fast": 100, "eval": 30},
@@ -236,8 +238,63 @@ def test_closing_table_prints_the_summary(runs: list[Path]) -> None:
     console.print(closing_table([load_run(run) for run in runs]))
     lines = [line.split() for line in console.export_text().splitlines()]
     cells = [[word for word in line if word not in "│┃"] for line in lines]
-    assert [DOMAIN, "Fast-slow", "70.0%", "0.0200", "50", "100", "30", "100"] in cells
-    assert ["Fast", "only", "25.0%*", "0.0000", "0", "80", "20", "10"] in cells
+    assert [DOMAIN, "Fast-slow", "70.0%", "±", "2.1", "n/a", "0.0200", "50", "100", "30", "100"] in cells
+    assert ["Fast", "only", "25.0%*", "n/a", "0.0000", "0", "80", "20", "10"] in cells
+
+
+def measured(root: Path, arm: str, reward: float, n: int, samples: int, **facts: Any) -> Path:
+    """A finished run on `n` test problems."""
+    binary = facts.pop("binary", True)
+    last = {**end(1, reward, 0.0, spent(8), [SEED]), "n": n, "binary": binary}
+    return write_run(root, arm, 0, [*rl_events()[:-1], last], params={"evaluate": {"samples": samples}}, **facts)
+
+
+def words_of(folders: list[Path], out: Path) -> tuple[str, str]:
+    """The closing table and the page, as one line each."""
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(closing_table([load_run(folder) for folder in folders]))
+    page = build_report(folders, out, "A report").read_text()
+    return " ".join(console.export_text().split()), " ".join(page.split())
+
+
+def test_a_mean_of_partial_rewards_is_no_accuracy(tmp_path: Path) -> None:
+    table, page = words_of([measured(tmp_path, "rl", 0.15, 20, 1, binary=False)], tmp_path / "out")
+    assert "mean reward on test problems, mean@1; ± one standard error" in table
+    assert "│ 0.150 ± 0.030 │ 20 │" in table
+    assert "Test mean reward: slow only 0.150." in page
+    assert "± 0.030, n = 20" in page
+    assert "mean@1" in page
+    assert "mean@4" not in page
+    assert "Validation mean reward against learning rollouts" in page
+
+
+def test_accuracy_is_said_with_the_n_of_the_run(tmp_path: Path) -> None:
+    table, page = words_of([measured(tmp_path, "rl", 0.15, 20, 2)], tmp_path / "out")
+    assert "accuracy on test problems, mean@2" in table
+    assert "│ 15.0% ± 3.0 │ 20 │" in table
+    assert "means over seeds, mean@2;" in page
+
+
+def test_runs_on_unequal_test_problems_are_not_compared(tmp_path: Path) -> None:
+    said = "The runs on lab/sort_desc+add_one were measured on unequal test problems (8, 20 of them) and cannot be"
+    folders = [measured(tmp_path / "a", "rl", 0.2, 20, 2), measured(tmp_path / "a", "fst", 0.9, 8, 2)]
+    table, page = words_of(folders, tmp_path / "out")
+    assert said in table
+    assert said in page
+    assert "Fast-slow first reached" not in page
+    others = [measured(tmp_path / "b", arm, 0.2, 20, 2, test_sha256=arm) for arm in ("rl", "fst")]
+    assert "unequal test problems and cannot" in words_of(others, tmp_path / "out")[0]
+    equal = [measured(tmp_path / "c", arm, 0.2, 20, 2, test_sha256="same") for arm in ("rl", "fst")]
+    assert "unequal" not in "".join(words_of(equal, tmp_path / "out"))
+
+
+def test_what_kept_a_run_from_learning_is_on_the_page(tmp_path: Path) -> None:
+    trouble = {"kind": "trouble", "round": 0, "trouble": "zero", "says": "none <of> 9", "samples": ["asked & said"]}
+    _, page = words_of([write_run(tmp_path, "rl", 0, [trouble, *rl_events()])], tmp_path / "out")
+    assert "What kept slow only, seed 0, from learning" in page
+    assert "The run learned in spite of it." in page
+    assert "In 1 round: none &lt;of&gt; 9" in page
+    assert "asked &amp; said" in page
 
 
 def test_mistakes_say_what_to_do(runs: list[Path], tmp_path: Path) -> None:

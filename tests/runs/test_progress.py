@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
@@ -42,8 +43,8 @@ def test_steps_print_a_line_at_most_every_five_seconds() -> None:
 def test_evaluations_always_print_and_cannot_control_the_terminal() -> None:
     progress, _, out = make()
     progress.step(1, 0.5)
-    progress.evaluated(1, 0.625, 0.0123, "Sort.\n\x1b[2J[bold]Then add one." + "x" * 300)
-    progress.evaluated(1, 0.625, 0.0123, "")
+    progress.evaluated(1, "62.5%", 0.0123, "Sort.\n\x1b[2J[bold]Then add one." + "x" * 300)
+    progress.evaluated(1, "62.5%", 0.0123, "")
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert "validation: 62.5% at step 1, KL 0.0123" in lines[1]
@@ -97,13 +98,61 @@ def test_a_budget_of_nothing_divides_by_nothing() -> None:
     assert "0 of 0 rollouts" in out.getvalue()
 
 
+def test_a_heartbeat_comes_where_nothing_else_does_for_half_a_minute() -> None:
+    progress, clock, out = make("fst")
+    drawn = 500
+    progress.drawn = lambda: drawn
+    progress.round_started("fast", 0)
+    progress.fast(8, 96, 0.25)
+    for _ in range(29):
+        clock.now += 1.0
+        progress.beat()
+    assert len(out.getvalue().splitlines()) == 2
+    progress.counted(40)
+    progress.counted(2)
+    drawn = 2_000
+    clock.now += 1.0
+    progress.beat()
+    progress.beat()
+    *_, last = lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "at work: 42 rollouts, 1 proposals, 50 tokens/s in 0 min 30 s" in last
+    clock.now += 30.0
+    progress.round_started("slow", 0)
+    clock.now += 30.0
+    progress.beat()
+    assert "at work: 0 rollouts, 0 tokens/s in 0 min 30 s" in out.getvalue().splitlines()[-1]
+
+
+def test_the_heart_beats_by_itself_until_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fst.runs.progress._BEAT_EVERY_S", 0.0)
+    monkeypatch.setattr("fst.runs.progress._LOOK_EVERY_S", 0.001)
+    printed = threading.Event()
+
+    class Paper(io.StringIO):
+        def write(self, text: str) -> int:
+            if "at work" in text:
+                printed.set()
+            return super().write(text)
+
+    with Progress(1, 1, "rl", "toy", console=Console(file=Paper(), width=100)):
+        assert printed.wait(60.0)
+    for thread in threading.enumerate():
+        if thread.name == "fst-heartbeat":
+            thread.join(60.0)
+            assert not thread.is_alive()
+
+
 def test_quiet_prints_nothing() -> None:
     for terminal in (False, True):
-        progress, _, out = make(terminal=terminal, quiet=True)
+        progress, clock, out = make(terminal=terminal, quiet=True)
         with progress:
             progress.round_started("slow", 0)
             progress.step(1, 0.5)
-            progress.evaluated(1, 0.5, 0.0, "p")
+            progress.evaluated(1, "50.0%", 0.0, "p")
+            progress.say("p")
+            clock.now += 31.0
+            progress.beat()
         assert out.getvalue() == ""
 
 
@@ -114,7 +163,8 @@ def test_the_panel_shows_where_the_run_is(arm: Arm) -> None:
         progress.round_started("fast", 1)
         progress.fast(40, 80, 0.75)
         progress.step(7, 0.5)
-        progress.evaluated(7, 0.625, 0.0123, "Sort [bold]first.")
+        progress.evaluated(7, "62.5%", 0.0123, "Sort [bold]first.")
+        progress.say("[bold]three answers")
     last = out.getvalue()
     for text in (
         f"{arm} on lab/[red]x",
@@ -123,6 +173,8 @@ def test_the_panel_shows_where_the_run_is(arm: Arm) -> None:
         "7 of 12, reward 0.500",
         "62.5% at step 7, KL 0.0123",
         "Sort [bold]first.",
+        "[bold]three answers\n╭─",
+        "0 rollouts, 0 tokens/s in 0 min 00 s",
         "time left",
     ):
         assert text in last

@@ -45,7 +45,7 @@ class TransformersEngine:
         return cls(policy)
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        return sample_answers(self._policy.model, requests, plan)
+        return sample_answers(self._policy.model, requests, plan, self._policy.count_drawn)
 
     def load(self, folder: Path) -> str:
         """An adapter that does not fit leaves those that were loaded in place."""

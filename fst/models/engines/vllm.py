@@ -113,10 +113,14 @@ class VllmEngine:
             return [_answer(choice) for choice in choices]
 
         pool = ThreadPoolExecutor(IN_FLIGHT)
+        groups = []
         try:
-            return list(pool.map(ask, range(len(requests))))
+            for answers in pool.map(ask, range(len(requests))):
+                self._policy.count_drawn(sum(len(answer.tokens) for answer in answers))
+                groups.append(answers)
         finally:
             pool.shutdown(cancel_futures=True)
+        return groups
 
     def load(self, folder: Path) -> str:
         name = adapter_name(folder)
