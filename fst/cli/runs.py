@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from fst.cli.options import PARAMS_FILE, SETTINGS, TRAINING, Settings, Several, TrainingSettings, lines, terminal
 from fst.commandline import goes_on
 from fst.errors import ConfigError
-from fst.types import ARMS, Arm
+from fst.types import ARMS, AnswerMode, Arm, with_answer
 
 DOMAIN = "lab/sort_desc+add_one"
 TITLE = "Fast-Slow Training"
@@ -28,12 +28,14 @@ class Problems:
     """Domain spec, see below; lab/sort_desc+add_one if not given."""
     data: Path | None = None
     """A JSONL file of your own problems, in place of --domain."""
+    answer: AnswerMode | None = None
+    """How the answer is found in a response, see docs/answers.md; as the domain's family does if not given."""
 
     def spec(self) -> str:
         """The domain's spec. Raises ConfigError when both are given."""
         if self.domain and self.data:
             raise ConfigError("--domain, --data: give one of the two")
-        return f"jsonl:{self.data}" if self.data else self.domain or DOMAIN
+        return with_answer(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.answer or "")
 
 
 PROBLEMS = Problems()

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fst.config.section import Number, Section, Texts
-from fst.types import Arm
+from fst.types import AnswerSetting, Arm, with_answer
 
 
 class DomainParams(Section):
@@ -16,9 +16,17 @@ class DomainParams(Section):
 
     spec: str = Field("", description="where the problems come from: FAMILY/NAME, or FAMILY:ARGUMENTS")
     source: str = Field("fst/data/lab/rules.py", description="the file that the stage depends on for these problems")
+    answer: AnswerSetting = Field(
+        "", description="how the answer is found in a response, see docs/answers.md; empty: as its family does"
+    )
     start: str = Field("base", description="the earlier domain whose bundle it continues; `base`: the base model")
     serves: str = Field("", description="the domain's name in its bundle, where that differs: same domain, newer data")
     set: Texts = Field((), description="overrides for this domain's stages alone, each as section.key=value")
+
+    @property
+    def full_spec(self) -> str:
+        """The spec with the way of finding answers, as records and manifests have it."""
+        return with_answer(self.spec, self.answer)
 
 
 class ValidateParams(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fst.data.scoring import cut_off
 from fst.data.types import Problem, Verifier
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
@@ -34,8 +35,10 @@ class Asker:
         ]
 
     def score(self, prompt: Prompt, problem: Problem, answer: Answer) -> Rollout:
-        """Score an answer and make a rollout of it."""
-        score = self.verify(problem, answer.text)
+        """Score an answer and make a rollout of it. The feedback on one that did not end says so."""
+        score, cut = self.verify(problem, answer.text), self.policy.cut(answer)
+        says = cut and score.reward < 1
+        feedback = cut_off(score.feedback, self.policy.max_new_tokens) if says else score.feedback
         return Rollout(
             self.purpose,
             problem.id,
@@ -45,6 +48,6 @@ class Asker:
             answer.tokens,
             answer.logprobs,
             score.reward,
-            score.feedback,
-            cut=self.policy.cut(answer),
+            feedback,
+            cut=cut,
         )

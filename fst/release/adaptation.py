@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from fst.config import Params, params_from_dict, upgraded
+from fst.data.domains import answer_mode
 from fst.errors import ConfigError, DataError
 from fst.release.recipe import candidate_manifest, in_order
 from fst.stages.places import Places
 from fst.store.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from fst.store.releases import Releases
 from fst.traffic.problems import Pair, agreed, write_problems
+from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
 
@@ -27,13 +29,15 @@ FOLDER = "data/traffic"
 @dataclass(frozen=True)
 class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
-    how many there are; `start` is the stage whose candidate is in production on `channel`."""
+    how many there are; `start` is the stage whose candidate is in production on `channel`. `answer` is how answers are
+    found in responses of the domain, as it is served now; empty for a new one."""
 
     domain: str
     data: str
     problems: int
     start: str
     channel: str
+    answer: AnswerSetting = ""
 
     @property
     def fast(self) -> str:
@@ -51,7 +55,7 @@ class Adaptation:
         shared = [f"prepare.{split}={size}" for split, size in sizes.items()]
         fast = ["train.arm=gepa", f"loop.cycles={params.adapt.fast_cycles}"]
         slow = ["train.arm=fst", f"loop.cycles={max(1, params.adapt.slow_cycles)}"]
-        same = {"spec": f"jsonl:{self.data}", "source": self.data, "serves": self.domain}
+        same = {"spec": f"jsonl:{self.data}", "answer": self.answer, "source": self.data, "serves": self.domain}
         return {
             self.fast: {**same, "start": self.start, "set": [*shared, *fast]},
             self.slow: {**same, "start": self.fast, "set": [*shared, *slow]},
@@ -78,7 +82,9 @@ def plan(params: Params, places: Places, domain: str, pairs: list[Pair], channel
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
     file = write_problems(clear, places.root / FOLDER, domain)
-    return Adaptation(domain, file.relative_to(places.root).as_posix(), len(clear), start, channel)
+    served = production.manifest["domains"].get(domain)
+    answer: AnswerSetting = answer_mode(served["spec"]) if served else ""
+    return Adaptation(domain, file.relative_to(places.root).as_posix(), len(clear), start, channel, answer)
 
 
 def production_of(params: Params, places: Places, channel: str) -> Bundle:

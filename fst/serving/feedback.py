@@ -60,5 +60,5 @@ def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) 
     """The reward in [0, 1] of a response, given the right answer, by its domain's verifier. Equality decides for a
     domain that the release does not serve, or whose verifier needs more of a problem than its answer."""
     facts = manifest["domains"].get(remembered.domain)
-    verify = answer_verifier(facts["spec"]) if facts else build_verifier("exact", {})
+    verify = answer_verifier(facts["spec"]) if facts else build_verifier("exact", {"answer": "auto"})
     return verify(Problem("", remembered.domain, remembered.question, answer), remembered.response).reward

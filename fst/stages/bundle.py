@@ -26,7 +26,7 @@ def bundle(workspace: Workspace, name: str) -> Path:
     prompts = {**builds_on.prompts(), served_as: {"prompts": shipped, "ancestry": own["ancestry"]}}
     origins = {
         **{d: (facts["spec"], facts.get("stage", d)) for d, facts in builds_on.manifest["domains"].items()},
-        served_as: (workspace.params.domain(name).spec, name),
+        served_as: (workspace.params.domain(name).full_spec, name),
     }
     facts = {
         "domains": {domain: _origin(*origin, entries[domain]) for domain, origin in origins.items()},
