@@ -4,7 +4,8 @@ Invariants, each with a test: P1 no score of older weights survives: every carri
 P2 a round spends at most its budget of rollouts, or one re-scoring of the carried prompts where that is more;
 P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises loses nothing that
 was there; P5 prompts stay within the token cap; P6 no text is in the frontier twice; P7 same seed and weights,
-same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector.
+same round; P8 with `feedback: reward` no right answer to a problem that was failed reaches the reflector;
+P9 no prompt is scored on a problem that it shows as an example.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gepa.strategies.eval_policy import FullEvaluationPolicy
 from fst.config import FastParams
 from fst.data.scoring import without_answer
 from fst.data.types import Problem
+from fst.method.demonstrations import read
 from fst.method.frontier import deal, greedy_cover, mean_score
 from fst.models.reflector import Proposal, Reflector
 from fst.types import Population, Prompt, Rollout
@@ -145,10 +147,10 @@ class _Adapter:
         text = proposal.text.strip()
         if not text or text in avoid or self.evolver.count_tokens(text) > self.evolver.params.max_prompt_tokens:
             return {}
-        prompt = Prompt(text, (parent.id,), "reflection", self.plan.number)
+        prompt = Prompt(text, (parent.id,), proposal.origin, self.plan.number)
         self.known[prompt.id] = prompt
         self.reflections[prompt.id] = {
-            "feedback": "\n\n".join(feedback),
+            "feedback": "\n\n".join(feedback) if proposal.origin == "reflection" else "",
             "proposals": proposal.drawn,
             "screened": proposal.screened,
             "seconds": round(proposal.seconds, 3),
@@ -249,7 +251,9 @@ def _result(adapter: _Adapter, state: GEPAState[Any, Any], anchors: Sequence[Pro
     scores: dict[str, dict[str, float]] = {}
     for candidate, by_index in zip(state.program_candidates, state.prog_candidate_val_subscores, strict=True):
         prompt = Prompt(candidate[COMPONENT])
-        scores.setdefault(prompt.id, {anchors[i].id: float(s) for i, s in by_index.items()})
+        shown = read(prompt.text).questions
+        judged = ((anchors[i], float(score)) for i, score in by_index.items())
+        scores.setdefault(prompt.id, {problem.id: s for problem, s in judged if problem.question not in shown})
     k = adapter.evolver.params.prompts
     members = greedy_cover(scores, k)
     population = Population(
