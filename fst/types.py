@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 Arm = Literal["fst", "rl", "gepa"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Purpose = Literal["train", "fast", "eval"]
+Origin = Literal["seed", "reflection", "demonstration"]
 AnswerMode = Literal["whole", "last_line", "tag", "boxed", "marker", "auto"]  # see fst/data/answers.py
 AnswerSetting = Literal[AnswerMode, ""]  # empty: as the domain's family does
 ANSWER_MODES: tuple[AnswerMode, ...] = get_args(AnswerMode)
@@ -43,11 +44,11 @@ def prompt_id(text: str) -> str:
 @dataclass(frozen=True)
 class Prompt:
     """A member of the fast weights: a system prompt with its ancestry. `parents` are prompt ids, `born` is the round
-    that proposed it."""
+    that proposed it: by reflection, or by demonstration, which changes the worked examples in it."""
 
     text: str
     parents: tuple[str, ...] = ()
-    origin: Literal["seed", "reflection"] = "seed"
+    origin: Origin = "seed"
     born: int = 0
 
     @property

@@ -168,6 +168,11 @@ class FastParams(Section):
     )
     patience: int = Field(3, ge=1, description="proposals in a row that improve nothing, then the round ends")
     max_prompt_tokens: int = Field(64, ge=1, description="longest prompt, in tokens")
+    demonstrations: int = Field(
+        0,
+        ge=0,
+        description="worked examples in a prompt at most, training problems and their answers; 0: instructions alone",
+    )
     carry: bool = Field(True, description="keep the population for the next round; false: begin with the seed prompt")
     feedback: Literal["full", "reward"] = Field("full", description="what reflections read: all, or the reward alone")
 

@@ -19,9 +19,9 @@ from fst.data.families.hub import hub_verifier, load_hub
 from fst.data.families.jsonl import load_file
 from fst.data.families.lab import load_rule, load_star_graph
 from fst.data.families.reasoning_gym import load_dataset, named_scorer
-from fst.data.types import Domain, Splits, SplitSizes, Verifier
-from fst.data.verifiers import EACH, answers_alone, domain_verifier
-from fst.errors import UnknownDomain
+from fst.data.types import Domain, Problem, Splits, SplitSizes, Verifier
+from fst.data.verifiers import EACH, answers_alone, domain_verifier, reference_of
+from fst.errors import UnknownDomain, VerifierError
 from fst.tables import Table
 from fst.types import AnswerMode, mode_of_spec, plain_spec
 
@@ -143,6 +143,16 @@ def answer_verifier(spec: str) -> Verifier:
     where that one reads more of a problem."""
     named = verifier_of(spec)
     return domain_verifier(named if answers_alone(named) else {"name": "exact", "answer": answer_mode(spec)})
+
+
+def right_answer(domain: Domain, problem: Problem) -> str | None:
+    """The answer of a problem as a response that earns reward 1. None where it is no such response: a pattern, a task
+    with many solutions, a verifier that wants more than the answer."""
+    answer = reference_of(problem, verifier_of(domain.spec))
+    try:
+        return answer if answer is not None and domain.verify(problem, answer).reward >= 1 else None
+    except VerifierError:
+        return None
 
 
 def _family(spec: str) -> Family:

@@ -7,7 +7,7 @@ nothing that was there, and one that fails every time ends the round with its la
 token cap; P6 no text is in the frontier twice; P7 same seed and weights, same round; P8 with `feedback: reward` no
 right answer to a problem that was failed reaches the reflector; P9 a prompt on the frontier was scored on all anchors
 of the round, and one that was given up is not there; P10 a proposal that is behind its parent by ties alone is as good
-as its parent.
+as its parent; P11 no score of a prompt on a problem that it shows as an example counts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fst.config import FastParams
 from fst.data.scoring import without_answer
 from fst.data.types import Problem
 from fst.errors import ReflectorError
+from fst.method.demonstrations import read
 from fst.method.fast_rules import COMPONENT, Acceptance, Parents
 from fst.method.frontier import deal, greedy_cover, mean_score
 from fst.method.screening import Screening
@@ -92,7 +93,8 @@ class _Adapter:
     spent: int = 0
     barren: int = 0
     best: float = 0.0
-    failure: Exception | None = None  # the reflector's last
+    reflected: int = 0  # calls of the reflector that succeeded
+    failure: Exception | None = None  # its last one that did not
     propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
 
     def told(self, rollout: Rollout) -> str:
@@ -139,10 +141,10 @@ class _Adapter:
         text, longest = proposal.text.strip(), self.evolver.params.max_prompt_tokens
         if self.screening.refuses(text, avoid, longest, self.evolver.count_tokens):
             return {}
-        prompt = Prompt(text, (parent.id,), "reflection", self.plan.number)
+        prompt = Prompt(text, (parent.id,), proposal.origin, self.plan.number)
         self.known[prompt.id] = prompt
         self.reflections[prompt.id] = {
-            "feedback": "\n\n".join(feedback),
+            "feedback": "\n\n".join(feedback) if proposal.origin == "reflection" else "",
             "proposals": proposal.drawn,
             "screened": proposal.screened,
             "seconds": round(proposal.seconds, 3),
@@ -162,14 +164,15 @@ class _Adapter:
             log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
             return None
         self.screening.add(proposal)
+        self.reflected += proposal.origin == "reflection"
         return proposal
 
     def check(self) -> None:
         """Raise ReflectorError, with the last failure, where not one call of the reflector succeeded."""
-        if self.failure and self.screening.errors == self.screening.asked:
+        if self.failure and not self.reflected:
             last = str(self.failure) or type(self.failure).__name__
             raise ReflectorError(
-                f"round {self.plan.number}: all {self.screening.asked} calls of the reflector failed, the last with: "
+                f"round {self.plan.number}: all {self.screening.errors} calls of the reflector failed, the last with: "
                 f"{last}. The rounds before this one are saved: mend it, then go on with --resume"
             ) from self.failure
 
@@ -267,7 +270,9 @@ def _result(adapter: _Adapter, state: GEPAState[Any, Any], acceptance: Acceptanc
     scores: dict[str, dict[str, float]] = {}
     for candidate, by_index in zip(state.program_candidates, state.prog_candidate_val_subscores, strict=True):
         prompt = Prompt(candidate[COMPONENT])
-        scores.setdefault(prompt.id, {acceptance.anchors[i].id: float(s) for i, s in by_index.items()})
+        shown = read(prompt.text).questions
+        judged = ((acceptance.anchors[i], float(score)) for i, score in by_index.items())
+        scores.setdefault(prompt.id, {problem.id: s for problem, s in judged if problem.question not in shown})
     params = adapter.evolver.params
     members = greedy_cover(scores, params.prompts, params.tie)
     population = Population(

@@ -13,6 +13,7 @@ from gepa.gepa_utils import select_program_candidate_from_pareto_front
 from gepa.proposer.base import CandidateProposal
 
 from fst.data.types import Problem
+from fst.method.demonstrations import read
 from fst.method.frontier import winners
 from fst.method.trial import gains, hopeless, parts
 from fst.types import Prompt, Rollout, prompt_id
@@ -38,9 +39,11 @@ class Acceptance:
             return False
         parent = state.prog_candidate_val_subscores[proposal.parent_program_ids[0]]
         prompt, rollouts = self.known[prompt_id(proposal.candidate[COMPONENT])], list[Rollout]()
+        shown = read(prompt.text).questions
         for part in parts(len(self.anchors)):
             rollouts += self.score([(prompt, problem) for problem in self.anchors[part]])
-            gained = gains([parent[i] for i in range(len(rollouts))], [r.reward for r in rollouts], self.tie)
+            told = [i for i in range(len(rollouts)) if self.anchors[i].question not in shown]
+            gained = gains([parent[i] for i in told], [rollouts[i].reward for i in told], self.tie)
             if hopeless(gained, len(self.anchors) - len(rollouts)):
                 self.given_up += 1
                 return False

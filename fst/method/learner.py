@@ -13,6 +13,7 @@ from fst.data.domains import seed_prompt
 from fst.data.types import Domain, Problem
 from fst.method import ranks
 from fst.method.books import Books, RoundAccount
+from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
 from fst.method.fast import Evolver, RoundPlan
 from fst.method.rollouts import Asker, Pair
@@ -87,7 +88,7 @@ class Learner:
         """What the fast round works with."""
         return Evolver(
             lambda pairs: self.roll("fast", pairs),
-            self.reflector,
+            demonstrating(self.reflector, self.policy, self.domain, self.params.fast),
             self.params.fast,
             self.policy.count_tokens,
             self.books.proposed,

@@ -21,6 +21,7 @@ from fst.errors import ConfigError, RecordError
 from fst.method import ranks
 from fst.method.books import Books
 from fst.method.checkpoint import restore, take
+from fst.method.demonstrations import cleared
 from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
@@ -151,7 +152,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         books=Books(folder, progress, params.rollout_budget),
         seed=job.seed,
         slow_weights=slow,
-        population=first_population(start, job.domain, params, job.serves),
+        population=cleared(first_population(start, job.domain, params, job.serves), problems),
         started=adapter is not None,
     )
     if going_on:

@@ -17,9 +17,10 @@ from typing import Protocol
 from fst.data.lab.corpus import induction_request
 from fst.data.scoring import parse_feedback
 from fst.errors import ReflectorError
-from fst.models.likelihood import answer_logprobs
 from fst.models.policy import Message, Policy
 from fst.models.reply import extract_prompt
+from fst.models.screening import answer_likelihoods
+from fst.types import Origin
 
 INDUCTION_SYSTEM = "write the instruction"
 FEEDBACK_TEMPLATE = """You improve the instruction that a language model is given for a task.
@@ -58,6 +59,7 @@ class Proposal:
     screened: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    origin: Origin = "reflection"
 
 
 @dataclass(frozen=True)
@@ -225,17 +227,9 @@ class PolicyReflector:
         """Mean log-likelihood of the expected answers under each text, in nats, and the tokens read for it."""
         if not texts or not pairs:
             return dict.fromkeys(texts, 0.0), 0
-        asked = [(text, q, a) for text in texts for q, a in pairs]
-        contexts = self.policy.encode([self.policy.messages(text, q) for text, q, _ in asked])
-        tokenizer = self.policy.tokenizer
-        answers = [
-            [*ids, tokenizer.eos_token_id]
-            for ids in tokenizer([a for _, _, a in asked], add_special_tokens=False)["input_ids"]
-        ]
-        logprobs = answer_logprobs(self.policy.model, contexts, answers, self.policy.pad_id)
+        logprobs, tokens = answer_likelihoods(self.policy, [(text, q, a) for text in texts for q, a in pairs])
         n = len(pairs)
-        means = {text: sum(logprobs[i * n : (i + 1) * n]) / n for i, text in enumerate(texts)}
-        return means, sum(map(len, contexts)) + sum(map(len, answers))
+        return {text: sum(logprobs[i * n : (i + 1) * n]) / n for i, text in enumerate(texts)}, tokens
 
 
 def _pairs(feedback: Sequence[str]) -> list[tuple[str, str]]:

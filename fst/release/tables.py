@@ -103,9 +103,11 @@ def _served(manifest: Mapping[str, Any]) -> Table:
 
 
 def _prompts(domain: str, prompts: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("rank", "id", "score", "text", title=f"prompts of {visible(domain)}, best first")
+    table = _table("rank", "id", "origin", "score", "text", title=f"prompts of {visible(domain)}, best first")
     for rank, prompt in enumerate(prompts, 1):
-        table.add_row(str(rank), text(prompt["id"]), figure(prompt.get("score")), text(prompt["text"]))
+        table.add_row(
+            str(rank), text(prompt["id"]), text(prompt["origin"]), figure(prompt.get("score")), text(prompt["text"])
+        )
     return table
 
 
@@ -121,11 +123,11 @@ def _pairs(pairs: Sequence[Pair], names: Sequence[str]) -> Table:
     return table
 
 
-def _prompt(side: tuple[str, float | None] | None) -> Text:
+def _prompt(side: tuple[str, float | None, str] | None) -> Text:
     if side is None:
         return text("none", "dim")
-    score = "" if side[1] is None else f"\nscore {figure(side[1])}"
-    return text(side[0]).append(score, "dim")
+    score = "" if side[1] is None else f", score {figure(side[1])}"
+    return text(side[0]).append(f"\n{visible(side[2])}{score}", "dim")
 
 
 def _figures(figures: Sequence[Change], names: Sequence[str]) -> Table:

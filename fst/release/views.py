@@ -47,12 +47,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt of the same rank in two bundles, its text and score; None where one has no such rank."""
+    """A prompt of the same rank in two bundles, its text, score and origin; None where one has no such rank."""
 
     domain: str
     rank: int
-    first: tuple[str, float | None] | None
-    second: tuple[str, float | None] | None
+    first: tuple[str, float | None, str] | None
+    second: tuple[str, float | None, str] | None
 
     @property
     def same(self) -> bool:
@@ -149,7 +149,8 @@ def _both(first: Bundle, second: Bundle) -> list[str]:
 
 def _pairs(domain: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Pair]:
     ours, theirs = (
-        [(p["text"], p.get("score")) for p in side.get(domain, {}).get("prompts", ())] for side in (first, second)
+        [(p["text"], p.get("score"), p["origin"]) for p in side.get(domain, {}).get("prompts", ())]
+        for side in (first, second)
     )
     for rank in range(max(len(ours), len(theirs))):
         yield Pair(domain, rank + 1, *(side[rank] if rank < len(side) else None for side in (ours, theirs)))

@@ -27,7 +27,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Node:
-    """A prompt in the lineage tree, under its first parent; `gist` is the first line that its parent lacks."""
+    """A prompt in the lineage tree, under its first parent; `gist` is the first line that its parent lacks, the
+    first new example of a demonstration."""
 
     prompt: PromptView
     gist: str
@@ -167,7 +168,9 @@ def lineage_tree(prompts: Sequence[PromptView]) -> tuple[Node, ...]:
     for prompt in reversed(prompts):
         known = texts[prompt.parents[0]].splitlines() if prompt.parents else []
         lines = [line for line in prompt.text.splitlines() if line.strip()]
-        gist = next((line for line in lines if line not in known), lines[0] if lines else "(empty prompt)")
+        gist = next(
+            (line for line in lines if line not in (*known, "Examples:")), lines[0] if lines else "(empty prompt)"
+        )
         node = Node(prompt, gist, tuple(reversed(children.get(prompt.id, []))))
         children.setdefault(prompt.parents[0] if prompt.parents else "", []).append(node)
     return tuple(reversed(children.get("", [])))

@@ -126,7 +126,7 @@ def test_c2_a_bundle_by_each_of_its_names(
     assert lines(page)[0] == f"bundle {bundle.id}"
     assert line(page, "builds on") == f"builds on {bundle.manifest['start'][:12]}"
     assert "zeta lab/reverse 0.75 0.01 0.25 12.5" in lines(page)
-    assert f"1 {prompt_id('backwards')} 1 backwards" in lines(page)
+    assert f"1 {prompt_id('backwards')} reflection 1 backwards" in lines(page)
     candidate, production = bundle.manifest["candidate"][:12], two[0].id[:12]
     assert line(page, "gate:") == f"gate: release (candidate {candidate} against {production})"
     assert "zeta +0.2500 [+0.2500, +0.2500]" in lines(page)
@@ -140,6 +140,7 @@ def test_c3_two_bundles_side_by_side(
     assert main(["bundles", "diff", two[1].id[:8], "prod"]) == 0
     page = capsys.readouterr().out
     assert line(page, "alpha 1") == "alpha 1 backwards from right to left"
+    assert re.search(r"reflection, score 1 +│ reflection, score 1 ", page), "where a prompt came from"
     assert len(re.findall(r"the same", page)) == 3, "the second prompt of alpha, and both of zeta"
     for domain in ("alpha", "zeta"):
         assert line(page, f"{domain} reward") == f"{domain} reward 0.75 0.875 +0.1250"

@@ -16,7 +16,7 @@ from rich.console import Console
 from fst.errors import RecordError
 from fst.report.build import build_report, closing_table, summarize
 from fst.report.page import efficiency, lineage_tree
-from fst.runs.view import load_run, mean_curve
+from fst.runs.view import PromptView, load_run, mean_curve
 from fst.types import prompt_id
 from support.run_toys import (
     DOMAIN,
@@ -197,6 +197,18 @@ def test_lineage_nests_prompts_under_their_first_parent(runs: list[Path]) -> Non
     (root,) = lineage_tree(prompts)
     assert (root.prompt.text, [c.prompt.text for c in root.children]) == (SEED, [GOOD])
     assert [(c.prompt.text, c.gist) for c in root.children[0].children] == [(EVIL, "<script>alert(1)</script>")]
+
+
+def test_a_demonstration_is_told_by_its_first_new_example() -> None:
+    def shown(text: str, *parents: str) -> PromptView:
+        origin = "demonstration" if parents else "seed"
+        return PromptView(prompt_id(text), text, tuple(map(prompt_id, parents)), origin, 1, 0.5, "", None)
+
+    one = "go\n\nExamples:\n\nQuestion: a\nAnswer: 1"
+    two = f"{one}\n\nQuestion: b\nAnswer: 2"
+    (root,) = lineage_tree([shown("go"), shown(one, "go"), shown(two, one)])
+    (first,) = root.children
+    assert (root.gist, first.gist, first.children[0].gist) == ("go", "Question: a", "Question: b")
 
 
 def test_lineage_survives_loops_and_strangers(tmp_path: Path) -> None:
