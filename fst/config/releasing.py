@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fst.config.section import Number, Section, Texts
-from fst.types import Arm
+from fst.types import Arm, scored_with
 
 
 class DomainParams(Section):
@@ -15,10 +15,20 @@ class DomainParams(Section):
     trained further, and its other domains' prompts are kept."""
 
     spec: str = Field("", description="where the problems come from: FAMILY/NAME, or FAMILY:ARGUMENTS")
+    verifier: str = Field(
+        "",
+        description="what scores a file's problems that name no verifier, or a hub dataset's: a name, "
+        "FILE.py:FUNCTION, or a JSON object of name and options",
+    )
     source: str = Field("fst/data/lab/rules.py", description="the file that the stage depends on for these problems")
     start: str = Field("base", description="the earlier domain whose bundle it continues; `base`: the base model")
     serves: str = Field("", description="the domain's name in its bundle, where that differs: same domain, newer data")
     set: Texts = Field((), description="overrides for this domain's stages alone, each as section.key=value")
+
+    @property
+    def full_spec(self) -> str:
+        """The spec with what scores the problems, as records and manifests have it."""
+        return scored_with(self.spec, self.verifier)
 
 
 class ValidateParams(Section):

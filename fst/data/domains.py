@@ -12,27 +12,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from fst.data.families.hub import hub_verifier, load_hub
-from fst.data.families.jsonl import load_file
+from fst.data.families.jsonl import file_verifier, load_file
 from fst.data.families.lab import load_rule, load_star_graph
 from fst.data.families.reasoning_gym import load_dataset, named_scorer
-from fst.data.types import Domain, Splits, SplitSizes, Verifier
-from fst.data.verifiers import EACH, answers_alone, domain_verifier
-from fst.errors import UnknownDomain
+from fst.data.labels import labels_of, lists_none
+from fst.data.types import SPLITS, Domain, Splits, SplitSizes, Verifier
+from fst.data.verifiers import answers_alone, domain_verifier
+from fst.errors import UnknownDomain, VerifierError
 from fst.tables import Table
 
 Loader = Callable[[str, SplitSizes, int], Splits]  # (spec, sizes, seed)
+_CHOSEN = re.compile(r"[?&]verifier=")
 
 
 @dataclass(frozen=True)
 class Family:
     """A row of `FAMILIES`. `examples` are specs, each with a sentence on what it is; `load` draws or reads the problems
     of a spec; `verifier` is the name of what scores them, or gives it with its options for a spec; `reads` is a regular
-    expression that matches the beginning of the family's specs (default: its name and a slash)."""
+    expression that matches the beginning of the family's specs (default: its name and a slash); `chosen` says whether a
+    spec may name the verifier, by `?verifier=`."""
 
     examples: Mapping[str, str]
     load: Loader
     verifier: str | Callable[[str], dict[str, Any]] = "exact"
     reads: str = ""
+    chosen: bool = False
 
 
 FAMILIES = Table(
@@ -58,10 +62,14 @@ FAMILIES = Table(
             named_scorer,
         ),
         "jsonl": Family(
-            {"jsonl:problems.jsonl": "your own problems: one object a line with id, question, answer"},
+            {
+                "jsonl:problems.jsonl": "your own problems: one object a line with id, question, answer",
+                "jsonl:problems.jsonl?verifier=choice": "the same, and what scores those that name no verifier",
+            },
             load_file,
-            EACH,
-            reads=r"jsonl:|.*\.jsonl$",
+            file_verifier,
+            reads=r"jsonl:|.*\.jsonl($|\?verifier=)",
+            chosen=True,
         ),
         "hub": Family(
             {
@@ -72,6 +80,7 @@ FAMILIES = Table(
             load_hub,
             hub_verifier,
             reads="hub:",
+            chosen=True,
         ),
     },
     UnknownDomain,
@@ -95,8 +104,15 @@ def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
     UnknownDomain for a spec no family reads, DataError for problems that cannot be used, VerifierError for a verifier
     that cannot be built.
     """
-    verify = domain_verifier(verifier_of(spec))
-    return Domain(spec, **_family(spec).load(spec, sizes, seed), verify=verify)
+    row, named = _family(spec), verifier_of(spec)
+    if _CHOSEN.search(spec) and not row.chosen:
+        raise VerifierError(f"{spec}: these problems have their own verifier; files and hub datasets take one")
+    verify = None if lists_none(named) else domain_verifier(named)  # a mistake in it is told before problems are read
+    splits = row.load(spec, sizes, seed)
+    if verify is None:
+        named = {**named, "labels": labels_of([problem.answer for name in SPLITS for problem in splits[name]])}
+        verify = domain_verifier(named)
+    return Domain(spec, **splits, verify=verify, named=named)
 
 
 def verifier_of(spec: str) -> dict[str, Any]:
@@ -105,10 +121,10 @@ def verifier_of(spec: str) -> dict[str, Any]:
     return {"name": named} if isinstance(named, str) else named(spec)
 
 
-def answer_verifier(spec: str) -> Verifier:
-    """What scores a response where only the question and the right answer are known: the spec's verifier, or equality
-    where that one reads more of a problem."""
-    named = verifier_of(spec)
+def answer_verifier(spec: str, named: Mapping[str, Any] | None = None) -> Verifier:
+    """What scores a response where only the question and the right answer are known: `named` or else the spec's
+    verifier, or equality where that one reads more of a problem."""
+    named = named or verifier_of(spec)
     return domain_verifier(named if answers_alone(named) else {"name": "exact"})
 
 

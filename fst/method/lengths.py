@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fst.config import Params
 from fst.data.types import SPLITS, Domain, Problem
@@ -41,7 +41,7 @@ def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, Lef
         left.longest,
         room,
     )
-    return Domain(domain.spec, kept["train"], kept["validation"], kept["test"], domain.verify), left
+    return replace(domain, **kept), left
 
 
 def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tuple[Problem, ...]:

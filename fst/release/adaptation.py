@@ -9,17 +9,19 @@ They are in no params.yaml: a release records all parameters that it was made wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fst.config import Params, params_from_dict, upgraded
+from fst.data.scored_by import text_of
 from fst.errors import ConfigError, DataError
 from fst.release.recipe import candidate_manifest, in_order
 from fst.stages.places import Places
 from fst.store.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from fst.store.releases import Releases
-from fst.traffic.problems import Pair, agreed, write_problems
+from fst.traffic.problems import NO_COMMENTS, Pair, agreed, write_problems
 
 FOLDER = "data/traffic"
 
@@ -27,13 +29,15 @@ FOLDER = "data/traffic"
 @dataclass(frozen=True)
 class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
-    how many there are; `start` is the stage whose candidate is in production on `channel`."""
+    how many there are; `start` is the stage whose candidate is in production on `channel`, and `verifier` scores the
+    domain there (empty: equality)."""
 
     domain: str
     data: str
     problems: int
     start: str
     channel: str
+    verifier: str = ""
 
     @property
     def fast(self) -> str:
@@ -51,7 +55,7 @@ class Adaptation:
         shared = [f"prepare.{split}={size}" for split, size in sizes.items()]
         fast = ["train.arm=gepa", f"loop.cycles={params.adapt.fast_cycles}"]
         slow = ["train.arm=fst", f"loop.cycles={max(1, params.adapt.slow_cycles)}"]
-        same = {"spec": f"jsonl:{self.data}", "source": self.data, "serves": self.domain}
+        same = {"spec": f"jsonl:{self.data}", "source": self.data, "serves": self.domain, "verifier": self.verifier}
         return {
             self.fast: {**same, "start": self.start, "set": [*shared, *fast]},
             self.slow: {**same, "start": self.fast, "set": [*shared, *slow]},
@@ -66,9 +70,16 @@ class Adaptation:
         return params_from_dict(in_order({**values, "domains": known}))
 
 
-def plan(params: Params, places: Places, domain: str, pairs: list[Pair], channel: str) -> Adaptation:
-    """Write the problems down and find what to build on. Raises DataError when there are too few, ConfigError when
-    there is no production or it cannot be built on."""
+def plan(
+    params: Params,
+    places: Places,
+    domain: str,
+    pairs: list[Pair],
+    channel: str,
+    comments: Mapping[str, str] = NO_COMMENTS,
+) -> Adaptation:
+    """Write the problems down, with the comments on their questions, and find what to build on. Raises DataError when
+    there are too few, ConfigError when there is no production or it cannot be built on."""
     clear = agreed(pairs, params.adapt.max_problems)
     if len(clear) < params.adapt.min_problems:
         raise DataError(
@@ -77,8 +88,9 @@ def plan(params: Params, places: Places, domain: str, pairs: list[Pair], channel
         )
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
-    file = write_problems(clear, places.root / FOLDER, domain)
-    return Adaptation(domain, file.relative_to(places.root).as_posix(), len(clear), start, channel)
+    file = write_problems(clear, places.root / FOLDER, domain, comments)
+    verifier = text_of(production.manifest["domains"].get(domain, {}).get("verifier", {}))
+    return Adaptation(domain, file.relative_to(places.root).as_posix(), len(clear), start, channel, verifier)
 
 
 def production_of(params: Params, places: Places, channel: str) -> Bundle:

@@ -49,7 +49,7 @@ def train_rounds(workspace: Workspace, name: str, quiet: bool = False) -> Iterat
 def job_of(workspace: Workspace, name: str) -> Job:
     """The training run of a domain."""
     params, places, domain = workspace.of(name), workspace.places, workspace.params.domain(name)
-    arm, seed, spec, serves = params.train.arm, params.train.seed, domain.spec, workspace.params.served_as(name)
+    arm, seed, spec, serves = params.train.arm, params.train.seed, domain.full_spec, workspace.params.served_as(name)
     decisive = (arm, spec, seed, params.of_run(), base_sha256(params.model.base))
     taken_over = start_key(start(workspace, name), spec, serves)
     key = [*decisive, data_sha256(problems(workspace, name)), taken_over, sources_sha256()]
@@ -60,7 +60,7 @@ def job_of(workspace: Workspace, name: str) -> Job:
 def latest_runs(workspace: Workspace) -> list[Path]:
     """Run folders about the domains: the latest run of each, and those of other arms on the same problems."""
     params, runs = workspace.params, workspace.places.runs
-    specs = {facts.spec for facts in params.domains.values()}
+    specs = {facts.full_spec for facts in params.domains.values()}
     own, others = [], []
     for name in params.domains:
         found = list(runs.glob(f"{name}-{'[0-9a-f]' * 12}/events.jsonl"))
