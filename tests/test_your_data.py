@@ -58,7 +58,7 @@ def test_y2_the_function_of_the_page_scores_them() -> None:
 
 def test_y3_commands_parameters_and_verifiers_exist() -> None:
     commands = re.findall(r"^fst .*", PAGE, re.MULTILINE)
-    assert {line.split()[1] for line in commands} == {"validate", "train", "evaluate"}
+    assert {line.split()[1] for line in commands} == {"validate", "train", "report", "evaluate"}
     for line in commands:
         app.parse_args(shlex.split(line)[1:], exit_on_error=False)
     params = params_from_dict(yaml.safe_load(block("yaml")))

@@ -23,7 +23,7 @@ Reference = Annotated[
 ]
 Domain = Annotated[str, Parameter(help="A domain of params.yaml.")]
 Verifier = Annotated[
-    str,
+    str | None,
     Parameter(
         help="What scores problems that name no verifier: a name such as choice, FILE.py:FUNCTION, or a JSON object of "
         "name and options."

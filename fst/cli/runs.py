@@ -38,13 +38,13 @@ class Problems:
     """Domain spec, see below; lab/sort_desc+add_one if not given."""
     data: Path | None = None
     """A JSONL file of your own problems, in place of --domain."""
-    verifier: Verifier = ""
+    verifier: Verifier = None
 
     def spec(self) -> str:
         """The domain's spec. Raises ConfigError when both are given."""
         if self.domain and self.data:
             raise ConfigError("--domain, --data: give one of the two")
-        return scored_with(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.verifier)
+        return scored_with(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.verifier or "")
 
 
 PROBLEMS = Problems()

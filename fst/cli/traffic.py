@@ -10,7 +10,7 @@ from fst.extras import require
 from fst.types import scored_with
 
 
-def validate(data: Path, *, verifier: Verifier = "", settings: ModelSettings = MODEL) -> None:
+def validate(data: Path, *, verifier: Verifier = None, settings: ModelSettings = MODEL) -> None:
     """Run the data suites on a problem file of yours, before it is a domain.
 
     The verdict is that of the stages prepare and validate. Offending rows are named. Exit code 5: the data broke a
@@ -27,7 +27,7 @@ def validate(data: Path, *, verifier: Verifier = "", settings: ModelSettings = M
     from fst.stages.places import Places
 
     page = Places().raw_page(data.stem)
-    found = validate_file(settings.read(), scored_with(f"jsonl:{data}", verifier), page)
+    found = validate_file(settings.read(), scored_with(f"jsonl:{data}", verifier or ""), page)
     show(*map(table, found), f"page: {page}")
 
 
