@@ -99,8 +99,8 @@ VERIFIERS = Table(
         "numeric": Kind(numeric, quick=True),
         "regex": Kind(regex, quick=True, reference=lambda problem, options: bool(options.get("pattern"))),
         "multiple_choice": Kind(multiple_choice, quick=True),
-        labels.NAME: Kind(labels.choice, quick=True),
         "math": Kind(math_equality),
+        labels.NAME: Kind(labels.choice, quick=True),
         reasoning_gym.NAME: Kind(
             reasoning_gym.scorer,
             internal=True,

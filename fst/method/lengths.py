@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fst.config import Params
 from fst.data.types import SPLITS, Domain, Problem
@@ -41,7 +41,8 @@ def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, Lef
         left.longest,
         room,
     )
-    return replace(domain, **kept), left
+    splits = (kept["train"], kept["validation"], kept["test"])
+    return Domain(domain.spec, *splits, domain.verify, domain.named), left
 
 
 def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tuple[Problem, ...]:

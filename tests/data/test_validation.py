@@ -628,7 +628,7 @@ def test_v5_findings_as_a_document(tmp_path: Path) -> None:
         "rows": 8,
         "ok": False,
     }
-    assert len(values["findings"]) == len(found.findings) == 16
+    assert len(values["findings"]) == len(found.findings) == 17
     assert [finding for finding in values["findings"] if not finding["success"]] == [
         {
             "expectation": "No answer is empty.",

@@ -75,7 +75,7 @@ def test_d3_what_differs_is_told_apart() -> None:
     two = [Check(0.0, None, "a"), Check(1.0, None, "a"), Check(0.0, None, "b"), Check(None, "problem 'x': no", "b")]
     assert told_once(two) == two, "one of a's is right, b has one, and a trouble by itself stays as it is"
     again = told_once([Check(None, "problem 'x': no", "b"), Check(), Check(None, "problem 'y': no", "b")])
-    assert [one.trouble for one in again] == ["problem 'x': no (here and for 1 more problem)", None, None]
+    assert [one.trouble for one in again] == ["no (here and for 1 more problem)", None, None]
 
 
 def finding(**row: object) -> Finding:

@@ -28,7 +28,13 @@ class Check:
 
     @property
     def same(self) -> str:
-        return self.cause or _OF_A_PROBLEM.sub("", self.trouble or "", count=1)
+        """What is equal for troubles that are one."""
+        return self.cause or self.said
+
+    @property
+    def said(self) -> str:
+        """The trouble without the name of the problem."""
+        return _OF_A_PROBLEM.sub("", self.trouble or "", count=1)
 
 
 def check(problem: Problem, verify: Verifier, named: Named) -> Check:
@@ -66,7 +72,7 @@ def told_once(checks: Sequence[Check]) -> list[Check]:
             one = replace(one, trouble=None)
         elif one.trouble and more:
             seen.add(one.same)
-            one = replace(one, trouble=f"{one.trouble} (here and for {more} more problem{'s' if more > 1 else ''})")
+            one = replace(one, trouble=f"{one.said} (here and for {more} more problem{'s' if more > 1 else ''})")
         told.append(one)
     return told
 
