@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -11,6 +12,28 @@ from urllib.parse import quote
 Arm = Literal["fst", "rl", "gepa"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Purpose = Literal["train", "fast", "eval"]
+AnswerMode = Literal["whole", "last_line", "tag", "boxed", "marker", "auto"]  # see fst/data/answers.py
+AnswerSetting = Literal[AnswerMode, ""]  # empty: as the domain's family does
+ANSWER_MODES: tuple[AnswerMode, ...] = get_args(AnswerMode)
+
+_MODE_OF_SPEC = re.compile(r"#([A-Za-z_]+)$")
+
+
+def with_answer(spec: str, mode: str) -> str:
+    """A domain's spec that says how answers are found: SPEC#MODE, in place of a mode that it has. An empty mode leaves
+    it as it is."""
+    return f"{plain_spec(spec)}#{mode}" if mode else spec
+
+
+def plain_spec(spec: str) -> str:
+    """A domain's spec without its `#MODE`."""
+    return _MODE_OF_SPEC.sub("", spec)
+
+
+def mode_of_spec(spec: str) -> str:
+    """The mode that a domain's spec ends with, empty where it has none."""
+    found = _MODE_OF_SPEC.search(spec)
+    return found[1] if found else ""
 
 
 def prompt_id(text: str) -> str:

@@ -35,6 +35,7 @@ LIBRARY_ROOMS = {
     "botocore": ("fst/store/s3.py",),
     "reasoning_gym": ("fst/data/families/reasoning_gym.py",),
     "math_verify": ("fst/data/math_answers.py",),
+    "babel": ("fst/data/numbers.py",),
     "datasets": ("fst/data/families/hub.py", "fst/method/slow*.py"),
     "great_expectations": ("fst/data/validation/*",),
     "dvc": ("pipelines/graph.py",),

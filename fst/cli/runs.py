@@ -23,7 +23,7 @@ from fst.cli.options import (
 )
 from fst.commandline import goes_on
 from fst.errors import ConfigError
-from fst.types import ARMS, Arm, scored_with
+from fst.types import ARMS, AnswerMode, Arm, scored_with, with_answer
 
 DOMAIN = "lab/sort_desc+add_one"
 TITLE = "Fast-Slow Training"
@@ -39,12 +39,15 @@ class Problems:
     data: Path | None = None
     """A JSONL file of your own problems, in place of --domain."""
     verifier: Verifier = None
+    answer: AnswerMode | None = None
+    """How the answer is found in a response, see docs/answers.md; as the domain's family does if not given."""
 
     def spec(self) -> str:
         """The domain's spec. Raises ConfigError when both are given."""
         if self.domain and self.data:
             raise ConfigError("--domain, --data: give one of the two")
-        return scored_with(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.verifier or "")
+        spec = scored_with(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.verifier or "")
+        return with_answer(spec, self.answer or "")
 
 
 PROBLEMS = Problems()

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fst.config.section import Number, Section, Texts
-from fst.types import Arm, scored_with
+from fst.types import AnswerSetting, Arm, scored_with, with_answer
 
 
 class DomainParams(Section):
@@ -21,14 +21,17 @@ class DomainParams(Section):
         "FILE.py:FUNCTION, or a JSON object of name and options",
     )
     source: str = Field("fst/data/lab/rules.py", description="the file that the stage depends on for these problems")
+    answer: AnswerSetting = Field(
+        "", description="how the answer is found in a response, see docs/answers.md; empty: as its family does"
+    )
     start: str = Field("base", description="the earlier domain whose bundle it continues; `base`: the base model")
     serves: str = Field("", description="the domain's name in its bundle, where that differs: same domain, newer data")
     set: Texts = Field((), description="overrides for this domain's stages alone, each as section.key=value")
 
     @property
     def full_spec(self) -> str:
-        """The spec with what scores the problems, as records and manifests have it."""
-        return scored_with(self.spec, self.verifier)
+        """The spec with what scores the problems and how answers are found, as records and manifests have it."""
+        return with_answer(scored_with(self.spec, self.verifier), self.answer)
 
 
 class ValidateParams(Section):

@@ -2,15 +2,19 @@
 
 `FAMILIES` is the table of what a spec may be. A row is added by the decorator `family`, or by an installed package: an
 entry point of the group `fst.domains` that names what the decorator returned.
+
+A spec may end with the way its answers are found in a response, `SPEC#MODE`, see fst/data/answers.py; without it, the
+family says how.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from fst.data.answers import ASKED, known_mode
 from fst.data.families.hub import hub_verifier, load_hub
 from fst.data.families.jsonl import file_verifier, load_file
 from fst.data.families.lab import load_rule, load_star_graph
@@ -20,6 +24,7 @@ from fst.data.types import SPLITS, Domain, Splits, SplitSizes, Verifier
 from fst.data.verifiers import answers_alone, domain_verifier
 from fst.errors import UnknownDomain, VerifierError
 from fst.tables import Table
+from fst.types import AnswerMode, mode_of_spec, plain_spec
 
 Loader = Callable[[str, SplitSizes, int], Splits]  # (spec, sizes, seed)
 _CHOSEN = re.compile(r"[?&]verifier=")
@@ -30,13 +35,16 @@ class Family:
     """A row of `FAMILIES`. `examples` are specs, each with a sentence on what it is; `load` draws or reads the problems
     of a spec; `verifier` is the name of what scores them, or gives it with its options for a spec; `reads` is a regular
     expression that matches the beginning of the family's specs (default: its name and a slash); `chosen` says whether a
-    spec may name the verifier, by `?verifier=`."""
+    spec may name the verifier, by `?verifier=`. `answer` says how answers are found where a spec does not say it,
+    `asks` which of these forms the seed prompt asks for then."""
 
     examples: Mapping[str, str]
     load: Loader
     verifier: str | Callable[[str], dict[str, Any]] = "exact"
     reads: str = ""
     chosen: bool = False
+    answer: AnswerMode = "auto"
+    asks: AnswerMode | None = None
 
 
 FAMILIES = Table(
@@ -48,6 +56,7 @@ FAMILIES = Table(
                 "lab/letters:reverse": "the same rules on letters, where the rule has a wording for them",
             },
             load_rule,
+            answer="whole",
         ),
         "star_graph": Family(
             {
@@ -55,11 +64,13 @@ FAMILIES = Table(
             },
             load_star_graph,
             reads="star_graph(/|$)",
+            answer="whole",
         ),
         "reasoning_gym": Family(
             {"reasoning_gym/leg_counting": "a dataset of the library reasoning_gym, scored by its own scorer"},
             load_dataset,
             named_scorer,
+            asks="tag",
         ),
         "jsonl": Family(
             {
@@ -104,11 +115,13 @@ def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
     UnknownDomain for a spec no family reads, DataError for problems that cannot be used, VerifierError for a verifier
     that cannot be built.
     """
-    row, named = _family(spec), verifier_of(spec)
-    if _CHOSEN.search(spec) and not row.chosen:
+    row, named, plain = _family(spec), verifier_of(spec), plain_spec(spec)
+    if _CHOSEN.search(plain) and not row.chosen:
         raise VerifierError(f"{spec}: these problems have their own verifier; files and hub datasets take one")
     verify = None if lists_none(named) else domain_verifier(named)  # a mistake in it is told before problems are read
-    splits = row.load(spec, sizes, seed)
+    splits = row.load(plain, sizes, seed)
+    if plain != spec:
+        splits = {name: tuple(replace(p, domain=spec) for p in problems) for name, problems in splits.items()}
     if verify is None:
         named = {**named, "labels": labels_of([problem.answer for name in SPLITS for problem in splits[name]])}
         verify = domain_verifier(named)
@@ -116,22 +129,42 @@ def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
 
 
 def verifier_of(spec: str) -> dict[str, Any]:
-    """The verifier of a spec, by its name and options, without drawing problems: a row of `fst.data.verifiers`."""
-    named = _family(spec).verifier
-    return {"name": named} if isinstance(named, str) else named(spec)
+    """The verifier of a spec, by its name and options, without drawing problems: a row of `fst.data.verifiers`. Its
+    option `answer` is left out where the whole response is read."""
+    named, mode = _family(spec).verifier, answer_mode(spec)
+    values = {"name": named} if isinstance(named, str) else named(plain_spec(spec))
+    return values if mode == "whole" else {**values, "answer": mode}
+
+
+def answer_mode(spec: str) -> AnswerMode:
+    """How the answers to the problems of a spec are found. Raises UnknownDomain for a way that there is not."""
+    asked = mode_of_spec(spec)
+    if not asked:
+        return _family(spec).answer
+    return known_mode(asked, spec, UnknownDomain)
+
+
+def seed_prompt(text: str, spec: str) -> str:
+    """The seed prompt of a spec: `text` (loop.seed_prompt) and, where answers of one form are read, a line that asks
+    for that form. A text that mentions the form is left as it is."""
+    mode: AnswerMode | None = answer_mode(spec) if mode_of_spec(spec) else _family(spec).asks
+    asked = ASKED.get(mode or "whole", "")
+    mentioned = {"tag": "<answer>", "boxed": "\\boxed", "marker": "Answer:"}.get(mode or "", asked)
+    return text if not asked or mentioned in text else f"{text}\n{asked}".strip()
 
 
 def answer_verifier(spec: str, named: Mapping[str, Any] | None = None) -> Verifier:
     """What scores a response where only the question and the right answer are known: `named` or else the spec's
     verifier, or equality where that one reads more of a problem."""
-    named = named or verifier_of(spec)
-    return domain_verifier(named if answers_alone(named) else {"name": "exact"})
+    named, mode = named or verifier_of(spec), answer_mode(spec)
+    return domain_verifier({"answer": mode, **(named if answers_alone(named) else {"name": "exact"})})
 
 
 def _family(spec: str) -> Family:
     """The last row of the table that reads a spec, else that of an installed package. Raises UnknownDomain."""
+    plain = plain_spec(spec)
     for name in _names():
-        if re.match((row := _row(name)).reads or re.escape(f"{name}/"), spec):
+        if re.match((row := _row(name)).reads or re.escape(f"{name}/"), plain):
             return row
     examples = "\n".join(f"  {example:<55} {sentence}" for example, sentence in describe_families())
     raise UnknownDomain(f"unknown domain {spec!r}; domains are written like these:\n{examples}")

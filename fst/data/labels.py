@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from fst.data.answers import NO_ANSWER
 from fst.data.scoring import verdict
 from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
@@ -39,7 +40,9 @@ def choice(labels: tuple[str, ...] = ()) -> Verifier:
             return verdict(problem, response, found[0] == want, f"{found[0]} instead of {want}")
         if found:
             return verdict(problem, response, False, f"the output names {' and '.join(found)}; it must settle on one")
-        return verdict(problem, response, False, f"no label in the output; the labels are {_listed(labels)}")
+        return verdict(
+            problem, response, False, f"{NO_ANSWER} found: no label in the output; the labels are {_listed(labels)}"
+        )
 
     return verify
 

@@ -14,6 +14,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+from fst.data.numbers import last_number
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
@@ -27,6 +29,21 @@ def same_math(answer: str, response: str) -> bool | None:
     no expression. Raises TimeoutError when that takes more than `SECONDS` of processor time."""
     with _lock:
         return _comparer.compare(answer, response)
+
+
+def same_text(answer: str, response: str) -> bool:
+    """Whether a response, or its last line, equals an answer that holds no expression: as a number where the answer is
+    one beside its marks and currency, else as a text without marks and case."""
+    want, tried = _words(answer), [response, *response.strip().splitlines()[-1:]]
+    if re.fullmatch(r"[\W_]*[\d.,]+[\W_]*", want) and (number := last_number(want)):
+        return any((got := last_number(_words(text))) and got.near(number, 1e-9, 0) for text in tried)
+    return bool(want) and any(_words(text) == want for text in tried)
+
+
+def _words(text: str) -> str:
+    """A text without LaTeX's marks, in lower case, with single blanks."""
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|boxed|f?box)(?=\s*\{)|\\[,;!()\[\]]|[{}$\\*`]", "", text)
+    return " ".join(text.split()).strip(" .!\"'").casefold()
 
 
 def _readings(text: str) -> list[list[Any]]:

@@ -31,7 +31,7 @@ def verifier_facts(domain: Domain) -> dict[str, Any]:
     """What scores a domain, where its spec does not say it all: name and options of the one verifier that all problems
     name, with the hash of its file where it is code. Empty for plain equality, for problems that differ in it, and for
     a verifier that only the domain's own problems have."""
-    named: dict[str, Any] = dict(domain.named or {})
+    named = {key: value for key, value in (domain.named or {}).items() if key != "answer"}  # that, the spec says
     if named.get("name") == EACH:
         ways = {json.dumps(own(problem), sort_keys=True) for problem in domain.problems}
         named = json.loads(ways.pop()) if len(ways) == 1 else {}

@@ -1,5 +1,5 @@
-"""Scoring a response: reading an answer out of it, the ways to compare that with the right one (fst/data/verifiers.py
-lists them by name), and the feedback on it, which has one form for all verifiers:
+"""Scoring a response: finding the answer in it (fst/data/answers.py), the ways to compare that with the right one
+(fst/data/verifiers.py lists them by name), and the feedback on it, which has one form for all verifiers:
 
     input: {question}
     output: {response}
@@ -11,23 +11,22 @@ lists them by name), and the feedback on it, which has one form for all verifier
 from __future__ import annotations
 
 import functools
-import math
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
-from fst.data.math_answers import same_math
+from fst.data import numbers
+from fst.data.answers import ASKED, NO_ANSWER, Part, find_answer, marked_answer
+from fst.data.math_answers import same_math, same_text
 from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
+from fst.types import AnswerMode
 
 CORRECT = "nothing, correct"
 RAISED = "the verifier failed: "  # begins what differs, where a verifier of the user's raised
 _HINT = "\nhint: "
 _LONGEST_ITEM = 80
 
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)])[-+])?"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-    r"(?:[eE][-+]?[0-9]+)?"
-)
 _CUED = re.compile(
     r"\b(?i:answer|choice|option)\b(?:\s+is\b)?\s*[:=]?[\s*$(\[\"']*(?:\\boxed\{|\\text\{)*"
     r"(?:([A-E])\b|([a-e])\b(?!\s+[a-z]))"
@@ -80,11 +79,42 @@ def without_answer(text: str, reward: float) -> str:
     return f"{body.rpartition(chr(10) + 'expected: ')[0] or body}\nreward: {reward:g}"
 
 
-def last_number(text: str) -> float | None:
-    """The last number in a text (`1,234.5`, `-3`, `2e-4`), None where there is none or it overflows."""
-    found = _NUMBER.findall(text.replace("\u2212", "-"))
-    value = float(found[-1].replace(",", "")) if found else math.inf
-    return value if math.isfinite(value) else None
+def reading(verify: Verifier, mode: AnswerMode, narrow: Callable[[Part], str]) -> Verifier:
+    """A verifier that is given the answer in a response, found as `mode` says, and `narrow` for what the verifier reads
+    of it. The feedback shows the response as it was, and a wrong answer as it was read."""
+
+    def verified(problem: Problem, response: str) -> Score:
+        answer = find_answer(response, mode, problem.answer, narrow)
+        if answer is None:
+            why = ASKED.get(mode, "The output holds nothing beside thinking." if response else "The output is empty.")
+            return verdict(problem, response, False, f"{NO_ANSWER} found. {why}")
+        score = verify(problem, answer)
+        line = remark(score.feedback)
+        read = None if line.startswith(NO_ANSWER) else answer
+        if answer == response or parse_feedback(score.feedback) is None:
+            return replace(score, read=read)
+        if score.reward < 1 and read is not None and read.strip() != response.strip():
+            line = f"{line} (the answer read is {_shown(read)})"
+        return Score(score.reward, feedback_text(problem, response, line), read)
+
+    return verified
+
+
+def cut_off(feedback: str, limit: int) -> str:
+    """A feedback text on a response that did not end by itself: its last line says so. `limit` in tokens."""
+    return f"{feedback}; the output was cut off at {limit} tokens"
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= _LONGEST_ITEM else f"{line[:_LONGEST_ITEM]}...")
+
+
+def last_number(text: str, locale: str = numbers.ENGLISH) -> float | None:
+    """The value of the last number in a text (`1,234.5`, `-3`, `2e-4`, `1/2`, see fst/data/numbers.py), None where
+    there is none or it overflows."""
+    found = numbers.last_number(text, locale)
+    return found.value if found else None
 
 
 def extract_choice(text: str) -> str | None:
@@ -134,17 +164,24 @@ def _item_difference(got: list[str], want: list[str]) -> str:
     return "only the blanks between the items"
 
 
-def numeric(tolerance: float = 1e-9, relative_tolerance: float = 0.0) -> Verifier:
-    """The last number of the response, within an absolute or a relative distance of the answer's."""
+def numeric(tolerance: float = 1e-9, relative_tolerance: float = 0.0, locale: str = numbers.ENGLISH) -> Verifier:
+    """The last number of the response, within an absolute or a relative distance of the answer's. Units do not count,
+    and 50% is 0.5 as well as 50. `locale` decides what 1.234 means; what can mean only one thing (3,14) is read in any.
+    An answer that marks its result (a rationale with `#### 72`) is read behind the mark."""
+    numbers.check_locale(locale)
 
     def verify(problem: Problem, response: str) -> Score:
-        want, got = last_number(problem.answer), last_number(response)
+        marked = marked_answer(problem.answer)
+        want = numbers.first_number(marked, locale) if marked else numbers.last_number(problem.answer, locale)
         if want is None:
             raise VerifierError(f"problem {problem.id!r}: 'numeric' needs a number, not {problem.answer!r}")
+        if response == problem.answer:
+            return verdict(problem, response, True, "")
+        got = numbers.last_number(response, locale)
         if got is None:
-            return verdict(problem, response, False, "no number in the output")
-        near = abs(got - want) <= max(tolerance, relative_tolerance * abs(want))
-        return verdict(problem, response, near, f"{got:.12g} instead of {want:.12g}")
+            return verdict(problem, response, False, f"{NO_ANSWER} found: no number in the output")
+        near = got.near(want, tolerance, relative_tolerance)
+        return verdict(problem, response, near, f"{got.value:.12g} instead of {want.value:.12g}")
 
     return verify
 
@@ -157,14 +194,16 @@ def _compiled(pattern: str, flags: int) -> re.Pattern[str]:
         raise VerifierError(f"the pattern {pattern!r} is no regular expression: {exc}") from exc
 
 
-def regex(pattern: str = "", ignore_case: bool = False) -> Verifier:
-    """A search for `pattern`, or without one for the problem's answer, anywhere in the response."""
+def regex(pattern: str = "", ignore_case: bool = False, search: bool = False) -> Verifier:
+    """A match of the whole answer with `pattern`, or without one with the problem's answer; with `search`, of any part
+    of the response."""
     flags = int(re.IGNORECASE) if ignore_case else 0
     _compiled(pattern, flags)
 
     def verify(problem: Problem, response: str) -> Score:
-        found = _compiled(pattern or problem.answer, flags).search(response) is not None
-        return verdict(problem, response, found, "the output does not match the expected pattern")
+        compiled = _compiled(pattern or problem.answer, flags)
+        found = compiled.search(response) if search else compiled.fullmatch(response.strip())
+        return verdict(problem, response, found is not None, "the output does not match the expected pattern")
 
     return verify
 
@@ -176,14 +215,15 @@ def multiple_choice() -> Verifier:
         want, got = extract_choice(problem.answer), extract_choice(response)
         if want is None:
             raise VerifierError(f"problem {problem.id!r}: 'multiple_choice' needs a letter A-E, not {problem.answer!r}")
-        differs = f"{got} instead of {want}" if got else "no single letter in the output"
+        differs = f"{got} instead of {want}" if got else f"{NO_ANSWER} found: no single letter in the output"
         return verdict(problem, response, got == want, differs)
 
     return verify
 
 
 def math_equality() -> Verifier:
-    """Equality as mathematics (library math-verify, see fst/data/math_answers.py)."""
+    """Equality as mathematics (library math-verify, see fst/data/math_answers.py). An answer that is no mathematics
+    (`\\text{even}`, `\\$32,348`) is compared as a number, or as a text without its marks."""
 
     def verify(problem: Problem, response: str) -> Score:
         try:
@@ -191,7 +231,7 @@ def math_equality() -> Verifier:
         except TimeoutError as exc:
             return verdict(problem, response, False, str(exc))
         if equal is None:
-            raise VerifierError(f"problem {problem.id!r}: 'math' cannot read the answer {problem.answer!r}")
+            equal = same_text(problem.answer, response)
         return verdict(problem, response, equal, "the output does not equal the expected value")
 
     return verify

@@ -35,10 +35,12 @@ class Problem:
 @dataclass(frozen=True)
 class Score:
     """A verdict: `reward` in [0, 1] and feedback to learn from. Feedback of the lab never names the rule: it gives the
-    input, the output, the expected output and what differs."""
+    input, the output, the expected output and what differs. `read` is the answer that was found in the response, None
+    where none was."""
 
     reward: float
     feedback: str
+    read: str | None = None
 
 
 Verifier = Callable[[Problem, str], Score]

@@ -5,6 +5,9 @@ an entry point of the group `fst.verifiers` is the verifier `python:<its name>`,
 `FILE.py:FUNCTION` (fst/data/code.py): (question, answer, response, meta) -> reward, or (reward, what differs). One that
 raises scores 0 with the exception in the feedback; one that returns something that is no score is a mistake to fix, and
 an error.
+
+Beside its own options, every verifier takes `answer`: how the answer is found in a response (fst/data/answers.py)
+before the verifier sees it. A user's function is given the whole response by `auto`.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fst.data import labels
+from fst.data.answers import Narrow, Part, a_number, alone, as_it_is, known_mode
 from fst.data.code import load_code, names_code
 from fst.data.families import reasoning_gym
 from fst.data.scoring import (
@@ -29,6 +34,7 @@ from fst.data.scoring import (
     math_equality,
     multiple_choice,
     numeric,
+    reading,
     regex,
     verdict,
 )
@@ -52,12 +58,14 @@ class Kind:
     `quick`: reading a problem's reference answer is cheap and tells whether it can be read, so it is tried on loading.
     `internal`: it reads more of a problem than its answer, so only a domain family names it, for its own problems.
     `reference(problem, options)`: whether the answer itself should earn reward 1.
+    `narrow(part, options)`: what it reads of the part of a response that holds the answer.
     """
 
     make: Maker
     quick: bool = False
     internal: bool = False
     reference: Callable[[Problem, Named], bool] = lambda problem, options: True
+    narrow: Narrow = as_it_is
 
     @property
     def options(self) -> dict[str, Any]:
@@ -66,20 +74,23 @@ class Kind:
 
 
 class OwnVerifiers:
-    """Scores each problem with the verifier that it names; `exact` where it names none. `code` is the function in a
-    file (fst/data/code.py) that problems may name, because the domain does: it is loaded at once."""
+    """Scores each problem with the verifier that it names; `exact` where it names none. `answer` says how answers are
+    found where a problem's verifier does not say it. `code` is the function in a file (fst/data/code.py) that problems
+    may name, because the domain does: it is loaded at once."""
 
-    def __init__(self, code: str = "") -> None:
+    def __init__(self, code: str = "", answer: str = "whole") -> None:
+        self._answer = answer
         self._made: dict[str, Verifier] = {}
         if code:
-            self._made[json.dumps({"name": code})] = build_verifier(code, {}, internal=True)
+            key = json.dumps({"answer": answer, "name": code}, sort_keys=True)
+            self._made[key] = build_verifier(code, {"answer": answer}, internal=True)
 
     def __call__(self, problem: Problem, response: str) -> Score:
         return self.of(problem)(problem, response)
 
     def of(self, problem: Problem) -> Verifier:
         """The verifier that a problem names. Raises VerifierError for one that cannot be built."""
-        named = own(problem)
+        named = {"answer": self._answer, **own(problem)}
         key = json.dumps(named, sort_keys=True)
         if key not in self._made:
             self._made[key] = build_verifier(named.pop("name"), named)
@@ -95,9 +106,14 @@ class OwnVerifiers:
 VERIFIERS = Table(
     "fst.verifiers",
     {
-        "exact": Kind(exact),
-        "numeric": Kind(numeric, quick=True),
-        "regex": Kind(regex, quick=True, reference=lambda problem, options: bool(options.get("pattern"))),
+        "exact": Kind(exact, narrow=alone),
+        "numeric": Kind(numeric, quick=True, narrow=a_number),
+        "regex": Kind(
+            regex,
+            quick=True,
+            reference=lambda problem, options: bool(options.get("pattern")),
+            narrow=lambda part, options: (as_it_is if options.get("search") else alone)(part, options),
+        ),
         "multiple_choice": Kind(multiple_choice, quick=True),
         "math": Kind(math_equality),
         labels.NAME: Kind(labels.choice, quick=True),
@@ -105,6 +121,7 @@ VERIFIERS = Table(
             reasoning_gym.scorer,
             internal=True,
             reference=lambda problem, options: problem.meta.get("answer") is not None,
+            narrow=reasoning_gym.narrow,
         ),
         EACH: Kind(
             OwnVerifiers,
@@ -128,31 +145,47 @@ def verifier(name: str, **facts: Any) -> Callable[[Maker], Maker]:
 
 def build_verifier(name: str, options: Mapping[str, Any], internal: bool = False) -> Verifier:
     """The verifier called `name`; `internal` admits those that only a domain names, functions in files among them.
+    Without the option `answer` it is given what is scored as it stands.
 
     Raises VerifierError for an unknown name, an unknown option, a value of the wrong kind, a pattern that
     does not compile, and an entry point or a function in a file that cannot be loaded.
     """
-    if names_code(name):
-        if not internal:
-            raise VerifierError(
-                f"a problem may not name a file of code ({name!r}); name it for all of them: --verifier {name}, or "
-                "domains.NAME.verifier in params.yaml"
-            )
-        _check_options(name, options, {})
-        return _scored(load_code(name))
-    if name.startswith(_PYTHON):
-        _check_options(name, options, {})
-        return _scored(_load(name.removeprefix(_PYTHON)))
-    kind = _kind(name)
-    if kind is None or (kind.internal and not internal):
-        raise VerifierError(f"unknown verifier {name!r}; known: {', '.join(known_verifiers())}")
-    return kind.make(**_check_options(name, options, kind.options))
+    if names_code(name) and not internal:
+        raise VerifierError(
+            f"a problem may not name a file of code ({name!r}); name it for all of them: --verifier {name}, or "
+            "domains.NAME.verifier in params.yaml"
+        )
+    own_options = {key: value for key, value in options.items() if key != "answer"}
+    mode = known_mode(options["answer"], f"verifier {name!r}") if "answer" in options else None
+    if name.startswith(_PYTHON) or names_code(name):
+        _check_options(name, own_options, {})
+        verify = _scored(load_code(name) if names_code(name) else _load(name.removeprefix(_PYTHON)))
+        narrow: Narrow = as_it_is
+        mode = "whole" if mode == "auto" else mode
+    else:
+        kind = _kind(name)
+        if kind is None or (kind.internal and not internal):
+            raise VerifierError(f"unknown verifier {name!r}; known: {', '.join(known_verifiers())}")
+        if "answer" in kind.options:  # it hands the mode on
+            return kind.make(**_check_options(name, options, kind.options))
+        verify, narrow = kind.make(**_check_options(name, own_options, kind.options)), kind.narrow
+    return verify if mode is None else reading(verify, mode, partial(_narrowed, narrow, own_options))
+
+
+def _narrowed(narrow: Narrow, options: Named, part: Part) -> str:
+    return narrow(part, options)
 
 
 def known_verifiers() -> tuple[str, ...]:
     """Names that a problem may give, installed entry points included."""
     public = [name for name, kind in VERIFIERS.rows.items() if not kind.internal]
     return (*public, *sorted(_PYTHON + point.name for point in entry_points(group=VERIFIERS.group)))
+
+
+def verifier_options(name: str) -> dict[str, Any]:
+    """The options of a verifier with their defaults; none for an unknown one."""
+    kind = _kind(name)
+    return kind.options if kind else {}
 
 
 def named_verifier(value: Any) -> dict[str, Any]:
@@ -165,7 +198,7 @@ def named_verifier(value: Any) -> dict[str, Any]:
 
 def domain_verifier(named: Named) -> Verifier:
     """The verifier of a whole domain. Raises VerifierError, and DataError for a dataset that cannot be made."""
-    options = dict(named)
+    options = {"answer": "whole", **named}
     return build_verifier(options.pop("name"), options, internal=True)
 
 

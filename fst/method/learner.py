@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fst.config import Params
+from fst.data.domains import seed_prompt
 from fst.data.types import Domain, Problem
 from fst.method import ranks
 from fst.method.books import Books, RoundAccount
@@ -64,7 +65,7 @@ class Learner:
     @property
     def seed_prompt(self) -> Prompt:
         """The prompt that the first fast round begins with, and that KL is also measured under."""
-        return Prompt(self.params.loop.seed_prompt)
+        return Prompt(seed_prompt(self.params.loop.seed_prompt, self.domain.spec))
 
     @property
     def carried(self) -> Population:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fst.data.scoring import cut_off
 from fst.data.types import Problem, Verifier
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
@@ -34,8 +35,11 @@ class Asker:
         ]
 
     def score(self, prompt: Prompt, problem: Problem, answer: Answer) -> Rollout:
-        """Score an answer and make a rollout of it."""
+        """Score an answer and make a rollout of it. The feedback on one that did not end says so."""
         score = self.verify(problem, answer.text)
+        feedback, limit = score.feedback, self.policy.max_new_tokens
+        if score.reward < 1 and len(answer.tokens) >= limit and answer.tokens[-1] not in self.policy.end_ids:
+            feedback = cut_off(feedback, limit)
         return Rollout(
             self.purpose,
             problem.id,
@@ -45,5 +49,5 @@ class Asker:
             answer.tokens,
             answer.logprobs,
             score.reward,
-            score.feedback,
+            feedback,
         )

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from fst.config import Params
+from fst.data.domains import seed_prompt
 from fst.store.bundle import Bundle
 from fst.types import Population, Prompt, prompt_from_dict
 
@@ -22,7 +23,7 @@ def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[s
 def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
     """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
     carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
-    return Population(carried or (Prompt(params.loop.seed_prompt),))
+    return Population(carried or (Prompt(seed_prompt(params.loop.seed_prompt, spec)),))
 
 
 def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fst.config import Params, params_from_dict, upgraded
+from fst.data.domains import answer_mode
 from fst.data.scored_by import text_of
 from fst.errors import ConfigError, DataError
 from fst.release.recipe import candidate_manifest, in_order
@@ -22,6 +23,7 @@ from fst.stages.places import Places
 from fst.store.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from fst.store.releases import Releases
 from fst.traffic.problems import NO_COMMENTS, Pair, agreed, write_problems
+from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
 
@@ -29,14 +31,16 @@ FOLDER = "data/traffic"
 @dataclass(frozen=True)
 class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
-    how many there are; `start` is the stage whose candidate is in production on `channel`, and `verifier` scores the
-    domain there (empty: equality)."""
+    how many there are; `start` is the stage whose candidate is in production on `channel`. `answer` is how answers are
+    found in responses of the domain, as it is served now, and `verifier` what scores them (empty: equality); both are
+    empty for a new one."""
 
     domain: str
     data: str
     problems: int
     start: str
     channel: str
+    answer: AnswerSetting = ""
     verifier: str = ""
 
     @property
@@ -55,7 +59,8 @@ class Adaptation:
         shared = [f"prepare.{split}={size}" for split, size in sizes.items()]
         fast = ["train.arm=gepa", f"loop.cycles={params.adapt.fast_cycles}"]
         slow = ["train.arm=fst", f"loop.cycles={max(1, params.adapt.slow_cycles)}"]
-        same = {"spec": f"jsonl:{self.data}", "source": self.data, "serves": self.domain, "verifier": self.verifier}
+        how = {"verifier": self.verifier, "answer": self.answer}
+        same = {"spec": f"jsonl:{self.data}", **how, "source": self.data, "serves": self.domain}
         return {
             self.fast: {**same, "start": self.start, "set": [*shared, *fast]},
             self.slow: {**same, "start": self.fast, "set": [*shared, *slow]},
@@ -89,8 +94,11 @@ def plan(
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
     file = write_problems(clear, places.root / FOLDER, domain, comments)
-    verifier = text_of(production.manifest["domains"].get(domain, {}).get("verifier", {}))
-    return Adaptation(domain, file.relative_to(places.root).as_posix(), len(clear), start, channel, verifier)
+    served = production.manifest["domains"].get(domain)
+    answer: AnswerSetting = answer_mode(served["spec"]) if served else ""
+    verifier = text_of(served.get("verifier", {})) if served else ""
+    data = file.relative_to(places.root).as_posix()
+    return Adaptation(domain, data, len(clear), start, channel, answer, verifier)
 
 
 def production_of(params: Params, places: Places, channel: str) -> Bundle:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fst.data.domains import seed_prompt
 from fst.errors import DataError, GateRefused
 from fst.files import document, write_atomic
 from fst.release.gate import Case, Decision, Entry, decide
@@ -136,13 +137,13 @@ class Candidate:
             if theirs is None:
                 raise
             return None  # an earlier domain whose problems are gone: the gate refuses, for want of coverage
-        prompt = self._production_prompt(domain)
+        prompt = self._production_prompt(domain, facts["spec"])
         return self._served.entry(prompt, self._served.measure(held_out, prompt), facts["data_sha256"])
 
-    def _production_prompt(self, domain: str) -> Prompt:
+    def _production_prompt(self, domain: str, spec: str) -> Prompt:
         if self.production and domain in self._domains(self.production):
             return prompt_from_dict(self.production.prompts()[domain]["prompts"][0])
-        return Prompt(self.workspace.params.loop.seed_prompt)
+        return Prompt(seed_prompt(self.workspace.params.loop.seed_prompt, spec))
 
     @cached_property
     def _served(self) -> Served:

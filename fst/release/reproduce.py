@@ -21,6 +21,7 @@ from fst.errors import ConfigError, FstError
 from fst.files import is_inner_path
 from fst.release.recipe import CHANGED, Recipe
 from fst.store.bundle import Bundle, read_bundle
+from fst.types import plain_spec
 
 _DVC = (sys.executable, "-P", "-m", "dvc")  # -P: nothing in the clone takes the place of a library
 _GRACE_SECONDS = 10.0  # for a training that is stopped to write what it is writing
@@ -134,7 +135,7 @@ def _bring_problems(recipe: Recipe, project: Path, shop: Workshop) -> None:
     """Problem files that the commit does not have, as they are in the project, or as DVC knows them there: those that
     were made from traffic. Another content than it was made with shows in what comes out."""
     for domain in recipe.params.get("domains", {}).values():
-        path = domain["spec"].removeprefix("jsonl:").partition("?")[0]
+        path = plain_spec(domain["spec"]).removeprefix("jsonl:").partition("?")[0]
         if not path.endswith(".jsonl") or not is_inner_path(path):
             continue
         for name in (path, f"{path}.dvc"):

@@ -67,7 +67,7 @@ def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) 
     domain that the release does not serve, or whose verifier needs more of a problem than its answer. None for a
     domain whose verifier is code that is not here as the release knows it."""
     facts = manifest["domains"].get(remembered.domain)
-    verify = verifier_here(facts) if facts else build_verifier("exact", {})
+    verify = verifier_here(facts) if facts else build_verifier("exact", {"answer": "auto"})
     asked = Problem("", remembered.domain, remembered.question, answer)
     return verify(asked, remembered.response).reward if verify else None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fst.config import Params
+from fst.data.domains import seed_prompt
 from fst.data.types import Domain
 from fst.method.evaluation import Evaluation, Meter
 from fst.method.lengths import readable
@@ -43,8 +44,8 @@ class Served:
         problems, samples = readable(self.policy, domain.test, self.params), self.params.evaluate.samples
         asker = Asker(self.policy, domain.verify, "eval", weights=0)
         rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)
-        seed_prompt = Prompt(self.params.loop.seed_prompt)
-        meter = Meter(self.policy, self.params.evaluate, seed_prompt, moved=self.adapter is not None)
+        seed = Prompt(seed_prompt(self.params.loop.seed_prompt, domain.spec))
+        meter = Meter(self.policy, self.params.evaluate, seed, moved=self.adapter is not None)
         return meter.read(prompt, problems, rollouts)
 
     def traffic(self, domain: Domain, prompt: Prompt) -> list[dict[str, Any]]:

@@ -59,9 +59,12 @@ def test_c1_the_label_that_a_response_settles_on(response: str, label: str) -> N
         ("bug", "bug instead of billing"),
         ("billing or bug", "the output names billing and bug; it must settle on one"),
         ("billing\nbug or login", "the output names billing and bug and login; it must settle on one"),
-        ("", "no label in the output; the labels are billing, bug, login, Password reset"),
-        ("\n \n", "no label in the output; the labels are billing, bug, login, Password reset"),
-        ("bills, debugging", "no label in the output; the labels are billing, bug, login, Password reset"),
+        ("", "no answer found: no label in the output; the labels are billing, bug, login, Password reset"),
+        ("\n \n", "no answer found: no label in the output; the labels are billing, bug, login, Password reset"),
+        (
+            "bills, debugging",
+            "no answer found: no label in the output; the labels are billing, bug, login, Password reset",
+        ),
         ("billing", "nothing, correct"),
     ],
 )

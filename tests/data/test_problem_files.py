@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fst.data.domains import load_domain
+from fst.data.domains import load_domain, verifier_of
 from fst.data.rows import read_rows
 from fst.data.scoring import parse_feedback, without_answer
 from fst.data.types import Domain, Problem, SplitSizes
-from fst.errors import DataError, VerifierError
+from fst.errors import DataError, UnknownDomain, VerifierError
 
 SIZES = SplitSizes(train=12, validation=6, test=6)
 
@@ -59,7 +59,7 @@ def test_f1_each_problem_has_its_verifier_and_its_split(tmp_path: Path) -> None:
     near = {"name": "numeric", "tolerance": 0.5}
     rows = [
         row(1, split="train", verifier=near, meta={"k": 1}),
-        row(2, split="validation", verifier="regex"),
+        row(2, split="validation", verifier={"name": "regex", "search": True}),
         SPLIT_ROWS[2],
     ]
     spec = write(tmp_path / "a.jsonl", [rows[0], "", *rows[1:]])
@@ -221,6 +221,33 @@ def test_f3_a_local_folder_is_read_by_its_columns(folder: Path) -> None:
     assert {p.question: p.answer for p in all_problems(domain)} == {f"{n} + 1?": str(n + 1) for n in range(10)}
     problem = domain.train[0]
     assert domain.verify(problem, f"so it is {problem.answer}.0").reward == 1.0
+
+
+def test_f3_options_of_the_verifier_stand_in_the_query(folder: Path) -> None:
+    spec = f"hub:{folder}?question=prompt&answer=result&verifier=numeric&tolerance=0.5"
+    domain = load_domain(spec, SplitSizes(6, 2, 2), seed=0)
+    problem = domain.train[0]
+    near, far = (f"about {int(problem.answer) + off}" for off in (0.4, 0.6))
+    assert [domain.verify(problem, text).reward for text in (near, far)] == [1.0, 0.0]
+    assert verifier_of(f"hub:{folder}?ignore_case=true") == {"name": "exact", "ignore_case": True, "answer": "auto"}
+    with pytest.raises(VerifierError, match="option 'tolerance' must be a number of 0 or more, not 'some'"):
+        load_domain(f"hub:{folder}?verifier=numeric&tolerance=some", SIZES, seed=0)
+    with pytest.raises(UnknownDomain, match="unknown option 'tolerence'; did you mean 'tolerance'"):
+        load_domain(f"hub:{folder}?verifier=numeric&tolerence=1", SIZES, seed=0)
+
+
+def test_f3_class_labels_are_read_by_their_names(folder: Path) -> None:
+    labelled = datasets.Dataset.from_dict(
+        {"question": [f"ticket {n}" for n in range(10)], "answer": [n % 2 for n in range(10)]},
+        features=datasets.Features(
+            {"question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["billing", "shipping"])}
+        ),
+    )
+    labelled.to_parquet(folder.parent / "tickets" / "train.parquet")
+    domain = load_domain(f"hub:{folder.parent / 'tickets'}", SplitSizes(6, 2, 2), seed=0)
+    assert {p.question: p.answer for p in all_problems(domain)} == {
+        f"ticket {n}": ("billing", "shipping")[n % 2] for n in range(10)
+    }
 
 
 def test_f3_what_a_hub_dataset_lacks_is_named(folder: Path) -> None:

@@ -3,9 +3,9 @@
 v1  every verifier's feedback has the one four-part form, and `parse_feedback` reads it back
 v2  exact: equality of items, and the first difference named
 v3  numeric: the last number, within the tolerance
-v4  regex: a search for the pattern, which must compile
+v4  regex: a match of the whole answer, or of any part where that is asked for; the pattern must compile
 v5  multiple_choice: the letter a response settles on, however it is written
-v6  math: equality as mathematics, on any thread, and no power tower stops the run
+v6  math: equality as mathematics, on any thread; no power tower and no answer in words stops the run
 v7  a user's function that raises scores 0; one that returns no score is an error
 v8  an unknown name or option, or a value of the wrong kind, is an error that names it
 """
@@ -92,7 +92,7 @@ def test_v2_exact_options_change_the_verdict() -> None:
         ("5-3", 3.0),
         ("2e-4", 2e-4),
         ("about .5", 0.5),
-        ("3,4", 4.0),
+        ("3,4", 3.4),
         ("\u22127", -7.0),
         ("none", None),
         ("9" * 400, None),
@@ -111,14 +111,15 @@ def test_v3_tolerances_are_absolute_and_relative() -> None:
     assert (reward("numeric", "100", "101"), reward("numeric", "100", "101", tolerance=1)) == (0.0, 1.0)
     assert reward("numeric", "100", "101", relative_tolerance=0.01) == 1.0
     assert reward("numeric", "100", "102", tolerance=1, relative_tolerance=0.01) == 0.0
-    assert differs("numeric", "100", "no idea") == "no number in the output"
+    assert differs("numeric", "100", "no idea") == "no answer found: no number in the output"
     with pytest.raises(VerifierError, match=r"'p1'.*'many'"):
         reward("numeric", "many", "3")
 
 
 def test_v4_regex_takes_the_answer_or_the_option_as_pattern() -> None:
     assert (reward("regex", "^ab+$", "abb"), reward("regex", "^ab+$", "abbc")) == (1.0, 0.0)
-    assert (reward("regex", "abc", "xyz", pattern="y"), reward("regex", "xyz", "xyz", pattern="q")) == (1.0, 0.0)
+    assert (reward("regex", "4", "14"), reward("regex", "4", "14", search=True)) == (0.0, 1.0)
+    assert (reward("regex", "abc", "y", pattern="y|z"), reward("regex", "xyz", "xyz", pattern="y")) == (1.0, 0.0)
     assert (reward("regex", "AB", "ab"), reward("regex", "AB", "ab", ignore_case=True)) == (0.0, 1.0)
     with pytest.raises(VerifierError, match=r"'\(a' is no regular expression"):
         build_verifier("regex", {"pattern": "(a"})
@@ -183,9 +184,20 @@ def test_v6_no_power_tower_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> Non
     assert reward("math", "3", "3") == 1.0
 
 
-def test_v6_an_answer_that_is_no_mathematics_is_an_error() -> None:
-    with pytest.raises(VerifierError, match="'math' cannot read the answer 'nothing here'"):
-        reward("math", "nothing here", "3")
+@pytest.mark.parametrize(
+    ("answer", "response", "value"),
+    [
+        (r"\text{even}", "even", 1.0),
+        (r"\text{even}", r"$\textbf{Even}$.", 1.0),
+        (r"\text{even}", "so it is\neven", 1.0),
+        (r"\text{even}", "not even", 0.0),
+        (r"\$32,348", "32348 dollars", 1.0),
+        (r"\$32,348", "$32,349", 0.0),
+        ("nothing here", "3", 0.0),
+    ],
+)
+def test_v6_an_answer_that_is_no_mathematics_is_compared_as_text(answer: str, response: str, value: float) -> None:
+    assert reward("math", answer, response) == value
 
 
 @pytest.fixture

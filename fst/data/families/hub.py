@@ -1,11 +1,14 @@
 """Problems from a dataset of the Hugging Face hub, or from a local folder in the same form.
 
-`hub:<name>[@revision][:config][?question=col&answer=col&feedback=col&verifier=name&split=train]`; a cell of the
-column `feedback` is what a wrong answer to that row should hear. This file alone imports the library datasets.
+`hub:<name>[@revision][:config][?question=col&answer=col&feedback=col&verifier=name&split=train]`, and in the query the
+verifier's own options, e.g. `&verifier=numeric&tolerance=0.1`. A cell of the column `feedback` is what a wrong answer
+to that row should hear. A column of class labels is read by the names of its classes. This file alone imports the
+library datasets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import re
@@ -16,6 +19,7 @@ from urllib.parse import parse_qsl
 from fst.data.dealing import take
 from fst.data.rows import refuse
 from fst.data.types import Problem, Splits, SplitSizes
+from fst.data.verifiers import verifier_options
 from fst.errors import DataError, UnknownDomain
 
 _SPEC = re.compile(r"^hub:(?P<name>[^@:?]+)(?:@(?P<revision>[^:?]+))?(?::(?P<config>[^?]+))?(?:\?(?P<query>.*))?$")
@@ -32,16 +36,31 @@ def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Splits:
     match, options = _parse(spec)
     rows = _rows(spec, match, options["split"])
     _check_columns(spec, rows.column_names, options)
-    problems = _problems(spec, rows[options["question"]], rows[options["answer"]])
+    problems = _problems(spec, *(_cells(rows, options[key]) for key in ("question", "answer")))
     if hints := options["feedback"]:
-        told = dict(zip(map(str, rows[options["question"]]), rows[hints], strict=True))
+        told = dict(zip(map(str, _cells(rows, options["question"])), rows[hints], strict=True))
         problems = [replace(p, feedback=str(told[p.question] or "").strip()) for p in problems]
     return take(spec, problems, [None] * len(problems), sizes, seed)
 
 
 def hub_verifier(spec: str) -> dict[str, Any]:
-    """The verifier that a hub spec asks for, by its name. Raises UnknownDomain for a spec that cannot be read."""
-    return {"name": _parse(spec)[1]["verifier"]}
+    """The verifier that a hub spec asks for, by its name and options. Raises UnknownDomain for a spec that cannot be
+    read."""
+    options = _parse(spec)[1]
+    name = options["verifier"]
+    own = {key: value for key, value in options.items() if key not in _DEFAULTS}
+    return {"name": name, **{key: _value(text, verifier_options(name)[key]) for key, text in own.items()}}
+
+
+def _value(text: str, default: Any) -> Any:
+    """An option of the query as its verifier takes it: true, false or a number where the default is one. A text that
+    cannot be read so stays one, which the verifier refuses."""
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(default, float):
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text
 
 
 def _parse(spec: str) -> tuple[re.Match[str], dict[str, str]]:
@@ -53,10 +72,11 @@ def _parse(spec: str) -> tuple[re.Match[str], dict[str, str]]:
 
 def _options(spec: str, query: str) -> dict[str, str]:
     given = dict(parse_qsl(query, keep_blank_values=True))
+    known = [*_DEFAULTS, *verifier_options(given.get("verifier", _DEFAULTS["verifier"]))]
     for key, value in given.items():
-        if key not in _DEFAULTS:
-            close = difflib.get_close_matches(key, _DEFAULTS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_DEFAULTS)}"
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise UnknownDomain(f"{spec}: unknown option {key!r}; {hint}")
         if not value:
             raise UnknownDomain(f"{spec}: the option {key!r} is empty; give it a value or leave it out")
@@ -74,6 +94,16 @@ def _rows(spec: str, match: re.Match[str], split: str) -> Any:
             f"{spec}: the dataset cannot be loaded ({type(exc).__name__}: {exc}). Check its name, config and split; "
             "without a connection, download it before or give a local folder: hub:/path/to/folder"
         ) from exc
+
+
+def _cells(rows: Any, column: str) -> list[Any]:
+    """A column's values; of class labels their names, None for a row without a label (-1)."""
+    from datasets import ClassLabel
+
+    feature = rows.features[column]
+    if not isinstance(feature, ClassLabel):
+        return list(rows[column])
+    return [None if label is None or label < 0 else feature.int2str(label) for label in rows[column]]
 
 
 def _check_columns(spec: str, columns: list[str], options: dict[str, str]) -> None:

@@ -23,6 +23,7 @@ from fst.data.scored_by import written_verifier
 from fst.data.types import EXACT, Problem, Splits, SplitSizes
 from fst.data.verifiers import EACH, OwnVerifiers, named_verifier
 from fst.errors import DataError, VerifierError
+from fst.types import plain_spec
 
 _ASKED = "?verifier="
 
@@ -41,7 +42,7 @@ def load_file(spec: str, sizes: SplitSizes, seed: int) -> Splits:
 
 def file_of(spec: str) -> Path | None:
     """The problem file of a spec; None for a spec of another family."""
-    path = spec.removeprefix("jsonl:").partition(_ASKED)[0]
+    path = plain_spec(spec).removeprefix("jsonl:").partition(_ASKED)[0]
     return Path(path) if spec.startswith("jsonl:") or path.endswith(".jsonl") else None
 
 
@@ -54,7 +55,7 @@ def file_verifier(spec: str) -> dict[str, Any]:
 
 def _default(spec: str) -> dict[str, Any]:
     """The verifier of problems that name none, by its name and options."""
-    asked = unquote(spec.partition(_ASKED)[2])
+    asked = unquote(plain_spec(spec).partition(_ASKED)[2])
     return written_verifier(asked) if asked else dict(EXACT)
 
 

@@ -6,10 +6,13 @@ import difflib
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fst.data.answers import Part, alone
 from fst.data.dealing import deal
+from fst.data.numbers import first_number, last_number
 from fst.data.scoring import CORRECT, feedback_text
 from fst.data.types import Problem, Score, Splits, SplitSizes, Verifier
 from fst.errors import DataError, UnknownDomain
@@ -46,9 +49,21 @@ def named_scorer(spec: str) -> dict[str, Any]:
     return {"name": NAME, "dataset": spec.removeprefix(f"{NAME}/")}
 
 
+def narrow(part: Part, options: Mapping[str, Any]) -> str:
+    """The answer alone, so that the library's scorers, which give partial rewards by length, do not count the words
+    around it: the number, where the right answer is one; all of a response to a problem with many solutions."""
+    if part.want == _ANY_SOLUTION and not part.marked:
+        return part.text
+    want = last_number(part.want) if re.fullmatch(r"[-+]?[\d,]*\.?\d+", part.want.strip()) else None
+    number = (first_number if part.marked else last_number)(part.text) if want else None
+    if want is None or number is None:
+        return alone(part, options)
+    return part.want if number.near(want, 1e-9, 0) and not number.percent else number.text
+
+
 def scorer(dataset: str = "") -> Verifier:
-    """The library's scorer of a dataset. It reads the last `<answer>` element of a response, or else all of it, and
-    may give partial rewards. Raises as `load_dataset` does."""
+    """The library's scorer of a dataset. It reads the last `<answer>` element of what it is given, or else all of it,
+    and may give partial rewards. Raises as `load_dataset` does."""
     made = _dataset(dataset, "scorer", 1)
     from reasoning_gym.utils import extract_answer
 
