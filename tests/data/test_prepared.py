@@ -116,7 +116,7 @@ def test_p1_a_users_problems_keep_their_verifiers_and_lines(tmp_path: Path, spli
     assert {id: problem.line for id, problem in by_id.items()} == {f"p{n}": n + 2 for n in range(18)}
     assert by_id["p0"].verifier == {"name": "numeric", "tolerance": 0.5}
     assert by_id["p1"].meta == {"branch": "then", "$tuple": [1]}
-    scores = [prepared.verify(by_id[f"p{n}"], text).reward for n, text in enumerate(("4.4", "paris", "xabbc", "(B)"))]
+    scores = [prepared.verify(by_id[f"p{n}"], text).reward for n, text in enumerate(("4.4", "paris", "abbc", "(B)"))]
     assert scores == [1.0, 1.0, 1.0, 1.0]
     assert prepared.verify(by_id["p4"], "X Y").reward == 0.0
     assert "\nhint: two items, in this order\n" in prepared.verify(by_id["p4"], "X Y").feedback
@@ -143,10 +143,10 @@ def test_p1_a_verifier_is_named_without_drawing_problems() -> None:
     named = {
         "lab/reverse": {"name": "exact"},
         "star_graph": {"name": "exact"},
-        "reasoning_gym/leg_counting": {"name": "reasoning_gym", "dataset": "leg_counting"},
-        "jsonl:no/such/file": {"name": "each problem's own"},
-        "no/such.jsonl": {"name": "each problem's own"},
-        "hub:x/y@main:c?verifier=math": {"name": "math"},
+        "reasoning_gym/leg_counting": {"name": "reasoning_gym", "dataset": "leg_counting", "answer": "auto"},
+        "jsonl:no/such/file": {"name": "each problem's own", "answer": "auto"},
+        "no/such.jsonl": {"name": "each problem's own", "answer": "auto"},
+        "hub:x/y@main:c?verifier=math": {"name": "math", "answer": "auto"},
     }
     assert {spec: verifier_of(spec) for spec in named} == named
     for spec in ("nothing", "lab", "hub:"):
@@ -178,7 +178,7 @@ def test_p2_a_line_says_what_a_problem_is(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "p" / "domain.json").read_text()) == {
         "schema": 1,
         "spec": domain.spec,
-        "verifier": {"name": "each problem's own"},
+        "verifier": {"name": "each problem's own", "answer": "auto"},
         "problems": {"train": 6, "validation": 6, "test": 6},
     }
 
