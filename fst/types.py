@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 Arm = Literal["fst", "rl", "gepa"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -39,6 +40,14 @@ def mode_of_spec(spec: str) -> str:
 def prompt_id(text: str) -> str:
     """Content hash of a prompt, 12 hex digits: equal texts are one prompt."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def scored_with(spec: str, verifier: str) -> str:
+    """The spec of the same problems, with the verifier of those that name none: its name, or a JSON object of name and
+    options. A spec that names one already stays as it is, and so it does for no verifier."""
+    if not verifier or "?verifier=" in spec or "&verifier=" in spec:
+        return spec
+    return f"{spec}{'&' if '?' in spec else '?'}verifier={quote(verifier, safe='/:')}"
 
 
 @dataclass(frozen=True)

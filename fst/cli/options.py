@@ -22,6 +22,13 @@ Reference = Annotated[
     str, Parameter(help="A channel, an id or the beginning of one (6 digits or more), or a bundle's folder.")
 ]
 Domain = Annotated[str, Parameter(help="A domain of params.yaml.")]
+Verifier = Annotated[
+    str | None,
+    Parameter(
+        help="What scores problems that name no verifier: a name such as choice, FILE.py:FUNCTION, or a JSON object of "
+        "name and options."
+    ),
+]
 Channel = Annotated[str | None, Parameter(help="Name of the channel; store.channel of params.yaml if not given.")]
 
 
@@ -90,6 +97,11 @@ def show(*pages: RenderableType) -> None:
     console = terminal()
     for page in pages:
         console.print(page, highlight=False, markup=False, emoji=False, soft_wrap=isinstance(page, str))
+
+
+def error_of(stderr: float, problems: int) -> str:
+    """A standard error with the number of problems that it is over; one problem has none."""
+    return f"± {stderr:.3f}, {problems} problems" if problems > 1 else "1 problem, too few for a standard error"
 
 
 def lines(found: Iterable[str]) -> None:

@@ -10,10 +10,20 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from fst.cli.options import PARAMS_FILE, SETTINGS, TRAINING, Settings, Several, TrainingSettings, lines, terminal
+from fst.cli.options import (
+    PARAMS_FILE,
+    SETTINGS,
+    TRAINING,
+    Settings,
+    Several,
+    TrainingSettings,
+    Verifier,
+    lines,
+    terminal,
+)
 from fst.commandline import goes_on
 from fst.errors import ConfigError
-from fst.types import ARMS, AnswerMode, Arm, with_answer
+from fst.types import ARMS, AnswerMode, Arm, scored_with, with_answer
 
 DOMAIN = "lab/sort_desc+add_one"
 TITLE = "Fast-Slow Training"
@@ -28,6 +38,7 @@ class Problems:
     """Domain spec, see below; lab/sort_desc+add_one if not given."""
     data: Path | None = None
     """A JSONL file of your own problems, in place of --domain."""
+    verifier: Verifier = None
     answer: AnswerMode | None = None
     """How the answer is found in a response, see docs/answers.md; as the domain's family does if not given."""
 
@@ -35,7 +46,8 @@ class Problems:
         """The domain's spec. Raises ConfigError when both are given."""
         if self.domain and self.data:
             raise ConfigError("--domain, --data: give one of the two")
-        return with_answer(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.answer or "")
+        spec = scored_with(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.verifier or "")
+        return with_answer(spec, self.answer or "")
 
 
 PROBLEMS = Problems()
@@ -58,6 +70,7 @@ def train(
 
     Example: fst train --arm fst --domain lab/sort_desc+add_one --seed 0
     Example: fst train --data my.jsonl --model Qwen/Qwen3-0.6B
+    Example: fst train --data tickets.jsonl --verifier choice
 
     Args:
         arm: What learns: fst is both, rl the weights only, gepa the prompts only.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from fst.cli.options import SETTINGS, Domain, Settings, show
+from fst.cli.options import SETTINGS, Domain, Settings, error_of, show
 from fst.commandline import goes_on
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def evaluate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
     folder = evaluate.evaluate(workspace, name)
     found = _read(workspace.places.metrics(name))
     lines = [
-        f"{domain}: reward {entry['reward']:.3f} (± {entry['stderr']:.3f}), KL {entry['kl']:.4f} nats per token, "
+        f"{domain}: reward {entry['reward']:.3f} ({error_of(entry['stderr'], len(entry['problems']))}), "
+        f"KL {entry['kl']:.4f} nats per token, "
         f"{entry['tokens_per_answer']:.1f} tokens per answer"
         for domain, entry in _read(folder / "evaluation.json").items()
     ]

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fst.cli.options import SETTINGS, Channel, Settings, show
+from fst.cli.options import MODEL, SETTINGS, Channel, ModelSettings, Settings, Verifier, show
 from fst.errors import DataError
 from fst.extras import require
+from fst.types import scored_with
 
 
-def validate(file: Path, /) -> None:
+def validate(data: Path, *, verifier: Verifier = None, settings: ModelSettings = MODEL) -> None:
     """Run the data suites on a problem file of yours, before it is a domain.
 
-    Offending rows are named. Exit code 5: the data broke a critical expectation.
+    The verdict is that of the stages prepare and validate. Offending rows are named. Exit code 5: the data broke a
+    critical expectation.
 
     Example: fst validate my.jsonl
+    Example: fst validate tickets.jsonl --verifier choice
 
     Args:
-        file: A JSONL file, one problem per line: id, question, answer.
+        data: A JSONL file, one problem per line: id, question, answer.
     """
-    from fst.data.validation import check_raw, table
+    from fst.data.validation import table
+    from fst.stages.file import validate_file
     from fst.stages.places import Places
 
-    page = Places().raw_page(file.stem)
-    show(table(check_raw(file, page)), f"page: {page}")
+    page = Places().raw_page(data.stem)
+    found = validate_file(settings.read(), scored_with(f"jsonl:{data}", verifier or ""), page)
+    show(*map(table, found), f"page: {page}")
 
 
 def simulate(
@@ -78,7 +83,8 @@ def simulate(
 def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings: Settings = SETTINGS) -> None:
     """Turn scored traffic of a domain into a problem file that DVC versions.
 
-    The file lies in data/traffic/. The data suites validate it; exit code 5: it broke a critical expectation.
+    Comments on wrong answers become feedback that reflection reads. The file lies in data/traffic/, and the data suites
+    validate it; exit code 5: it broke a critical expectation.
 
     Example: fst ingest --from-log letters
 
@@ -99,9 +105,9 @@ def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings:
 
     params, places = settings.read(), Places()
     found = collected(Path(params.traffic.folder), places.monitoring, from_log, since)
-    pairs = agreed(found, params.adapt.max_problems)
-    file = write_problems(pairs, Path(FOLDER), from_log)
-    print(table(check_raw(file, places.raw_page(file.stem))))
+    pairs = agreed(found.pairs, params.adapt.max_problems)
+    file = write_problems(pairs, Path(FOLDER), from_log, found.comments)
+    print(table(check_raw(f"jsonl:{file}", places.raw_page(file.stem))))
     if not no_dvc:
         done = subprocess.run(
             (sys.executable, "-P", "-m", "dvc", "add", "--quiet", str(file)), capture_output=True, text=True

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fst.config.section import Number, Section, Texts
-from fst.types import AnswerSetting, Arm, with_answer
+from fst.types import AnswerSetting, Arm, scored_with, with_answer
 
 
 class DomainParams(Section):
@@ -15,6 +15,11 @@ class DomainParams(Section):
     trained further, and its other domains' prompts are kept."""
 
     spec: str = Field("", description="where the problems come from: FAMILY/NAME, or FAMILY:ARGUMENTS")
+    verifier: str = Field(
+        "",
+        description="what scores a file's problems that name no verifier, or a hub dataset's: a name, "
+        "FILE.py:FUNCTION, or a JSON object of name and options",
+    )
     source: str = Field("fst/data/lab/rules.py", description="the file that the stage depends on for these problems")
     answer: AnswerSetting = Field(
         "", description="how the answer is found in a response, see docs/answers.md; empty: as its family does"
@@ -25,8 +30,8 @@ class DomainParams(Section):
 
     @property
     def full_spec(self) -> str:
-        """The spec with the way of finding answers, as records and manifests have it."""
-        return with_answer(self.spec, self.answer)
+        """The spec with what scores the problems and how answers are found, as records and manifests have it."""
+        return with_answer(scored_with(self.spec, self.verifier), self.answer)
 
 
 class ValidateParams(Section):

@@ -61,17 +61,17 @@ def _share(text: str) -> str:
 def take(spec: str, problems: Sequence[Problem], named: Sequence[str | None], sizes: SplitSizes, seed: int) -> Splits:
     """Splits of given problems, as they are `named`, or (where none is) dealt by a hash of the problems' ids.
 
-    Hashed splits are as large as asked where there are problems enough, in proportion to it otherwise. They
-    and the held-out problems taken do not depend on `seed`; which train problems are taken, and in which
-    order, does. Each split takes at most as many problems as asked; where it holds fewer, a warning is logged.
-    Raises DataError for a split that would be empty.
+    Of hashed splits, test and validation are filled first and training has the rest; it keeps a third of the problems
+    at least, or what was asked where that is less. They and the held-out problems taken do not depend on `seed`; which
+    train problems are taken, and in which order, does. Each split takes at most as many problems as asked; where one
+    holds fewer, a warning says how many each has. Raises DataError for a split that would be empty.
     """
     ranked = sorted(zip(problems, named, strict=True), key=lambda pair: hashlib.sha256(pair[0].id.encode()).digest())
     asked = {name: getattr(sizes, name) for name in SPLITS}
     if any(named):
         pools = {name: [p for p, split in ranked if split == name] for name in SPLITS}
     else:
-        pools = _in_proportion([p for p, _ in ranked], asked)
+        pools = _held_out_first([p for p, _ in ranked], asked)
     random.Random(f"train order {seed}").shuffle(pools["train"])
     for name in SPLITS:
         have = len(pools[name])
@@ -80,14 +80,19 @@ def take(spec: str, problems: Sequence[Problem], named: Sequence[str | None], si
                 f"{spec}: no problem for the {name} split ({len(problems)} in all); add problems"
                 + (f' with "split": "{name}"' if any(named) else "")
             )
-        if have < asked[name]:
-            _log.warning("%s: the %s split holds %d problems, %d were asked", spec, name, have, asked[name])
+    short = [name for name in SPLITS if len(pools[name]) < asked[name]]
+    if short:
+        held = ", ".join(f"{min(len(pools[name]), asked[name])} {name} ({asked[name]} asked)" for name in SPLITS)
+        more = "" if short == ["train"] else "; accuracy is known less well on fewer, so add problems if you can"
+        _log.warning("%s: %d problems are dealt as %s%s", spec, len(problems), held, more)
     return {name: tuple(pools[name][: asked[name]]) for name in SPLITS}
 
 
-def _in_proportion(ranked: list[Problem], asked: dict[str, int]) -> dict[str, list[Problem]]:
-    share = min(1.0, len(ranked) / max(1, sum(asked.values())))
-    test, held_out = (max(1, round(asked[name] * share)) if asked[name] else 0 for name in ("test", "validation"))
+def _held_out_first(ranked: list[Problem], asked: dict[str, int]) -> dict[str, list[Problem]]:
+    """Test and validation as large as asked, or as large as leaves training its third."""
+    kept = min(asked["train"], -(-len(ranked) // 3))
+    share = min(1.0, (len(ranked) - kept) / max(1, asked["test"] + asked["validation"]))
+    test, held_out = (max(1, int(asked[name] * share)) if asked[name] else 0 for name in ("test", "validation"))
     return {
         "train": ranked[test + held_out :],
         "validation": ranked[test : test + held_out],

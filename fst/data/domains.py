@@ -16,29 +16,33 @@ from typing import Any
 
 from fst.data.answers import ASKED, known_mode
 from fst.data.families.hub import hub_verifier, load_hub
-from fst.data.families.jsonl import load_file
+from fst.data.families.jsonl import file_verifier, load_file
 from fst.data.families.lab import load_rule, load_star_graph
 from fst.data.families.reasoning_gym import load_dataset, named_scorer
-from fst.data.types import Domain, Problem, Splits, SplitSizes, Verifier
-from fst.data.verifiers import EACH, answers_alone, domain_verifier, reference_of
+from fst.data.labels import labels_of, lists_none
+from fst.data.types import SPLITS, Domain, Problem, Splits, SplitSizes, Verifier
+from fst.data.verifiers import answers_alone, domain_verifier, reference_of
 from fst.errors import UnknownDomain, VerifierError
 from fst.tables import Table
 from fst.types import AnswerMode, mode_of_spec, plain_spec
 
 Loader = Callable[[str, SplitSizes, int], Splits]  # (spec, sizes, seed)
+_CHOSEN = re.compile(r"[?&]verifier=")
 
 
 @dataclass(frozen=True)
 class Family:
     """A row of `FAMILIES`. `examples` are specs, each with a sentence on what it is; `load` draws or reads the problems
     of a spec; `verifier` is the name of what scores them, or gives it with its options for a spec; `reads` is a regular
-    expression that matches the beginning of the family's specs (default: its name and a slash). `answer` says how
-    answers are found where a spec does not say it, `asks` which of these forms the seed prompt asks for then."""
+    expression that matches the beginning of the family's specs (default: its name and a slash); `chosen` says whether a
+    spec may name the verifier, by `?verifier=`. `answer` says how answers are found where a spec does not say it,
+    `asks` which of these forms the seed prompt asks for then."""
 
     examples: Mapping[str, str]
     load: Loader
     verifier: str | Callable[[str], dict[str, Any]] = "exact"
     reads: str = ""
+    chosen: bool = False
     answer: AnswerMode = "auto"
     asks: AnswerMode | None = None
 
@@ -69,10 +73,14 @@ FAMILIES = Table(
             asks="tag",
         ),
         "jsonl": Family(
-            {"jsonl:problems.jsonl": "your own problems: one object a line with id, question, answer"},
+            {
+                "jsonl:problems.jsonl": "your own problems: one object a line with id, question, answer",
+                "jsonl:problems.jsonl?verifier=choice": "the same, and what scores those that name no verifier",
+            },
             load_file,
-            EACH,
-            reads=r"jsonl:|.*\.jsonl$",
+            file_verifier,
+            reads=r"jsonl:|.*\.jsonl($|\?verifier=)",
+            chosen=True,
         ),
         "hub": Family(
             {
@@ -83,6 +91,7 @@ FAMILIES = Table(
             load_hub,
             hub_verifier,
             reads="hub:",
+            chosen=True,
         ),
     },
     UnknownDomain,
@@ -106,11 +115,17 @@ def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
     UnknownDomain for a spec no family reads, DataError for problems that cannot be used, VerifierError for a verifier
     that cannot be built.
     """
-    verify, plain = domain_verifier(verifier_of(spec)), plain_spec(spec)
-    splits = _family(spec).load(plain, sizes, seed)
+    row, named, plain = _family(spec), verifier_of(spec), plain_spec(spec)
+    if _CHOSEN.search(plain) and not row.chosen:
+        raise VerifierError(f"{spec}: these problems have their own verifier; files and hub datasets take one")
+    verify = None if lists_none(named) else domain_verifier(named)  # a mistake in it is told before problems are read
+    splits = row.load(plain, sizes, seed)
     if plain != spec:
         splits = {name: tuple(replace(p, domain=spec) for p in problems) for name, problems in splits.items()}
-    return Domain(spec, **splits, verify=verify)
+    if verify is None:
+        named = {**named, "labels": labels_of([problem.answer for name in SPLITS for problem in splits[name]])}
+        verify = domain_verifier(named)
+    return Domain(spec, **splits, verify=verify, named=named)
 
 
 def verifier_of(spec: str) -> dict[str, Any]:
@@ -138,17 +153,17 @@ def seed_prompt(text: str, spec: str) -> str:
     return text if not asked or mentioned in text else f"{text}\n{asked}".strip()
 
 
-def answer_verifier(spec: str) -> Verifier:
-    """What scores a response where only the question and the right answer are known: the spec's verifier, or equality
-    where that one reads more of a problem."""
-    named = verifier_of(spec)
-    return domain_verifier(named if answers_alone(named) else {"name": "exact", "answer": answer_mode(spec)})
+def answer_verifier(spec: str, named: Mapping[str, Any] | None = None) -> Verifier:
+    """What scores a response where only the question and the right answer are known: `named` or else the spec's
+    verifier, or equality where that one reads more of a problem."""
+    named, mode = named or verifier_of(spec), answer_mode(spec)
+    return domain_verifier({"answer": mode, **(named if answers_alone(named) else {"name": "exact"})})
 
 
 def right_answer(domain: Domain, problem: Problem) -> str | None:
     """The answer of a problem as a response that earns reward 1. None where it is no such response: a pattern, a task
     with many solutions, a verifier that wants more than the answer."""
-    answer = reference_of(problem, verifier_of(domain.spec))
+    answer = reference_of(problem, domain.named or verifier_of(domain.spec))
     try:
         return answer if answer is not None and domain.verify(problem, answer).reward >= 1 else None
     except VerifierError:

@@ -1,11 +1,12 @@
 """Prepared data: a domain's problems as files, so that every stage and every machine sees the same ones.
 
     train.jsonl validation.jsonl test.jsonl   a problem a line, in the domain's order
-    domain.json                               {"schema", "spec", "verifier", "problems": {split: how many}}
+    domain.json                               {"schema", "spec", "verifier", "problems": {split: how many}}, and
+                                              "code" with the hash of the file that the verifier is in, if in any
 
 A line holds `id`, `question`, `answer`, `split`, `meta` and `tokens`, the question's length in the model's tokens;
-problems of a user's file also `line`, where they stand in it, and the `verifier` they name. The bytes depend on the
-problems and the tokenizer alone.
+problems of a user's file also `line`, where they stand in it, the `verifier` they name and their `feedback`. The bytes
+depend on the problems, the tokenizer and a verifier's code alone.
 
 `meta` comes back as it was, tuples, sets, keys that are no text, NaN and infinity included: what JSON has is written as
 it is, anything else becomes an object with a single key that begins with `$`, and an object that has such a key itself
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fst.data.code import code_of
 from fst.data.domains import verifier_of
 from fst.data.rows import PREPARED, Row, half_a_pair, mistakes, read_bytes, read_rows
 from fst.data.types import SPLITS, Domain, Problem, Verifier
@@ -40,12 +42,15 @@ def write_prepared(domain: Domain, folder: Path, tokens: Callable[[list[str]], l
     reads, DataError for a problem whose meta cannot be written as JSON.
     """
     parts = {name: getattr(domain, name) for name in SPLITS}
+    named = dict(domain.named or verifier_of(domain.spec))
     head = {
         "schema": SCHEMA,
         "spec": domain.spec,
-        "verifier": verifier_of(domain.spec),
+        "verifier": named,
         "problems": {name: len(problems) for name, problems in parts.items()},
     }
+    if code := code_of(named):
+        head["code"] = code
     with replacing(folder) as partial:
         (partial / HEAD).write_text(document(head), encoding="utf-8")
         for name, problems in parts.items():
@@ -79,7 +84,7 @@ def load_prepared(folder: Path) -> Domain:
                 f"{folder / name}.jsonl: {len(problems)} problems where {HEAD} says {head['problems'][name]}; {_AGAIN}"
             )
         splits[name] = tuple(problems)
-    domain = Domain(head["spec"], **splits, verify=verify)
+    domain = Domain(head["spec"], **splits, verify=verify, named=head["verifier"])
     if isinstance(verify, OwnVerifiers):
         for problem in domain.problems:
             try:
@@ -125,12 +130,16 @@ def problem_of(values: Mapping[str, Any], spec: str) -> Problem:
     for wrong, _ in mistakes(values, PREPARED):
         raise ValueError(wrong)
     texts = (values["id"], spec, values["question"], values["answer"])
-    return Problem(*texts, decode(values["meta"]), values.get("verifier"), values.get("line"))
+    own = (values.get("verifier"), values.get("line"), values.get("feedback", ""))
+    return Problem(*texts, decode(values["meta"]), *own)
 
 
 def rebuild_verifier(head: Mapping[str, Any], folder: Path) -> Verifier:
-    """The verifier that domain.json names. Raises DataError."""
+    """The verifier that domain.json names. Raises DataError for one that cannot be built, and for code that is not as
+    it was."""
     try:
+        if code_of(head["verifier"]) != head.get("code", {}):
+            raise DataError(f"its code has changed since the problems were prepared; {_AGAIN}")
         return domain_verifier(head["verifier"])
     except (VerifierError, DataError) as exc:
         name = head["verifier"]["name"]
@@ -147,6 +156,8 @@ def _line(problem: Problem, split: str, tokens: int) -> str:
         values["line"] = problem.line
     if problem.verifier is not None:
         values["verifier"] = dict(problem.verifier)
+    if problem.feedback:
+        values["feedback"] = problem.feedback
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     if half_a_pair(text):
         text = json.dumps(values, allow_nan=False)  # as its escape

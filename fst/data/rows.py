@@ -40,9 +40,11 @@ class Keys:
 
 
 _TEXTS = {"id": str, "question": str, "answer": str}
-RAW = Keys({**_TEXTS, "verifier": object, "split": object, "meta": dict}, ("verifier", "split", "meta"))
+_OWN = ("verifier", "feedback", "split", "meta")
+RAW = Keys({**_TEXTS, "verifier": object, "feedback": str, "split": object, "meta": dict}, _OWN)
 PREPARED = Keys(
-    {**_TEXTS, "split": str, "meta": dict, "tokens": int, "line": int, "verifier": dict}, ("line", "verifier")
+    {**_TEXTS, "split": str, "meta": dict, "tokens": int, "line": int, "verifier": dict, "feedback": str},
+    ("line", "verifier", "feedback"),
 )
 
 
@@ -85,8 +87,11 @@ def mistakes(values: Mapping[str, Any], keys: Keys) -> Iterator[tuple[str, str]]
             yield f"{name!r} is missing", "add it"
         elif name in values and kind is not object and type(value) is not kind:
             yield f"{name!r} is no {_NOUNS[kind]}", _REMEDIES.get(kind, "")
+        elif name not in values:
+            continue
         elif keys is RAW and kind is str and not value.strip():
-            yield f"{name!r} is empty", "write something, or remove the line"
+            left_out = "leave the key out" if name in keys.optional else "remove the line"
+            yield f"{name!r} is empty", f"write something, or {left_out}"
         elif keys is RAW and kind is str and half_a_pair(value):
             yield f"{name!r} holds half a surrogate pair (\\ud800 to \\udfff)", "write the character itself"
     if keys is RAW and values.get("split", SPLITS[0]) not in SPLITS:

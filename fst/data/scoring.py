@@ -4,6 +4,7 @@
     input: {question}
     output: {response}
     expected: {answer}
+    hint: {one line}        of a wrong answer, where the problem has a `feedback` of its own
     differs: {one line}
 """
 
@@ -23,6 +24,7 @@ from fst.types import AnswerMode
 
 CORRECT = "nothing, correct"
 RAISED = "the verifier failed: "  # begins what differs, where a verifier of the user's raised
+_HINT = "\nhint: "
 _LONGEST_ITEM = 80
 
 _CUED = re.compile(
@@ -36,9 +38,14 @@ _LONE = re.compile(r"(?<![\w'])(?:([B-E])|(A)(?!\s+[a-z]))(?![\w'])")
 
 
 def feedback_text(problem: Problem, response: str, differs: str) -> str:
-    """The four parts; `differs` is made a single line."""
-    line = " ".join(differs.split())
-    return f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}\ndiffers: {line}"
+    """The four parts, and the problem's own feedback where it has any and `differs` is not CORRECT; each of the last
+    two is made a single line."""
+    hint = f"{_HINT}{_line(problem.feedback)}" if problem.feedback and differs != CORRECT else ""
+    return f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}{hint}\ndiffers: {_line(differs)}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def verdict(problem: Problem, response: str, right: bool, differs: str) -> Score:
@@ -56,14 +63,14 @@ def parse_feedback(text: str) -> tuple[str, str] | None:
     """(question, expected) of a `feedback_text`, or None for any other text.
 
     The response may hold anything, the words of this form included; only a question with a line that starts
-    with `output: ` or an answer with one that starts with `expected: ` is read wrongly.
+    with `output: ` or an answer with one that starts with `expected: ` or `hint: ` is read wrongly.
     """
     body, found, _ = text.rpartition("\ndiffers: ")
     rest, found_expected, expected = body.rpartition("\nexpected: ")
     question, found_output, _ = rest.partition("\noutput: ")
     if not (found and found_expected and found_output and question.startswith("input: ")):
         return None
-    return question.removeprefix("input: "), expected
+    return question.removeprefix("input: "), expected.partition(_HINT)[0]
 
 
 def without_answer(text: str, reward: float) -> str:

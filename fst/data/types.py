@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fst.config import Params
 
 SPLITS = ("train", "validation", "test")
+EXACT: Mapping[str, Any] = {"name": "exact"}  # the verifier of problems that name none
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Problem:
 
     `verifier` is the name of the problem's own verifier with its options, as fst/data/verifiers.py takes them, where
     each problem names one; `line` is where the problem stands in its file, from 1. Neither takes part in equality.
+    `feedback` is what a wrong answer should hear: reflection reads it below what the verifier says.
     """
 
     id: str
@@ -27,6 +29,7 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     verifier: Mapping[str, Any] | None = field(default=None, compare=False)
     line: int | None = field(default=None, compare=False)
+    feedback: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,15 @@ Splits = dict[str, tuple[Problem, ...]]  # by their names, in the order of SPLIT
 
 @dataclass(frozen=True)
 class Domain:
-    """A task domain: disjoint splits, in a fixed order, and the verifier that scores answers to them."""
+    """A task domain: disjoint splits, in a fixed order, and the verifier that scores answers to them; `named` is that
+    verifier by its name and options, where they are more than the spec says (fst/data/verifiers.py)."""
 
     spec: str
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
     verify: Verifier
+    named: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -1,9 +1,10 @@
 """Verifiers by name: (problem, response) -> Score.
 
 `VERIFIERS` is the table of them; a row is added by the decorator `verifier`. A function of an installed package that is
-an entry point of the group `fst.verifiers` is the verifier `python:<its name>`: (question, answer, response, meta) ->
-reward, or (reward, what differs). One that raises scores 0 with the exception in the feedback; one that returns
-something that is no score is a mistake to fix, and an error.
+an entry point of the group `fst.verifiers` is the verifier `python:<its name>`, and a function in a file is
+`FILE.py:FUNCTION` (fst/data/code.py): (question, answer, response, meta) -> reward, or (reward, what differs). One that
+raises scores 0 with the exception in the feedback; one that returns something that is no score is a mistake to fix, and
+an error.
 
 Beside its own options, every verifier takes `answer`: how the answer is found in a response (fst/data/answers.py)
 before the verifier sees it. A user's function is given the whole response by `auto`.
@@ -16,12 +17,14 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from fst.data import labels
 from fst.data.answers import Narrow, Part, a_number, alone, as_it_is, known_mode
+from fst.data.code import load_code, names_code
 from fst.data.families import reasoning_gym
 from fst.data.scoring import (
     CORRECT,
@@ -35,7 +38,7 @@ from fst.data.scoring import (
     regex,
     verdict,
 )
-from fst.data.types import Problem, Score, Verifier
+from fst.data.types import EXACT, Problem, Score, Verifier
 from fst.errors import VerifierError
 from fst.tables import Table
 
@@ -44,7 +47,7 @@ Named = Mapping[str, Any]  # a verifier's `name` and its options
 
 EACH = "each problem's own"
 _PYTHON = "python:"
-_KINDS = {bool: "true or false", float: "a number of 0 or more", str: "a text"}
+_KINDS = {bool: "true or false", float: "a number of 0 or more", str: "a text", tuple: "a list of texts"}
 _log = logging.getLogger(__name__)
 
 
@@ -72,11 +75,15 @@ class Kind:
 
 class OwnVerifiers:
     """Scores each problem with the verifier that it names; `exact` where it names none. `answer` says how answers are
-    found where a problem's verifier does not say it."""
+    found where a problem's verifier does not say it. `code` is the function in a file (fst/data/code.py) that problems
+    may name, because the domain does: it is loaded at once."""
 
-    def __init__(self, answer: str = "whole") -> None:
+    def __init__(self, code: str = "", answer: str = "whole") -> None:
         self._answer = answer
         self._made: dict[str, Verifier] = {}
+        if code:
+            key = json.dumps({"answer": answer, "name": code}, sort_keys=True)
+            self._made[key] = build_verifier(code, {"answer": answer}, internal=True)
 
     def __call__(self, problem: Problem, response: str) -> Score:
         return self.of(problem)(problem, response)
@@ -109,6 +116,7 @@ VERIFIERS = Table(
         ),
         "multiple_choice": Kind(multiple_choice, quick=True),
         "math": Kind(math_equality),
+        labels.NAME: Kind(labels.choice, quick=True),
         reasoning_gym.NAME: Kind(
             reasoning_gym.scorer,
             internal=True,
@@ -136,17 +144,22 @@ def verifier(name: str, **facts: Any) -> Callable[[Maker], Maker]:
 
 
 def build_verifier(name: str, options: Mapping[str, Any], internal: bool = False) -> Verifier:
-    """The verifier called `name`; `internal` admits those that only a domain family names. Without the option `answer`
-    it is given what is scored as it stands.
+    """The verifier called `name`; `internal` admits those that only a domain names, functions in files among them.
+    Without the option `answer` it is given what is scored as it stands.
 
     Raises VerifierError for an unknown name, an unknown option, a value of the wrong kind, a pattern that
-    does not compile, and an entry point that cannot be loaded.
+    does not compile, and an entry point or a function in a file that cannot be loaded.
     """
+    if names_code(name) and not internal:
+        raise VerifierError(
+            f"a problem may not name a file of code ({name!r}); name it for all of them: --verifier {name}, or "
+            "domains.NAME.verifier in params.yaml"
+        )
     own_options = {key: value for key, value in options.items() if key != "answer"}
     mode = known_mode(options["answer"], f"verifier {name!r}") if "answer" in options else None
-    if name.startswith(_PYTHON):
+    if name.startswith(_PYTHON) or names_code(name):
         _check_options(name, own_options, {})
-        verify = _scored(_load(name.removeprefix(_PYTHON)))
+        verify = _scored(load_code(name) if names_code(name) else _load(name.removeprefix(_PYTHON)))
         narrow: Narrow = as_it_is
         mode = "whole" if mode == "auto" else mode
     else:
@@ -191,7 +204,7 @@ def domain_verifier(named: Named) -> Verifier:
 
 def own(problem: Problem) -> dict[str, Any]:
     """The verifier that a problem names, by `name` and options; `exact` where it names none."""
-    return dict(problem.verifier or {"name": "exact"})
+    return dict(problem.verifier or EXACT)
 
 
 def answers_alone(named: Named) -> bool:
@@ -209,7 +222,7 @@ def reference_of(problem: Problem, named: Named) -> str | None:
 
 def _kind(name: str) -> Kind | None:
     """A row of the table, those of installed packages included; None for a name that is none."""
-    if name not in VERIFIERS.rows and not name.startswith(_PYTHON):
+    if name not in VERIFIERS.rows and not (name.startswith(_PYTHON) or names_code(name)):
         for point in (*entry_points(group=VERIFIERS.group), *entry_points(group="fst.domains")):
             try:
                 point.load()  # its module adds its rows
@@ -226,6 +239,8 @@ def _check_options(name: str, given: Mapping[str, Any], known: Mapping[str, Any]
         kind = type(known[key])
         if kind is float:
             right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+        elif kind is tuple:
+            right = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
         else:
             right = isinstance(value, kind)
         if not right:
@@ -269,6 +284,7 @@ def _scored(function: Callable[..., Any]) -> Verifier:
                 "from 0 to 1, or a pair (reward, text)"
             )
         differs = differs or (CORRECT if reward == 1.0 else f"reward {reward:g} of 1")
-        return Score(float(reward), feedback_text(problem, response, differs))
+        told = replace(problem, feedback="") if reward == 1.0 else problem
+        return Score(float(reward), feedback_text(told, response, differs))
 
     return verify

@@ -15,9 +15,10 @@ from fst.types import Prompt, Rollout
 
 @dataclass(frozen=True)
 class Evaluation:
-    """mean@n with its standard error over problems; KL from the base in nats per token, with the evaluated prompt in
-    context (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and written per answer; the mean reward of
-    each problem by its id; and whether every reward was 0 or 1, without which a mean reward is no accuracy."""
+    """mean@n with its standard error over problems (0 for a single one, which has none); KL from the base in nats per
+    token, with the evaluated prompt in context (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and
+    written per answer; the mean reward of each problem by its id; and whether every reward was 0 or 1, without which a
+    mean reward is no accuracy."""
 
     accuracy: float
     stderr: float

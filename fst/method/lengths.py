@@ -41,7 +41,8 @@ def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, Lef
         left.longest,
         room,
     )
-    return Domain(domain.spec, kept["train"], kept["validation"], kept["test"], domain.verify), left
+    splits = (kept["train"], kept["validation"], kept["test"])
+    return Domain(domain.spec, *splits, domain.verify, domain.named), left
 
 
 def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tuple[Problem, ...]:

@@ -9,18 +9,20 @@ They are in no params.yaml: a release records all parameters that it was made wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fst.config import Params, params_from_dict, upgraded
 from fst.data.domains import answer_mode
+from fst.data.scored_by import text_of
 from fst.errors import ConfigError, DataError
 from fst.release.recipe import candidate_manifest, in_order
 from fst.stages.places import Places
 from fst.store.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from fst.store.releases import Releases
-from fst.traffic.problems import Pair, agreed, write_problems
+from fst.traffic.problems import NO_COMMENTS, Pair, agreed, write_problems
 from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
@@ -30,7 +32,8 @@ FOLDER = "data/traffic"
 class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
     how many there are; `start` is the stage whose candidate is in production on `channel`. `answer` is how answers are
-    found in responses of the domain, as it is served now; empty for a new one."""
+    found in responses of the domain, as it is served now, and `verifier` what scores them (empty: equality); both are
+    empty for a new one."""
 
     domain: str
     data: str
@@ -38,6 +41,7 @@ class Adaptation:
     start: str
     channel: str
     answer: AnswerSetting = ""
+    verifier: str = ""
 
     @property
     def fast(self) -> str:
@@ -55,7 +59,8 @@ class Adaptation:
         shared = [f"prepare.{split}={size}" for split, size in sizes.items()]
         fast = ["train.arm=gepa", f"loop.cycles={params.adapt.fast_cycles}"]
         slow = ["train.arm=fst", f"loop.cycles={max(1, params.adapt.slow_cycles)}"]
-        same = {"spec": f"jsonl:{self.data}", "answer": self.answer, "source": self.data, "serves": self.domain}
+        how = {"verifier": self.verifier, "answer": self.answer}
+        same = {"spec": f"jsonl:{self.data}", **how, "source": self.data, "serves": self.domain}
         return {
             self.fast: {**same, "start": self.start, "set": [*shared, *fast]},
             self.slow: {**same, "start": self.fast, "set": [*shared, *slow]},
@@ -70,9 +75,16 @@ class Adaptation:
         return params_from_dict(in_order({**values, "domains": known}))
 
 
-def plan(params: Params, places: Places, domain: str, pairs: list[Pair], channel: str) -> Adaptation:
-    """Write the problems down and find what to build on. Raises DataError when there are too few, ConfigError when
-    there is no production or it cannot be built on."""
+def plan(
+    params: Params,
+    places: Places,
+    domain: str,
+    pairs: list[Pair],
+    channel: str,
+    comments: Mapping[str, str] = NO_COMMENTS,
+) -> Adaptation:
+    """Write the problems down, with the comments on their questions, and find what to build on. Raises DataError when
+    there are too few, ConfigError when there is no production or it cannot be built on."""
     clear = agreed(pairs, params.adapt.max_problems)
     if len(clear) < params.adapt.min_problems:
         raise DataError(
@@ -81,10 +93,12 @@ def plan(params: Params, places: Places, domain: str, pairs: list[Pair], channel
         )
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
-    file = write_problems(clear, places.root / FOLDER, domain)
+    file = write_problems(clear, places.root / FOLDER, domain, comments)
     served = production.manifest["domains"].get(domain)
     answer: AnswerSetting = answer_mode(served["spec"]) if served else ""
-    return Adaptation(domain, file.relative_to(places.root).as_posix(), len(clear), start, channel, answer)
+    verifier = text_of(served.get("verifier", {})) if served else ""
+    data = file.relative_to(places.root).as_posix()
+    return Adaptation(domain, data, len(clear), start, channel, answer, verifier)
 
 
 def production_of(params: Params, places: Places, channel: str) -> Bundle:

@@ -135,7 +135,7 @@ def _bring_problems(recipe: Recipe, project: Path, shop: Workshop) -> None:
     """Problem files that the commit does not have, as they are in the project, or as DVC knows them there: those that
     were made from traffic. Another content than it was made with shows in what comes out."""
     for domain in recipe.params.get("domains", {}).values():
-        path = plain_spec(domain["spec"]).removeprefix("jsonl:")
+        path = plain_spec(domain["spec"]).removeprefix("jsonl:").partition("?")[0]
         if not path.endswith(".jsonl") or not is_inner_path(path):
             continue
         for name in (path, f"{path}.dvc"):

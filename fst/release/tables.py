@@ -52,6 +52,7 @@ def show_page(shown: Shown) -> RenderableType:
         "base": f"{manifest['base']['name']}, sha256 {manifest['base']['sha256']}",
         "builds on": short(manifest.get("start")),
         "files": ", ".join(f"{path} ({facts['bytes']:,} bytes)" for path, facts in manifest["files"].items()),
+        **_needs(manifest),
     }
     parts: list[RenderableType] = [facts_table(facts.items()), _served(manifest)]
     for domain, entry in shown.prompts.items():
@@ -92,6 +93,13 @@ def facts_table(facts: Iterable[tuple[str, Any]]) -> Table:
     for name, value in facts:
         table.add_row(name, text(value))
     return table
+
+
+def _needs(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The files of code that score answers where the bundle is served or trained further; a bundle holds none."""
+    named = [facts.get("verifier", {}) for facts in manifest.get("domains", {}).values()]
+    code = [f"{one['name']}, sha256 {one['sha256']}" for one in named if "sha256" in one]
+    return {"needs": ", ".join(code)} if code else {}
 
 
 def _served(manifest: Mapping[str, Any]) -> Table:

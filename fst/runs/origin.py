@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fst.checkout import CHECKOUT, LAB_BASE
-from fst.data.types import Domain, Problem
+from fst.data.code import code_of
+from fst.data.types import EXACT, Domain, Problem
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "gepa")
 
@@ -53,13 +54,18 @@ def base_sha256(base: str) -> str:
 
 
 def data_sha256(domain: Domain) -> str:
-    """SHA-256 of the ids, questions and answers of all problems of all splits."""
-    return problems_sha256(domain.problems)
+    """`problems_sha256` of all splits; for a domain whose verifier is code (fst/data/code.py), of that too."""
+    found, code = problems_sha256(domain.problems), code_of(domain.named or EXACT)
+    return hashlib.sha256(json.dumps([found, code]).encode()).hexdigest() if code else found
 
 
 def problems_sha256(problems: Iterable[Problem]) -> str:
-    """SHA-256 of the ids, questions and answers of problems."""
+    """SHA-256 of the ids, questions and answers of problems, with the verifier of one that is not plain equality and
+    the feedback of one that has any."""
     digest = hashlib.sha256()
     for p in problems:
-        digest.update(json.dumps([p.id, p.question, p.answer], ensure_ascii=False).encode() + b"\n")
+        values: list[object] = [p.id, p.question, p.answer]
+        if p.feedback or (p.verifier or EXACT) != EXACT:
+            values += [dict(p.verifier or EXACT), p.feedback]
+        digest.update(json.dumps(values, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

@@ -219,9 +219,11 @@ class Gateway:
         scored_by, production = "client", self.live.production
         if answer is not None and production:
             try:
-                reward, scored_by = reward_of(found, answer, production.manifest), "verifier"
+                scored = reward_of(found, answer, production.manifest)
             except VerifierError as exc:
                 raise BadRequest(f"answer: {exc}") from exc
+            if scored is not None:
+                reward, scored_by = scored, "verifier"
         said = Feedback(response, time.time(), caller.tenant, reward, answer, comment or "", scored_by)  # type: ignore[arg-type]
         self.answering.log.append(said)
         if reward is not None:

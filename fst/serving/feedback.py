@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fst.data.domains import answer_verifier
-from fst.data.types import Problem
+from fst.data.code import code_sha256, names_code
+from fst.data.domains import answer_verifier, verifier_of
+from fst.data.types import Problem, Verifier
 from fst.data.verifiers import build_verifier
+from fst.errors import VerifierError
+from fst.files import is_inner_path
 from fst.traffic.log import Position, Request, read, segments
 
 REMEMBERED = 100_000  # responses
 SEGMENTS = 3  # that are read again at a start
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,38 @@ class Responses:
         return found if found and found.tenant == tenant else None
 
 
-def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float:
+def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float | None:
     """The reward in [0, 1] of a response, given the right answer, by its domain's verifier. Equality decides for a
-    domain that the release does not serve, or whose verifier needs more of a problem than its answer."""
+    domain that the release does not serve, or whose verifier needs more of a problem than its answer. None for a
+    domain whose verifier is code that is not here as the release knows it."""
     facts = manifest["domains"].get(remembered.domain)
-    verify = answer_verifier(facts["spec"]) if facts else build_verifier("exact", {"answer": "auto"})
-    return verify(Problem("", remembered.domain, remembered.question, answer), remembered.response).reward
+    verify = verifier_here(facts) if facts else build_verifier("exact", {"answer": "auto"})
+    asked = Problem("", remembered.domain, remembered.question, answer)
+    return verify(asked, remembered.response).reward if verify else None
+
+
+def verifier_here(facts: Mapping[str, Any]) -> Verifier | None:
+    """The verifier of a domain by its entry in a release's manifest; None for code of which this machine has no file of
+    the same content below the working directory. A release brings no code, and none is run that it does not know."""
+    named = dict(facts.get("verifier") or verifier_of(facts["spec"]))
+    sha256 = named.pop("sha256", None)
+    if names_code(named["name"]) and not _is_here(named["name"], sha256):
+        return None
+    return answer_verifier(facts["spec"], named)
+
+
+@functools.lru_cache(maxsize=64)  # one warning for each; a file that is put in place counts after a restart
+def _is_here(name: str, sha256: str | None) -> bool:
+    try:
+        here = is_inner_path(name.rpartition(":")[0]) and code_sha256(name) == sha256
+    except VerifierError:
+        here = False
+    if not here:
+        _log.warning(
+            "the verifier %s is not here as the release knows it (sha256 %s): put that file below %s and start again; "
+            "until then the rewards that clients give are taken",
+            name,
+            sha256,
+            Path.cwd(),
+        )
+    return here

@@ -41,6 +41,8 @@ def bundle(workspace: Workspace, name: str) -> Path:
     return pack(params, places.bundled(name), contents)
 
 
-def _origin(spec: str, stage: str, entry: dict[str, Any]) -> dict[str, str]:
-    """A domain's entry in the manifest: where its problems and its served prompt come from."""
-    return {"spec": spec, "stage": stage, "data_sha256": entry["data_sha256"], "prompt": entry["prompt"]}
+def _origin(spec: str, stage: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A domain's entry in the manifest: where its problems and its served prompt come from, and what scores answers
+    where the spec does not say it."""
+    scored = {"verifier": entry["verifier"]} if "verifier" in entry else {}
+    return {"spec": spec, "stage": stage, "data_sha256": entry["data_sha256"], "prompt": entry["prompt"], **scored}

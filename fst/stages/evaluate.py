@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fst.data.scored_by import verifier_facts
+from fst.data.types import Domain
 from fst.files import document, replacing, write_atomic
 from fst.runs.origin import data_sha256
 from fst.stages.measure import Served
@@ -25,13 +27,14 @@ def evaluate(workspace: Workspace, name: str) -> Path:
     prompts = list(map(prompt_from_dict, population["prompts"]))
     served, domain = Served.load(workspace.of(name), adapter(workspace, name)), problems(workspace, name)
     found = {prompt.id: served.measure(domain, prompt) for prompt in prompts}
-    entries = {own: served.entry(prompts[0], found[prompts[0].id], data_sha256(domain))}
+    entries = {own: {**served.entry(prompts[0], found[prompts[0].id], data_sha256(domain)), **_scored(domain)}}
     traffic = {own: {"rows": served.traffic(domain, prompts[0])}}
     for earlier, facts in builds_on.manifest["domains"].items():
         if earlier != own:
             held_out = problems(workspace, facts.get("stage", earlier), facts["data_sha256"])
             kept = prompt_from_dict(builds_on.prompts()[earlier]["prompts"][0])
-            entries[earlier] = served.entry(kept, served.measure(held_out, kept), facts["data_sha256"])
+            entry = served.entry(kept, served.measure(held_out, kept), facts["data_sha256"])
+            entries[earlier] = {**entry, **_scored(held_out)}
             traffic[earlier] = {"rows": served.traffic(held_out, kept)}
     with replacing(places.evaluated(name)) as folder:
         scores = {key: evaluation.problems for key, evaluation in found.items()}
@@ -41,6 +44,12 @@ def evaluate(workspace: Workspace, name: str) -> Path:
     places.metrics(name).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(places.metrics(name), document(_metrics(own, entries, builds_on.evaluation())))
     return places.evaluated(name)
+
+
+def _scored(domain: Domain) -> dict[str, Any]:
+    """What an entry says of the domain's verifier, where its spec does not say it."""
+    facts = verifier_facts(domain)
+    return {"verifier": facts} if facts else {}
 
 
 def _metrics(own: str, entries: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,19 @@
-"""Problem files from traffic: what users asked, with the answers that they said were right."""
+"""Problem files from traffic: what users asked, with the answers that they said were right and what they said of
+answers that were not."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fst.errors import DataError
 from fst.files import write_atomic
 
 Pair = tuple[str, str]  # question, right answer
+NO_COMMENTS: Mapping[str, str] = {}
+LONGEST_COMMENT = 300  # characters; a comment comes from outside and is read by reflection
 
 
 def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
@@ -24,19 +27,22 @@ def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
     return clear[-most:]
 
 
-def problem_lines(pairs: Iterable[Pair]) -> str:
-    """The text of a problem file (fst/data/families/jsonl.py). Equal problems in any order give equal bytes."""
-    lines = [
-        json.dumps({"id": _id(question), "question": question, "answer": answer, "verifier": "exact"})
-        for question, answer in pairs
-    ]
+def problem_lines(pairs: Iterable[Pair], comments: Mapping[str, str] = NO_COMMENTS) -> str:
+    """The text of a problem file (fst/data/families/jsonl.py); a comment on a question is its `feedback`. Equal
+    problems in any order give equal bytes."""
+    lines = []
+    for question, answer in pairs:
+        row = {"id": _id(question), "question": question, "answer": answer}
+        if comment := " ".join(comments.get(question, "").split())[:LONGEST_COMMENT]:
+            row["feedback"] = comment
+        lines.append(json.dumps(row))
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
-def write_problems(pairs: Iterable[Pair], folder: Path, domain: str) -> Path:
+def write_problems(pairs: Iterable[Pair], folder: Path, domain: str, comments: Mapping[str, str] = NO_COMMENTS) -> Path:
     """Write a problem file named by the domain and its content, so that no dataset ever changes. Raises DataError when
     there is nothing to write."""
-    content = problem_lines(pairs)
+    content = problem_lines(pairs, comments)
     if not content:
         raise DataError(f"no traffic of {domain!r} has a right answer yet; send feedback with an answer")
     file = folder / f"{domain}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.jsonl"

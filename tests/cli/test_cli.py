@@ -162,7 +162,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["train", "--no-quiet"], "unknown option: --no-quiet. Did you mean --quiet?"),
         (["train", "--domain", "a", "--data", "b"], "--domain, --data: give one of the two"),
         (["run", "--seeds"], 'command "run" parameter --seeds requires at least 1 element.'),
-        (["validate"], 'command "validate" parameter FILE requires an argument.'),
+        (["validate"], 'command "validate" parameter --data requires an argument.'),
         (["stage", "train"], 'command "stage train" parameter NAME requires an argument.'),
         (["bundles", "diff", "a"], 'command "bundles diff" parameter SECOND requires an argument.'),
     ],

@@ -46,7 +46,7 @@ MIXED = (
     ("Paris", {"verifier": {"name": "exact", "ignore_case": True}, "meta": {"branch": "then", "$tuple": [1]}}),
     ("ab+c", {"verifier": "regex"}),
     ("B", {"verifier": "multiple_choice", "meta": {"weights": [1, 2.5, None, {"deep": True}]}}),
-    ("x y", {}),
+    ("x y", {"feedback": "two items, in this order"}),
     ("\\frac{1}{2}", {"verifier": "math"}),
 )
 
@@ -119,6 +119,7 @@ def test_p1_a_users_problems_keep_their_verifiers_and_lines(tmp_path: Path, spli
     scores = [prepared.verify(by_id[f"p{n}"], text).reward for n, text in enumerate(("4.4", "paris", "abbc", "(B)"))]
     assert scores == [1.0, 1.0, 1.0, 1.0]
     assert prepared.verify(by_id["p4"], "X Y").reward == 0.0
+    assert "\nhint: two items, in this order\n" in prepared.verify(by_id["p4"], "X Y").feedback
 
 
 def test_p1_a_local_folder_needs_no_hub_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

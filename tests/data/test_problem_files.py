@@ -1,9 +1,10 @@
 """Problems of the user's own: files and hub datasets. The invariants:
 
 f1  a file is read whole or not at all: every mistake with its line and its remedy
-f2  a file without splits is dealt the same way for each seed, in proportion to the sizes asked
+f2  a file without splits is dealt the same way for each seed: test and validation first, a third for training
 f3  a hub dataset or a local folder is read by its columns
 f4  a file is parsed once, however often it is read, and again when its content changes
+f5  a problem's feedback is what a wrong answer hears, from a file or a column, and a right one never
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from fst.data.domains import load_domain, verifier_of
 from fst.data.rows import read_rows
+from fst.data.scoring import parse_feedback, without_answer
 from fst.data.types import Domain, Problem, SplitSizes
 from fst.errors import DataError, UnknownDomain, VerifierError
 
@@ -95,6 +97,8 @@ def test_f1_a_byte_order_mark_and_line_separators_in_texts_are_fine(tmp_path: Pa
         (row(9, verifier="numeric", answer="many"), ":2: problem 'p9': 'numeric' needs a number"),
         (row(9, verifier="regex", answer="("), ":2: the pattern '(' is no regular expression"),
         (row(9, split="dev"), ":2: 'split' is 'dev'"),
+        (row(9, feedback=" "), ":2: 'feedback' is empty; write something, or leave the key out"),
+        (row(9, feedback=["no"]), ":2: 'feedback' is no text"),
         (row(9, meta=[]), ":2: 'meta' is no object"),
         (row(9), ':2: no "split", though other lines have one'),
         (
@@ -151,7 +155,7 @@ def test_f1_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> Non
         load_domain(str(path), ONE, seed=0)
 
 
-def test_f2_a_file_without_splits_is_dealt_in_proportion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_f2_a_file_without_splits_is_dealt_held_out_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = write(tmp_path / "a.jsonl", [row(n) for n in range(100)])
     enough = load_domain(spec, SplitSizes(50, 20, 10), seed=1)
     assert_disjoint(enough, SplitSizes(50, 20, 10))
@@ -160,10 +164,34 @@ def test_f2_a_file_without_splits_is_dealt_in_proportion(tmp_path: Path, caplog:
     assert (other.validation, other.test) == (enough.validation, enough.test)
     assert questions(other.train) != questions(enough.train)
     scarce = load_domain(spec, SplitSizes(500, 200, 100), seed=1)
-    assert_disjoint(scarce, SplitSizes(63, 25, 12))
-    assert "the train split holds 63 problems, 500 were asked" in caplog.text
+    assert_disjoint(scarce, SplitSizes(34, 44, 22))
+    assert (
+        "100 problems are dealt as 34 train (500 asked), 44 validation (200 asked), 22 test (100 asked)" in caplog.text
+    )
+    assert "accuracy is known less well on fewer" in caplog.text
     reordered = load_domain(write(tmp_path / "b.jsonl", [row(n) for n in range(99, -1, -1)]), SplitSizes(50, 20, 10), 1)
     assert questions(reordered.test) == questions(enough.test)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ((1024, 4, 4), (52, 4, 4)),
+        ((1024, 4, 20), (36, 4, 20)),
+        ((1024, 200, 200), (20, 20, 20)),
+        ((1024, 0, 200), (20, 0, 40)),
+        ((10, 25, 25), (10, 25, 25)),
+        ((10, 200, 50), (10, 40, 10)),
+        ((30, 10, 10), (30, 10, 10)),
+    ],
+)
+def test_f2_validation_and_test_are_filled_first(
+    tmp_path: Path, asked: tuple[int, int, int], found: tuple[int, int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    domain = load_domain(write(tmp_path / "a.jsonl", [row(n) for n in range(60)]), SplitSizes(*asked), 0)
+    assert_disjoint(domain, SplitSizes(*found))
+    assert (caplog.text == "") == (asked == found)
+    assert ("known less well" in caplog.text) == (asked[1:] != found[1:])
 
 
 def test_f2_a_split_without_problems_is_an_error(tmp_path: Path) -> None:
@@ -252,3 +280,26 @@ def test_f4_a_file_is_parsed_once_for_each_content(tmp_path: Path) -> None:
     assert read_rows(path, "") is rows
     write(path, [row(4)])
     assert [row.values for row in read_rows(path, "")] == [{"id": "p4", "question": "what is 4?", "answer": "4"}]
+
+
+def test_f5_a_wrong_answer_hears_the_problems_feedback(tmp_path: Path) -> None:
+    rows = [row(n, feedback=f"count\n  to {n}", verifier=["exact", "numeric", "regex"][n % 3]) for n in range(9)]
+    domain = load_domain(write(tmp_path / "a.jsonl", rows), SplitSizes(3, 3, 3), 0)
+    for problem in domain.problems:
+        wrong, right = domain.verify(problem, "?"), domain.verify(problem, problem.answer)
+        number = problem.answer
+        assert f"\nexpected: {number}\nhint: count to {number}\ndiffers: " in wrong.feedback
+        assert parse_feedback(wrong.feedback) == (problem.question, number)
+        assert (right.reward, "hint" in right.feedback) == (1.0, False)
+        assert without_answer(wrong.feedback, 0.0) == f"input: {problem.question}\noutput: ?\nreward: 0"
+
+
+def test_f5_a_column_of_a_dataset_holds_it(folder: Path) -> None:
+    rows = [{"question": f"q{n}", "answer": n, "why": f"see {n}" if n % 2 else None} for n in range(8)]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    domain = load_domain(f"hub:{folder}?feedback=why&verifier=numeric", SplitSizes(4, 2, 2), 0)
+    assert {p.answer: p.feedback for p in domain.problems} == {f"{n}": f"see {n}" if n % 2 else "" for n in range(8)}
+    odd = next(problem for problem in domain.problems if problem.answer == "3")
+    assert "\nhint: see 3\n" in domain.verify(odd, "4").feedback
+    with pytest.raises(DataError, match=r"no column 'hint'.*add \?feedback=<column>"):
+        load_domain(f"hub:{folder}?feedback=hint", SplitSizes(4, 2, 2), 0)

@@ -115,6 +115,7 @@ PLANTED_RAW: list[tuple[str, Any, Where, list[Any]]] = [
     ("No answer is empty.", raw_row(9, answer=""), [("p9", 3)], [""]),
     ("Every id is used once.", raw_row(10, id="p1"), [("p1", 2), ("p1", 3)], ["p1", "p1"]),
     ("Every meta is an object.", raw_row(9, meta=[1]), [("p9", 3)], ["list: [1]"]),
+    ("Every feedback is a text.", raw_row(9, feedback=["no"]), [("p9", 3)], ['list: ["no"]']),
     ("Every split is train, validation or test.", raw_row(9, split="dev"), [("p9", 3)], ["dev"]),
     ("Every split is train, validation or test.", raw_row(9, split=None), [("p9", 3)], ["null"]),
     ("Every problem names its split, or none does.", without(raw_row(9), "split"), [("p9", 3)], ["others have one"]),
@@ -627,7 +628,7 @@ def test_v5_findings_as_a_document(tmp_path: Path) -> None:
         "rows": 8,
         "ok": False,
     }
-    assert len(values["findings"]) == len(found.findings) == 16
+    assert len(values["findings"]) == len(found.findings) == 17
     assert [finding for finding in values["findings"] if not finding["success"]] == [
         {
             "expectation": "No answer is empty.",

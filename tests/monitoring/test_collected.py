@@ -1,32 +1,60 @@
 """From an alert to a plan. C1 the plan is made of the domain's scored requests since the alert's time, and of no
-others; C2 too few of them are an error that says how many there are."""
+others; C2 too few of them are an error that says how many there are; C3 the last comment on an answer that was not
+right becomes the problem's feedback, on one line and cut; C4 the verifier is that of the domain in production."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from fst.data.domains import load_domain
+from fst.data.types import SplitSizes
 from fst.errors import DataError
 from fst.monitoring.collected import plan_adaptation
 from fst.traffic.log import Feedback, LogLimits, Request, TrafficLog
 from support.release_toys import PARAMS, ToyProject
 
 
-def test_c1_c2_a_plan_from_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    project = ToyProject(tmp_path, PARAMS + "adapt: {min_problems: 40}\n")
-    project.release(project.candidate("zeta", project.base(), 0.9))
-    log = TrafficLog(tmp_path / "traffic", LogLimits())
+def write_traffic(folder: Path) -> None:
+    """A hundred answers, every other one to zeta, with a comment on each; one answer of zeta's is wrong."""
+    log = TrafficLog(folder, LogLimits())
     for i in range(100):
         domain = "zeta" if i % 2 else "alpha"
         facts = (0.1, "r", "production", "p", f"question {i}", "x", (9, 6), 0.1, "stop", 200)
         log.append(Request(f"i{i}", float(i), "t", domain, "router", *facts))  # type: ignore[arg-type]
-        log.append(Feedback(f"i{i}", float(i), "t", 1.0, f"answer {i}", "", "client"))
+        log.append(Feedback(f"i{i}", float(i), "t", float(i != 11), f"answer {i}", f"say\nit {i} " * 60, "client"))
     log.close()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyProject:
+    monkeypatch.chdir(tmp_path)
+    write_traffic(tmp_path / "traffic")
+    return ToyProject(tmp_path, PARAMS + "adapt: {min_problems: 40}\n")
+
+
+def test_c1_c2_c3_a_plan_from_traffic(project: ToyProject) -> None:
+    project.release(project.candidate("zeta", project.base(), 0.9))
     found = plan_adaptation(project.params, project.places, "zeta", "prod", since=10.0)
     assert (found.domain, found.problems, found.start, found.channel) == ("zeta", 45, "zeta", "prod")
-    lines = (tmp_path / found.data).read_text().splitlines()
+    lines = (project.root / found.data).read_text().splitlines()
     assert [f'"question {i}"' in "".join(lines) for i in (9, 10, 11, 99)] == [False, False, True, True]
+    told = {row["question"]: row["feedback"] for row in map(json.loads, lines) if "feedback" in row}
+    assert told == {"question 11": ("say it 11 " * 60)[:300]}
+    assert found.verifier == ""
     with pytest.raises(DataError, match=r"zeta: 20 questions .* asks for 40"):
         plan_adaptation(project.params, project.places, "zeta", "prod", since=60.0)
+
+
+def test_c4_the_verifier_is_that_of_production(project: ToyProject) -> None:
+    named = {"name": "choice", "labels": [f"answer {i}" for i in range(100)]}
+    production = project.release(project.candidate("zeta", project.base(), 0.9, verifier=named))
+    found = plan_adaptation(project.params, project.places, "zeta", "prod", since=10.0)
+    params = found.params(project.params, production)
+    for name in (found.fast, found.slow):
+        domain = load_domain(params.domain(name).full_spec, SplitSizes(15, 15, 15), 0)
+        problem = domain.test[0]
+        assert problem.verifier == named
+        assert domain.verify(problem, f"It is {problem.answer}!").reward == 1.0

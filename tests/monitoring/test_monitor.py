@@ -212,11 +212,11 @@ def test_w5_w6_a_new_domain_is_named_kept_and_its_problems_collected(scene: Scen
     again = scene.watcher()
     scene.send(12, domain="", text="please translate {} to french", reward=0.0)
     assert [a.domain for a in again.look(now=5000.0)] == ["french"], "the same name, after the cool-down and a restart"
-    pairs = collected(scene.root / "traffic", scene.folder, "french")
+    pairs = collected(scene.root / "traffic", scene.folder, "french").pairs
     assert len(pairs) == 26, "those with an answer, of this cluster, and no others"
     assert {question.split()[0] for question, _ in pairs} == {"please"}
-    assert len(collected(scene.root / "traffic", scene.folder, "french", since=28.0)) == 12
-    assert len(collected(scene.root / "traffic", scene.folder, "digits")) == 10
+    assert len(collected(scene.root / "traffic", scene.folder, "french", since=28.0).pairs) == 12
+    assert len(collected(scene.root / "traffic", scene.folder, "digits").pairs) == 10
     assert list(newcomers_of(scene.folder)) == ["french"]
     assert [a["domain"] for a in read_lines(scene.folder / "alerts.jsonl")] == ["french", "french"]
 

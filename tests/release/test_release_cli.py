@@ -329,13 +329,13 @@ def test_c8_options_that_would_do_nothing_are_refused(
 def test_c8_a_problem_file_is_validated_before_it_is_a_domain(
     project: ToyProject, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"id": f"p{i}", "question": f"what is {i}?", "answer": str(i)} for i in range(6)]
+    rows = [{"id": f"p{i}", "question": f"what is {i}?", "answer": str(i)} for i in range(60)]
     file = project.root / "mine.jsonl"
     file.write_text("\n".join(json.dumps(one) for one in rows) + "\n")
     assert said(capsys, "validate", "mine.jsonl").endswith("page: reports/validation/mine.html")
     file.write_text("\n".join(json.dumps(one) for one in [*rows, {**rows[0], "question": "another?"}]) + "\n")
     sentence = said(capsys, "validate", "mine.jsonl", code=5)
-    assert re.search(r"\bp0\b.*\b7\b", sentence)
+    assert re.search(r"\bp0\b.*\b61\b", sentence)
     assert "p0" in (project.root / "reports" / "validation" / "mine.html").read_text()
 
 

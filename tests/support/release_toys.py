@@ -76,7 +76,10 @@ class ToyProject:
             **self._facts(),
             "start": start.id,
             "domains": {
-                domain: {"spec": spec, "data_sha256": "d" * 64, "prompt": bests[domain]}
+                domain: {
+                    **{"spec": spec, "data_sha256": "d" * 64, "prompt": bests[domain]},
+                    **({"verifier": entries[domain]["verifier"]} if "verifier" in entries[domain] else {}),
+                }
                 for domain, spec in (
                     *((d, f["spec"]) for d, f in start.manifest["domains"].items()),
                     (name, self.params.domain(name).spec),

@@ -46,6 +46,9 @@ def test_t3_the_file_is_named_by_its_content_and_reads_back_as_a_domain(tmp_path
     assert {(p.question, p.answer) for p in problems} == set(pairs)
     assert domain.verify(problems[0], problems[0].answer).reward == 1.0
     assert domain.verify(problems[0], "something else").reward == 0.0
+    commented = write_problems(pairs, tmp_path / "traffic", "letters", {pairs[3][0]: " \n", pairs[4][0]: "not\nthat"})
+    again = load_domain(f"jsonl:{commented}", SplitSizes(18, 6, 6), seed=0)
+    assert {p.question: p.feedback for p in again.problems if p.feedback} == {pairs[4][0]: "not that"}
 
 
 def test_t3_nothing_to_write_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Problems from a dataset of the Hugging Face hub, or from a local folder in the same form.
 
-`hub:<name>[@revision][:config][?question=col&answer=col&verifier=name&split=train]`, and in the query the verifier's
-own options, e.g. `&verifier=numeric&tolerance=0.1`. A column of class labels is read by the names of its classes. This
-file alone imports the library datasets.
+`hub:<name>[@revision][:config][?question=col&answer=col&feedback=col&verifier=name&split=train]`, and in the query the
+verifier's own options, e.g. `&verifier=numeric&tolerance=0.1`. A cell of the column `feedback` is what a wrong answer
+to that row should hear. A column of class labels is read by the names of its classes. This file alone imports the
+library datasets.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import difflib
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,7 +23,7 @@ from fst.data.verifiers import verifier_options
 from fst.errors import DataError, UnknownDomain
 
 _SPEC = re.compile(r"^hub:(?P<name>[^@:?]+)(?:@(?P<revision>[^:?]+))?(?::(?P<config>[^?]+))?(?:\?(?P<query>.*))?$")
-_DEFAULTS = {"question": "question", "answer": "answer", "verifier": "exact", "split": "train"}
+_DEFAULTS = {"question": "question", "answer": "answer", "verifier": "exact", "split": "train", "feedback": ""}
 
 
 def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Splits:
@@ -35,6 +37,9 @@ def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Splits:
     rows = _rows(spec, match, options["split"])
     _check_columns(spec, rows.column_names, options)
     problems = _problems(spec, *(_cells(rows, options[key]) for key in ("question", "answer")))
+    if hints := options["feedback"]:
+        told = dict(zip(map(str, _cells(rows, options["question"])), rows[hints], strict=True))
+        problems = [replace(p, feedback=str(told[p.question] or "").strip()) for p in problems]
     return take(spec, problems, [None] * len(problems), sizes, seed)
 
 
@@ -102,8 +107,8 @@ def _cells(rows: Any, column: str) -> list[Any]:
 
 
 def _check_columns(spec: str, columns: list[str], options: dict[str, str]) -> None:
-    for key in ("question", "answer"):
-        if options[key] not in columns:
+    for key in ("question", "answer", "feedback"):
+        if options[key] and options[key] not in columns:
             close = difflib.get_close_matches(options[key], columns, n=1)
             hint = f"{key}={close[0] if close else '<column>'}"
             raise DataError(f"{spec}: no column {options[key]!r}; the columns are {', '.join(columns)}: add ?{hint}")

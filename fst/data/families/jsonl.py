@@ -1,57 +1,124 @@
-"""Problems from a user's JSON-lines file: `jsonl:problems.jsonl`.
+"""Problems from a user's JSON-lines file: `jsonl:problems.jsonl[?verifier=name]`.
 
 One object per line: `id`, `question`, `answer`, and optionally `verifier` (a name, or an object with `name` and
-the verifier's options; `exact` without one), `split` (train, validation, test) and `meta`. A file is read whole
-or not at all: its first 20 mistakes are reported together, each with its line and what to do.
+the verifier's options; without one that of the spec, else `exact`), `feedback` (what a wrong answer should hear),
+`split` (train, validation, test) and `meta`. A file is read whole or not at all: its first 20 mistakes are reported
+together, each with its line and what to do.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from fst.data.code import names_code
 from fst.data.dealing import take
+from fst.data.labels import labels_of, lists_none
 from fst.data.rows import RAW, Row, mistakes, read_rows, refuse
-from fst.data.types import Problem, Splits, SplitSizes
-from fst.data.verifiers import OwnVerifiers, named_verifier
+from fst.data.scored_by import written_verifier
+from fst.data.types import EXACT, Problem, Splits, SplitSizes
+from fst.data.verifiers import EACH, OwnVerifiers, named_verifier
 from fst.errors import DataError, VerifierError
+from fst.types import plain_spec
+
+_ASKED = "?verifier="
 
 
 def load_file(spec: str, sizes: SplitSizes, seed: int) -> Splits:
     """The problems of a file. Raises DataError for a file that cannot be read and for the mistakes found in it."""
-    path = Path(spec.removeprefix("jsonl:"))
-    rows = file_rows(path)
-    if not rows:
-        raise DataError(f"{path}: the file is empty; write one problem a line, as a JSON object")
-    reader = _Reader(spec, path)
-    for row in rows:
+    file = ProblemFile.of(spec)
+    if not file.rows:
+        raise DataError(f"{file.path}: the file is empty; write one problem a line, as a JSON object")
+    reader = _Reader(spec, file)
+    for row in file.rows:
         reader.read(row)
     reader.finish()
     return take(spec, reader.problems, [reader.splits.get(p.id) for p in reader.problems], sizes, seed)
 
 
-def file_rows(path: Path) -> tuple[Row, ...]:
-    """The lines of a user's file. Raises DataError for one that cannot be read."""
-    return read_rows(path, f"check the path (it is relative to {Path.cwd()})")
+def file_of(spec: str) -> Path | None:
+    """The problem file of a spec; None for a spec of another family."""
+    path = plain_spec(spec).removeprefix("jsonl:").partition(_ASKED)[0]
+    return Path(path) if spec.startswith("jsonl:") or path.endswith(".jsonl") else None
 
 
-def file_problem(row: Row, values: Mapping[str, Any], spec: str) -> Problem:
-    """The problem of a line whose texts are right. Raises VerifierError for a `verifier` that names none."""
-    meta, named = values.get("meta", {}), named_verifier(values.get("verifier", "exact"))
-    texts = (values["id"], spec, values["question"], values["answer"])
-    return Problem(*texts, meta if isinstance(meta, dict) else {}, named, row.number)
+def file_verifier(spec: str) -> dict[str, Any]:
+    """What scores the problems of a file, by its name and options: each problem's own verifier, which is a function in
+    a file of code only where the spec says so. Raises VerifierError for a verifier that is none."""
+    name = _default(spec)["name"]
+    return {"name": EACH, "code": name} if names_code(name) else {"name": EACH}
+
+
+def _default(spec: str) -> dict[str, Any]:
+    """The verifier of problems that name none, by its name and options."""
+    asked = unquote(plain_spec(spec).partition(_ASKED)[2])
+    return written_verifier(asked) if asked else dict(EXACT)
+
+
+@dataclass(frozen=True)
+class ProblemFile:
+    """A user's file: its lines, and the verifier of those that name none."""
+
+    path: Path
+    rows: tuple[Row, ...]
+    default: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, spec: str) -> ProblemFile:
+        """The file of a spec. Raises DataError for one that cannot be read."""
+        path = file_of(spec) or Path(spec)
+        return cls(path, read_rows(path, f"check the path (it is relative to {Path.cwd()})"), _default(spec))
+
+    @functools.cached_property
+    def verifiers(self) -> OwnVerifiers:
+        """Scores each problem with its own verifier."""
+        name = self.default["name"]
+        return OwnVerifiers(name if names_code(name) else "")
+
+    def problem(self, row: Row, values: Mapping[str, Any], spec: str = "") -> Problem:
+        """The problem of a line whose texts are right. Raises VerifierError for a `verifier` that names none, and for
+        answers that are no labels where it takes its labels from them."""
+        meta, named = values.get("meta", {}), self._named(values)
+        if lists_none(named):
+            if isinstance(self._labels, VerifierError):
+                raise self._labels
+            named = {**named, "labels": self._labels}
+        texts = (values["id"], spec, values["question"], values["answer"])
+        meta, hint = (meta if isinstance(meta, dict) else {}), values.get("feedback")
+        return Problem(*texts, meta, named, row.number, hint if isinstance(hint, str) else "")
+
+    @functools.cached_property
+    def _labels(self) -> list[str] | VerifierError:
+        """The answers to all problems whose labels are not listed, or why they are no labels."""
+        answers = [row.values["answer"] for row in self.rows if row.values and self._asks_for_labels(row.values)]
+        try:
+            return labels_of([answer for answer in answers if isinstance(answer, str)])
+        except VerifierError as exc:
+            return exc
+
+    def _asks_for_labels(self, values: Mapping[str, Any]) -> bool:
+        try:
+            return "answer" in values and lists_none(self._named(values))
+        except VerifierError:
+            return False
+
+    def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return named_verifier(values.get("verifier", self.default))
 
 
 class _Reader:
     """Collects a file's problems and its mistakes, line by line."""
 
-    def __init__(self, spec: str, path: Path) -> None:
-        self.spec, self.path = spec, path
+    def __init__(self, spec: str, file: ProblemFile) -> None:
+        self.spec, self.path, self._file = spec, file.path, file
         self.problems: list[Problem] = []
         self.splits: dict[str, str] = {}
         self._mistakes: list[str] = []
-        self._verifiers = OwnVerifiers()
+        self._refused: set[str] = set()  # what was said of verifiers; the same is not said of every line
         self._line_of_id: dict[str, int] = {}
         self._first_use: dict[str, tuple[int, str]] = {}
         self._first_without_split = 0
@@ -67,10 +134,12 @@ class _Reader:
             return
         self._check_duplicates(row, row.values)
         try:
-            problem = file_problem(row, row.values, self.spec)
-            self._verifiers.check(problem)
+            problem = self._file.problem(row, row.values, self.spec)
+            self._file.verifiers.check(problem)
         except VerifierError as exc:
-            self._mistake(row, str(exc))
+            if str(exc) not in self._refused:
+                self._mistake(row, str(exc))
+            self._refused.add(str(exc))
         else:
             self.problems.append(problem)
 

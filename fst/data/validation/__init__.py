@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fst.config import ValidateParams
+from fst.data.families.jsonl import ProblemFile
 from fst.data.validation.gx import Finding, run_suite
 from fst.data.validation.page import Validation, table, write_page
 from fst.data.validation.suites import (
+    CRITICAL,
     balance_suite,
     channel_suite,
     prepared_suite,
@@ -38,16 +40,18 @@ __all__ = [
 ]
 
 
-def validate_raw(path: Path) -> Validation:
-    """Validate a user's problem file, one JSON object per line. Raises DataError for one that cannot be opened."""
-    rows = raw_table(path)
-    return Validation("raw", path.name, rows.length, run_suite("raw", [(rows, raw_suite())]))
+def validate_raw(spec: str | Path) -> Validation:
+    """Validate a user's problem file, one JSON object per line, by its spec. Raises DataError for one that cannot be
+    opened, VerifierError for a verifier of the spec that is none."""
+    file = ProblemFile.of(str(spec))
+    rows = raw_table(file)
+    return Validation("raw", file.path.name, rows.length, run_suite("raw", [(rows, raw_suite())]))
 
 
-def check_raw(file: Path, page: Path) -> Validation:
+def check_raw(spec: str, page: Path) -> Validation:
     """What the suites find in a user's problem file; `page` says it too. Raises ValidationFailed, with the offending
     rows, for a critical finding."""
-    found = validate_raw(file)
+    found = validate_raw(spec)
     page.parent.mkdir(parents=True, exist_ok=True)
     write_page([found], page)
     require([found], page)
@@ -86,5 +90,20 @@ def require(validations: Sequence[Validation], page: Path) -> tuple[Finding, ...
     failed = [validation for validation in validations if not validation.ok]
     if failed:
         tables = "\n\n".join(map(table, failed))
-        raise ValidationFailed(f"{tables}\n\nMend these rows at their source and run this again. The page: {page}")
+        raise ValidationFailed(f"{tables}\n\n{_remedy(failed)} The page: {page}")
     return tuple(finding for validation in validations for finding in validation.warnings)
+
+
+def _remedy(failed: Sequence[Validation]) -> str:
+    """What to do: of rows where there are rows with a place in a file, of sizes where splits are too small."""
+    critical = [finding for one in failed for finding in one.failing if finding.severity == CRITICAL]
+    keys = [row.keys() for finding in critical for row in finding.failed_rows]
+    remedies = []
+    if any("line" in key for key in keys):
+        remedies.append("Mend these rows at their source and run this again.")
+    if any("line" not in key for key in keys):
+        remedies.append(
+            "Give the splits more problems: add some, or change prepare.train, prepare.validation and prepare.test; "
+            "validate.min_problems says how many each needs."
+        )
+    return " ".join(remedies) or "Write problems into the file, one a line, and run this again."

@@ -67,6 +67,7 @@ def raw_suite() -> list[Any]:
         *(s.filled(f"{key}_text", f"No {key} is empty.") for key in _TEXTS),
         s.unique("id", "Every id is used once."),
         s.among("meta_kind", ["object"], "Every meta is an object."),
+        s.among("feedback_kind", ["text"], "Every feedback is a text."),
         s.among("split", SPLITS, "Every split is train, validation or test."),
         s.nothing_in("no_split", "Every problem names its split, or none does."),
         s.nothing_in("elsewhere", "No question can end up in two splits."),

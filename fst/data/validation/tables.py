@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fst.data.families.jsonl import file_problem, file_rows
+from fst.data.families.jsonl import ProblemFile
 from fst.data.prepared import problem_of, read_head, rebuild_verifier, split_rows
 from fst.data.rows import RAW, Row, half_a_pair
-from fst.data.types import SPLITS, Problem, Verifier
+from fst.data.types import SPLITS, Problem
 from fst.data.validation.gx import Table
-from fst.data.verifiers import EACH, Named, OwnVerifiers, reference_of
+from fst.data.validation.verdicts import Check, check, told_once
+from fst.data.verifiers import EACH, reference_of
 from fst.errors import VerifierError
 
 Values = Mapping[str, Any]  # the object on a line
-Check = tuple[float | None, str | None]  # the reference answer's reward, what is wrong with the verifier
 
 _TEXTS = ("id", "question", "answer")
 _MISSING = "missing"
@@ -28,13 +28,12 @@ _KINDS = {str: "text", dict: "object", list: "list", bool: "true or false", type
 _LONGEST = 80  # characters of a value that is shown
 
 
-def raw_table(path: Path) -> Table:
-    """The lines of a user's problem file. Raises DataError for a file that cannot be read at all."""
-    lines = file_rows(path)
+def raw_table(file: ProblemFile) -> Table:
+    """The lines of a user's problem file. Raises VerifierError for a verifier of all lines that is none."""
+    lines = file.rows
     rows = [line.values for line in lines]
     named = any("split" in row for row in rows if row is not None)
-    verify = OwnVerifiers()
-    checks = [_check_raw(line, verify) for line in lines]
+    checks = told_once([_check_raw(line, file) for line in lines])
     asked = [(line.values, _text(line.values, "split"), f"line {line.number}") for line in lines]
     return Table(
         {
@@ -42,12 +41,13 @@ def raw_table(path: Path) -> Table:
             "unreadable": [line.wrong or None for line in lines],
             **_texts(rows),
             "meta_kind": _column(rows, lambda row: _kind(row, "meta") if "meta" in row else None),
+            "feedback_kind": _column(rows, lambda row: _kind(row, "feedback") if "feedback" in row else None),
             "split": _column(rows, lambda row: _shown(row["split"]) if "split" in row else None),
             "no_split": _column(rows, lambda row: "others have one" if named and "split" not in row else None),
             "unknown_keys": _column(rows, lambda row: ", ".join(repr(k) for k in row if k not in RAW.types) or None),
             "elsewhere": _elsewhere(asked),
-            "reward": [reward for reward, _ in checks],
-            "verifier": [trouble for _, trouble in checks],
+            "reward": [one.reward for one in checks],
+            "verifier": [one.trouble for one in checks],
         },
         ("id", "line"),
     )
@@ -62,7 +62,7 @@ def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
     lines = [(name, line) for name in SPLITS for line in split_rows(folder, name)]
     rows = [line.values for _, line in lines]
     problems = [_problem(row, head["spec"]) for row in rows]
-    checks = [_check(p, verify, named) if isinstance(p, Problem) else (None, None) for p in problems]
+    checks = told_once([check(p, verify, named) if isinstance(p, Problem) else Check() for p in problems])
     parts = {name: [p for p, line in zip(problems, lines, strict=True) if line[0] == name] for name in SPLITS}
     known = {name: [p for p in part if isinstance(p, Problem)] for name, part in parts.items()}
     columns: dict[str, list[Any]] = {
@@ -75,8 +75,8 @@ def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
         "of_file": [name for name, _ in lines],
         "tokens": _column(rows, lambda row: row["tokens"] if type(row.get("tokens")) is int else None),
         "elsewhere": _elsewhere([(line.values, name, f"{name}.jsonl:{line.number}") for name, line in lines]),
-        "reward": [reward for reward, _ in checks],
-        "verifier": [trouble for _, trouble in checks],
+        "reward": [one.reward for one in checks],
+        "verifier": [one.trouble for one in checks],
     }
     sizes: dict[str, list[Any]] = {
         "split": list(SPLITS),
@@ -169,26 +169,15 @@ def _problem(row: Values | None, spec: str) -> Problem | str | None:
         return str(exc)
 
 
-def _check_raw(line: Row, verify: OwnVerifiers) -> Check:
+def _check_raw(line: Row, file: ProblemFile) -> Check:
     row = line.values
     if row is None or any(_kind(row, key) != "text" or not row[key].strip() for key in _TEXTS):
-        return None, None
+        return Check()
     try:
-        problem = file_problem(line, row, "")
+        problem = file.problem(line, row)
     except VerifierError as exc:
-        return None, str(exc)
-    return _check(problem, verify, {"name": EACH})
-
-
-def _check(problem: Problem, verify: Verifier, named: Named) -> Check:
-    """What the domain's verifier, which is called `named`, makes of a problem's reference answer."""
-    try:
-        if isinstance(verify, OwnVerifiers):
-            verify.check(problem)
-        reference = reference_of(problem, named)
-        return None if reference is None else verify(problem, reference).reward, None
-    except VerifierError as exc:
-        return None, str(exc)
+        return Check(trouble=str(exc))
+    return check(problem, file.verifiers, {"name": EACH})
 
 
 def _shares(noun: str, values: Mapping[str, Sequence[Any]]) -> Table:

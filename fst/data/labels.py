@@ -1,0 +1,116 @@
+"""Labels: the one that a response settles on, and those of problems that do not list them.
+
+Labels are compared by their words, without case and punctuation: `Password reset`, `password_reset` and `password
+reset.` are one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from fst.data.answers import NO_ANSWER
+from fst.data.scoring import verdict
+from fst.data.types import Problem, Score, Verifier
+from fst.errors import VerifierError
+
+NAME = "choice"
+MOST_LABELS = 50  # that are taken from a domain's answers
+_WORD = re.compile(r"[^\W_]+")
+_SHOWN = 12
+_REMEDY = f'name them: "verifier": {{"name": "{NAME}", "labels": ["billing", "login"]}}'
+
+Words = tuple[str, ...]
+
+
+def choice(labels: tuple[str, ...] = ()) -> Verifier:
+    """The one label of `labels` that a response settles on: the only one in it, or else in its last line. A response
+    that names two is not read as either. Raises VerifierError for no labels, and for two with the same words."""
+    known = _by_words(labels)
+
+    def verify(problem: Problem, response: str) -> Score:
+        want = known.get(_words(problem.answer))
+        if want is None:
+            raise VerifierError(
+                f"problem {problem.id!r}: {problem.answer!r} is no label of {NAME!r}; its labels are {_listed(labels)}"
+            )
+        found = settled_on(response, known)
+        if len(found) == 1:
+            return verdict(problem, response, found[0] == want, f"{found[0]} instead of {want}")
+        if found:
+            return verdict(problem, response, False, f"the output names {' and '.join(found)}; it must settle on one")
+        return verdict(
+            problem, response, False, f"{NO_ANSWER} found: no label in the output; the labels are {_listed(labels)}"
+        )
+
+    return verify
+
+
+def settled_on(response: str, known: Mapping[Words, str]) -> list[str]:
+    """The labels that a response names, in their order: one where it settles on one, in all of it or in its last line.
+    `known` are the labels by their words."""
+    found = list(dict.fromkeys(_named(_words(response), known)))
+    if len(found) > 1:
+        last = [line for line in response.splitlines() if line.strip()][-1]
+        in_last = list(dict.fromkeys(_named(_words(last), known)))
+        found = in_last if len(in_last) == 1 else found
+    return found
+
+
+def labels_of(answers: Sequence[str]) -> list[str]:
+    """The labels of problems that list none: their answers, each once, in alphabetical order.
+
+    Raises VerifierError for answers that are not a set of labels: more than 50 of them, or one that a single problem
+    has. So the labels, which feedback names, never make a single problem's answer known.
+    """
+    times = Counter(map(_words, answers))
+    once = next((answer for answer in answers if times[_words(answer)] == 1), None)
+    if len(times) > MOST_LABELS:
+        raise VerifierError(f"{NAME!r}: {len(times)} different answers are too many to be labels; {_REMEDY}")
+    if once is not None:
+        raise VerifierError(
+            f"{NAME!r}: the answer {once[:60]!r} is there once only, so the answers are not taken as labels; {_REMEDY}"
+        )
+    first = {_words(answer): answer.strip() for answer in reversed(answers)}
+    return sorted(first.values())
+
+
+def lists_none(named: Mapping[str, object]) -> bool:
+    """Whether a verifier, by its name and options, is a `choice` that does not list its labels."""
+    return named.get("name") == NAME and "labels" not in named
+
+
+def _words(text: str) -> Words:
+    return tuple(_WORD.findall(text.casefold()))
+
+
+def _by_words(labels: Sequence[str]) -> dict[Words, str]:
+    """Labels by their words. Raises VerifierError."""
+    if not labels:
+        raise VerifierError(f"{NAME!r} has no labels; {_REMEDY}")
+    known: dict[Words, str] = {}
+    for label in labels:
+        words = _words(label)
+        if not words:
+            raise VerifierError(f"{NAME!r}: the label {label!r} has no letter or digit; write it in words")
+        if words in known:
+            raise VerifierError(f"{NAME!r}: the labels {known[words]!r} and {label!r} read the same; keep one")
+        known[words] = label
+    return known
+
+
+def _named(words: Words, known: Mapping[Words, str]) -> Iterator[str]:
+    """The labels in a text's words; where several begin at a word, the longest, which takes its words with it."""
+    longest = max(map(len, known))
+    place = 0
+    while place < len(words):
+        size = next((n for n in range(longest, 0, -1) if words[place : place + n] in known), 0)
+        if size:
+            yield known[words[place : place + size]]
+        place += size or 1
+
+
+def _listed(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:_SHOWN])
+    return shown if len(labels) <= _SHOWN else f"{shown} and {len(labels) - _SHOWN} more"

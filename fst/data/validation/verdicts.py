@@ -1,0 +1,81 @@
+"""What verifiers make of the reference answers. Trouble that comes from a verifier rather than from a line is told
+once, at the first line that has it, with the number of the others."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fst.data.scoring import RAISED, remark
+from fst.data.types import Problem, Verifier
+from fst.data.verifiers import EACH, Named, OwnVerifiers, own, reference_of
+from fst.errors import VerifierError
+
+_OF_A_PROBLEM = re.compile(r"problem '.*?': ")
+
+
+@dataclass(frozen=True)
+class Check:
+    """The reward of a problem's reference answer (None: it has none, or there is trouble), the trouble with its
+    verifier, and the verifier's name. Troubles with one `cause` are one; it is the trouble itself where it is empty."""
+
+    reward: float | None = None
+    trouble: str | None = None
+    verifier: str = ""
+    cause: str = ""
+
+    @property
+    def same(self) -> str:
+        """What is equal for troubles that are one."""
+        return self.cause or self.said
+
+    @property
+    def said(self) -> str:
+        """The trouble without the name of the problem."""
+        return _OF_A_PROBLEM.sub("", self.trouble or "", count=1)
+
+
+def check(problem: Problem, verify: Verifier, named: Named) -> Check:
+    """What the domain's verifier, which is called `named`, makes of a problem's reference answer."""
+    name = str((own(problem) if named["name"] == EACH else named)["name"])
+    try:
+        if isinstance(verify, OwnVerifiers):
+            verify.check(problem)
+        reference = reference_of(problem, named)
+        if reference is None:
+            return Check(verifier=name)
+        score = verify(problem, reference)
+    except VerifierError as exc:
+        return Check(None, str(exc), name)
+    said = remark(score.feedback)
+    if said.startswith(RAISED):
+        raised = f"{name} raised {said.removeprefix(RAISED)}"
+        return Check(None, raised, name, raised.partition(": ")[0])
+    return Check(score.reward, None, name)
+
+
+def told_once(checks: Sequence[Check]) -> list[Check]:
+    """The checks, with a trouble that several problems have at the first of them only, and the same for a verifier that
+    gives none of several reference answers a reward."""
+    judged = Counter(one.verifier for one in checks if one.reward is not None)
+    nothing = Counter(one.verifier for one in checks if one.reward == 0)
+    blind = {name for name, count in nothing.items() if count == judged[name] > 1}
+    found = [_blind(one) if one.verifier in blind and one.reward == 0 else one for one in checks]
+    times = Counter(one.same for one in found if one.trouble)
+    seen: set[str] = set()
+    told = []
+    for one in found:
+        more = times[one.same] - 1
+        if one.trouble and one.same in seen:
+            one = replace(one, trouble=None)
+        elif one.trouble and more:
+            seen.add(one.same)
+            one = replace(one, trouble=f"{one.said} (here and for {more} more problem{'s' if more > 1 else ''})")
+        told.append(one)
+    return told
+
+
+def _blind(one: Check) -> Check:
+    return Check(None, f"{one.verifier} gives the problem's own reference answer reward 0", one.verifier)
