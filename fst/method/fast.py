@@ -154,6 +154,7 @@ class _Adapter:
             proposal = self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
         except Exception as error:  # whatever a reflector raises costs one proposal; see `check`
             self.screening.errors += 1
+            self.screening.last_error = f"{type(error).__name__}: {error}"
             self.failure = error
             log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
             return None

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 
 from fst.models.reflector import Proposal
 
+SHOWN = 3  # refused proposals
+
 
 @dataclass
 class Screening:
-    """How often the reflector was asked and how often it failed; its proposals that were refused, by reason; proposals
-    drawn and screened, tokens, seconds. `longest` is the length in tokens of the longest prompt refused for it."""
+    """How often the reflector was asked and how often it failed, with its last error; its proposals that were refused,
+    by reason, and the first few of them; proposals drawn and screened, tokens, seconds. `longest` is the length in
+    tokens of the longest prompt refused for it."""
 
     asked: int = 0
     errors: int = 0
+    last_error: str = ""
     refused: dict[str, int] = field(default_factory=lambda: {"empty": 0, "known": 0, "too_long": 0})
+    samples: list[str] = field(default_factory=list)
     longest: int = 0
     proposals: int = 0
     screened: int = 0
@@ -32,12 +37,15 @@ class Screening:
     def refuses(self, text: str, known: frozenset[str], limit: int, count: Callable[[str], int]) -> bool:
         """Whether a proposed text is not worth a rollout: it is empty, known, or has more than `limit` tokens. The
         reason is counted."""
+        tokens = count(text)
         if not text or text in known:
             reason = "known" if text else "empty"
-        elif (tokens := count(text)) > limit:
+        elif tokens > limit:
             reason = "too_long"
             self.longest = max(self.longest, tokens)
         else:
             return False
         self.refused[reason] += 1
+        if len(self.samples) < SHOWN:
+            self.samples.append(f"    {reason}, {tokens} tokens: {text[:200]!r}")
         return True
