@@ -213,6 +213,10 @@ class Alternating:
             seconds=tried.seconds + found.seconds,
         )
 
+    def check(self) -> None:
+        """See Reflector.check."""
+        self.reflector.check()
+
     @property
     def usage(self) -> Mapping[str, Any] | None:
         """The reflector's own account, where it keeps one."""

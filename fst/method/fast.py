@@ -93,8 +93,7 @@ class _Adapter:
     spent: int = 0
     barren: int = 0
     best: float = 0.0
-    reflected: int = 0  # calls of the reflector that succeeded
-    failure: Exception | None = None  # its last one that did not
+    failure: Exception | None = None  # the reflector's last
     propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
 
     def told(self, rollout: Rollout) -> str:
@@ -155,24 +154,25 @@ class _Adapter:
         """What the reflector proposes, None where it failed; either is counted."""
         seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
         evidence = [text for text in self.feedback.values() if text not in feedback]
-        self.screening.asked += 1
         try:
             proposal = self.evolver.reflector.propose(current, feedback, evidence, avoid, seed)
         except Exception as error:  # whatever a reflector raises costs one proposal; see `check`
+            self.screening.asked += 1
             self.screening.errors += 1
+            self.screening.last_error = f"{type(error).__name__}: {error}"
             self.failure = error
             log.warning("round %d: the reflector failed, no proposal: %s", self.plan.number, error)
             return None
         self.screening.add(proposal)
-        self.reflected += proposal.origin == "reflection"
+        self.screening.asked += proposal.origin == "reflection"
         return proposal
 
     def check(self) -> None:
         """Raise ReflectorError, with the last failure, where not one call of the reflector succeeded."""
-        if self.failure and not self.reflected:
+        if self.failure and self.screening.errors == self.screening.asked:
             last = str(self.failure) or type(self.failure).__name__
             raise ReflectorError(
-                f"round {self.plan.number}: all {self.screening.errors} calls of the reflector failed, the last with: "
+                f"round {self.plan.number}: all {self.screening.asked} calls of the reflector failed, the last with: "
                 f"{last}. The rounds before this one are saved: mend it, then go on with --resume"
             ) from self.failure
 

@@ -139,5 +139,5 @@ class FirstAsks:
         return of_first(lambda: self.reflector.propose(current, feedback, evidence, avoid, seed))
 
     def check(self) -> None:
-        """See Reflector.check; the caller lets rank 0 do it, as with every reflector."""
+        """See Reflector.check. The reflector is asked at once: call it on one rank, through `of_first`."""
         self.reflector.check()

@@ -11,15 +11,16 @@ from fst.runs.outcome import SHOWN
 
 @dataclass
 class Screening:
-    """How often the reflector was asked and how often it failed; its proposals that were refused, by reason; proposals
-    drawn and screened, tokens, seconds. `longest` is the length in tokens of the longest prompt refused for it;
-    `samples` are the first few that were refused."""
+    """How often the reflector was asked and how often it failed, with its last error; its proposals that were refused,
+    by reason, and the first few of them; proposals drawn and screened, tokens, seconds. `longest` is the length in
+    tokens of the longest prompt refused for it."""
 
     asked: int = 0
     errors: int = 0
+    last_error: str = ""
     refused: dict[str, int] = field(default_factory=lambda: {"empty": 0, "known": 0, "too_long": 0})
-    longest: int = 0
     samples: list[str] = field(default_factory=list)
+    longest: int = 0
     proposals: int = 0
     screened: int = 0
     tokens: int = 0
