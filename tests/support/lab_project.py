@@ -80,10 +80,9 @@ class LabProject:
         """The project in another folder, with other domains and parameters. Of the stages, those of its domains are in
         dvc.lock, and with `trained=False` none from the first training on."""
         shutil.copytree(self.root, root)
-        for place in (".dvc/tmp", *(() if trained else MADE_BY_TRAINING)):
+        made = (*MADE_BY_TRAINING, *(f"models/bundles/{name}" for name in self.params["domains"]))
+        for place in (".dvc/tmp", *(() if trained else made)):
             shutil.rmtree(root / place, ignore_errors=True)
-        for name in () if trained else self.params["domains"]:
-            shutil.rmtree(root / "models" / "bundles" / name)
         project = LabProject(root)
         sections = {key: {**section, **params.get(key, {})} for key, section in self.params.items()}
         project.params = {**sections, "domains": domains or self.params["domains"]}
