@@ -318,6 +318,7 @@ class Toy:
 
     max_new_tokens: int = 3
     end_ids: tuple[int, ...] = (9,)
+    cut = Policy.cut
 
 
 @pytest.mark.parametrize(

@@ -674,7 +674,7 @@ def test_v5_the_page_shows_what_failed_first(tmp_path: Path) -> None:
 
 def test_v5_the_table_is_narrow_and_shows_what_is_there(tmp_path: Path) -> None:
     ids = ["\x1b[31mred", "长" * 70, *(f"p{n}" for n in range(2, 60))]
-    rows = [raw_row(n, id=id, answer="x" * 300, verifier="multiple_choice") for n, id in enumerate(ids)]
+    rows = [raw_row(n, id=id, answer=f"{n}" + "x" * 300, verifier="multiple_choice") for n, id in enumerate(ids)]
     text = table(validate_raw(write_raw(tmp_path / "a.jsonl", rows)))
     assert max(map(cell_len, text.splitlines())) <= 110
     assert re.search(

@@ -101,7 +101,7 @@ def test_n4_an_empty_split_is_an_error(policy: Policy, room: int) -> None:
 
 def test_n5_measuring_leaves_them_out(policy: Policy, room: int) -> None:
     long = of_length(policy, room + 1, "long")
-    domain = Domain("toy", (SHORT,), (SHORT, long), (long, SHORT), verify)
+    domain = Domain("lab/reverse", (SHORT,), (SHORT, long), (long, SHORT), verify)
     served = Served(policy, PARAMS, None)
     assert set(served.measure(domain, Prompt("turn it around")).problems) == {"short"}
     assert [row["question"] for row in served.traffic(domain, Prompt("turn it around"))] == [SHORT.question]

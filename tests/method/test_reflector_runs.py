@@ -20,7 +20,8 @@ def test_u1_u2_u3_a_server_that_stops_answering(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     long = said("1 " * 99)
-    with serving(said("sort the digits", (100, 10)), long, long, refused(401, "key expired")) as server:
+    checked, written = said("ready", (100, 10)), said("sort the digits", (100, 10))
+    with serving(checked, written, long, long, refused(401, "key expired")) as server:
         endpoint = {"kind": "endpoint", "base_url": server.url, "endpoint_model": "toy", "input_price": 10.0}
         params = params_from_dict(
             {
@@ -41,8 +42,8 @@ def test_u1_u2_u3_a_server_that_stops_answering(
         assert (asked["asked"], asked["errors"]) == (3, 1), "a prompt, one too long twice, a failure"
         assert (asked["refused"], asked["longest"] > 64) == ({"empty": 0, "known": 0, "too_long": 1}, True)
         used = first["reflector_usage"]
-        assert (used["calls"], used["input_tokens"], used["output_tokens"]) == (4, 160, 34)
-        assert used["cost"] == pytest.approx(160 * 10 / 1e6)
+        assert (used["calls"], used["input_tokens"], used["output_tokens"]) == (5, 260, 44), "the check before training too"
+        assert used["cost"] == pytest.approx(260 * 10 / 1e6)
         assert not has_ended(job.folder)
         server.script = [said("turn them round")]
         run_job(job, resume=True, quiet=True)
