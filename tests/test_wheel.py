@@ -56,9 +56,9 @@ def test_w2_it_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     here.mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
-    def run(*command: str) -> str:
+    def run(*command: str, codes: tuple[int, ...] = (0,)) -> str:
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode in codes, done.stdout + done.stderr
         return done.stdout
 
     fst = str(home / "bin" / "fst")
@@ -66,7 +66,8 @@ def test_w2_it_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     found = run(fst, "doctor")
     assert re.search(r"lab base model\W+ok\W", found)
     assert list(here.iterdir()) == []
-    said = run(fst, "train", "--quiet", "--run", "first", *(word for key in SMALL for word in ("--set", key)))
+    small = [word for key in SMALL for word in ("--set", key)]
+    said = run(fst, "train", "--quiet", "--run", "first", *small, codes=(0, 8))  # 8: so few rollouts taught it nothing
     assert "fst on lab/sort_desc+add_one: test accuracy" in " ".join(said.split())
     assert [path.name for path in here.iterdir()] == ["runs"]
     assert '"kind": "end"' in (here / "runs" / "first" / "events.jsonl").read_text()

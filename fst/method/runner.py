@@ -123,9 +123,9 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         )
     domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params, domain)
+    trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm; joins the ranks
     if job.arm != "rl":
         ranks.of_first(reflector.check)
-    trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm
     config = config_of(job, problems, start)
     alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}
     ranks.agree(alike, "parameters, problems, model, start or versions")

@@ -128,7 +128,7 @@ def test_r4_two_ranks_learn(tmp_path: Path) -> None:
     """To end an answer with a digit from 5 to 9, which one in seven does at first."""
     rng = random.Random(0)
     questions = {" ".join(rng.choices("0123456789", k=5)) for _ in range(300)}
-    problem = {"answer": "[5-9]$", "verifier": {"name": "regex"}}
+    problem = {"answer": "[5-9]$", "verifier": {"name": "regex", "search": True}}
     lines = [json.dumps({"id": question, "question": question, **problem}) for question in sorted(questions)]
     (tmp_path / "problems.jsonl").write_text("\n".join(lines))
     process = launch(tmp_path / "runs", "rl", "loop.seed_prompt=Solve the task.", problems=tmp_path / "problems.jsonl")

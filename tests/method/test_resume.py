@@ -50,7 +50,7 @@ class Lab:
     def __init__(self, folder: Path, model: Path) -> None:
         self.runs, self.model, self.data = folder / "runs", model, folder / "problems.jsonl"
         rng = random.Random(0)
-        verifier = {"name": "regex", "pattern": r"[a-l]"}
+        verifier = {"name": "regex", "pattern": r"[a-l]", "search": True}
         with self.data.open("w", encoding="utf-8") as file:
             for i in range(80):
                 question = "digits: " + " ".join(str(rng.randrange(10)) for _ in range(6))

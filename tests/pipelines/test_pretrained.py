@@ -42,7 +42,7 @@ def project(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> LabProje
     project = LabProject(tmp_path_factory.mktemp("pretrained") / "project", domains, model=model, **SMALL)
     rng, known = random.Random(0), ("river", "stone", "apple", "window", "letter", "train", "paper", "garden")
     asked = {f"Say something about a {a} and a {b}." for a in known for b in rng.sample(known, 6)}
-    problem = {"answer": "^[A-L]", "verifier": {"name": "regex"}}  # of real answers, some begin so
+    problem = {"answer": "^[A-L]", "verifier": {"name": "regex", "search": True}}  # of real answers, some begin so
     lines = [json.dumps({"id": str(i), "question": text, **problem}) for i, text in enumerate(sorted(asked))]
     (project.root / "words.jsonl").write_text("\n".join(lines), encoding="utf-8")
     measured(project, "dvc", "repro", "bundle@words")

@@ -153,7 +153,7 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     after = candidate(adapted, found.fast)
     assert list(after.manifest["domains"]) == ["first"]
     facts = after.manifest["domains"]["first"]
-    assert (facts["spec"], facts["stage"]) == (f"jsonl:{found.data}", found.fast)
+    assert (facts["spec"], facts["stage"]) == (f"jsonl:{found.data}#whole", found.fast)
     assert after.manifest["run"]["domain"] == found.fast
     weights = "adapter/adapter_model.safetensors"
     assert after.manifest["files"][weights] == before.manifest["files"][weights]
