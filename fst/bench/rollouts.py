@@ -111,7 +111,15 @@ def _of_vllm(policy: Policy, params: Params, batches: Sequence[Batch], blocks: i
         for batch in batches:
             lengths = batch.lengths or (policy.max_new_tokens,) * len(batch.rows)
             bodies = [
-                {"model": BASE, "prompt": ids, "max_tokens": n, "seed": seed, "ignore_eos": batch.lengths is not None}
+                {
+                    "model": BASE,
+                    "prompt": ids,
+                    "max_tokens": n,
+                    "seed": seed,
+                    "temperature": 1.0,
+                    "logprobs": 0,
+                    "ignore_eos": batch.lengths is not None,
+                }
                 for seed, (ids, n) in enumerate(zip(batch.rows, lengths, strict=True))
             ]
             speeds = []
