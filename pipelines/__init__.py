@@ -5,5 +5,5 @@ import os
 from fst.telemetry import silence
 
 silence()
-# A server that a flow starts for itself makes its database first, which takes more than Prefect's 20 seconds on a busy machine.
+# A server that a flow starts for itself makes its database first. On a busy machine Prefect's 20 seconds do not do.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -123,7 +123,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         )
     domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params, domain)
-    trl_config(params.slow, params.model, job.folder, job.seed)  # refuses options of TRL's in every arm; joins the ranks
+    trl_config(params.slow, params.model, job.folder, job.seed)  # in every arm: refuses options, joins the ranks
     if job.arm != "rl":
         ranks.of_first(reflector.check)
     config = config_of(job, problems, start)

@@ -42,7 +42,7 @@ def test_u1_u2_u3_a_server_that_stops_answering(
         assert (asked["asked"], asked["errors"]) == (3, 1), "a prompt, one too long twice, a failure"
         assert (asked["refused"], asked["longest"] > 64) == ({"empty": 0, "known": 0, "too_long": 1}, True)
         used = first["reflector_usage"]
-        assert (used["calls"], used["input_tokens"], used["output_tokens"]) == (5, 260, 44), "the check before training too"
+        assert (used["calls"], used["input_tokens"], used["output_tokens"]) == (5, 260, 44), "with the check before"
         assert used["cost"] == pytest.approx(260 * 10 / 1e6)
         assert not has_ended(job.folder)
         server.script = [said("turn them round")]
