@@ -28,6 +28,7 @@ from fst.models.policy import Policy, load_policy
 from fst.models.sampler import Answer, Ask, row_bytes
 from fst.models.tree import plain_model
 
+pytestmark = pytest.mark.slow
 ENDS = [*range(0, 517, 9)]  # an untrained model hardly ever says its own end token
 SYSTEM = [3, 137, 148, 145, 4]
 CONTEXTS = [(3, 9, 5), (*SYSTEM, 18, 5), (*SYSTEM, 114, 155, 143, 238, 248, 11, 5), (3, 60, 5), (7,), (*SYSTEM, 20, 5)]

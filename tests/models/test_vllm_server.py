@@ -37,6 +37,7 @@ from fst.models.policy import Policy
 from fst.models.sampler import Sampling
 from support import fake_vllm
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., VllmServer]
 

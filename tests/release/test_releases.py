@@ -38,6 +38,9 @@ pytest_plugins = ("support.store_fixtures",)
 AT_ONCE, OLD = timedelta(0), timedelta(days=1)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def releases(objects: Objects) -> Releases:
     return Releases(objects)

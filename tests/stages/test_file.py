@@ -19,6 +19,7 @@ from fst.stages.validate import validate
 from fst.stages.workspace import Workspace
 from support.imports import ROOT
 
+pytestmark = pytest.mark.slow
 TICKETS = (ROOT / "data" / "examples" / "tickets.jsonl").read_text(encoding="utf-8")
 
 

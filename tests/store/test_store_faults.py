@@ -35,6 +35,7 @@ from support.store_toys import Fault, Proxy, toy_adapter, toy_bundle
 
 pytest_plugins = ("support.store_fixtures",)
 
+pytestmark = pytest.mark.slow
 HASTY = Patience(connect_seconds=20, read_seconds=20, attempts=1)  # asks once; a busy machine has time to answer
 
 
