@@ -26,6 +26,7 @@ from fst.models.device import free_cache
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
+BATCHED = 4096  # tokens that a server on a CPU runs at once, or more where a prompt may be longer
 _GRACE_SECONDS = 15.0
 _THOUSANDS = {"k": 1000, "K": 1024}
 # What a launcher tells the processes that train together is not meant for the server that one of them starts.
@@ -174,6 +175,11 @@ class VllmServer:
             command += ["--max-model-len", str(self.context)]
         if not _has_gpu():
             command.append("--enforce-eager")  # compiling takes longer than it saves
+            # A prompt that is read in two parts ends the server where its answer has a seed: torch's generators for the
+            # CPU do not know the offset that vLLM sets back.
+            command.append("--no-enable-chunked-prefill")
+            if self.context is not None:
+                command += ["--max-num-batched-tokens", str(max(self.context, BATCHED))]
         if self._sleeps:
             command.append("--enable-sleep-mode")
         return [*command, *self.params.arguments]
