@@ -40,11 +40,14 @@ _LONE = re.compile(r"(?<![\w'])(?:([B-E])|(A)(?!\s+[a-z]))(?![\w'])")
 def feedback_text(problem: Problem, response: str, differs: str) -> str:
     """The four parts, and the problem's own feedback where it has any and `differs` is not CORRECT; each of the last
     two is made a single line."""
-    hint = f"{_HINT}{_line(problem.feedback)}" if problem.feedback and differs != CORRECT else ""
-    return f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}{hint}\ndiffers: {_line(differs)}"
+    hint = f"{_HINT}{one_line(problem.feedback)}" if problem.feedback and differs != CORRECT else ""
+    return (
+        f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}{hint}\ndiffers: {one_line(differs)}"
+    )
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text on one line: every run of blanks is one space."""
     return " ".join(text.split())
 
 
@@ -106,7 +109,7 @@ def cut_off(feedback: str, limit: int) -> str:
 
 
 def _shown(text: str) -> str:
-    line = " ".join(text.split())
+    line = one_line(text)
     return repr(line if len(line) <= _LONGEST_ITEM else f"{line[:_LONGEST_ITEM]}...")
 
 
@@ -141,7 +144,7 @@ def exact(ignore_case: bool = False, strip: bool = True) -> Verifier:
     """Equality of the texts; with `strip` runs of blanks count as one and those at the ends do not count."""
 
     def normal(text: str) -> str:
-        text = " ".join(text.split()) if strip else text
+        text = one_line(text) if strip else text
         return text.casefold() if ignore_case else text
 
     def verify(problem: Problem, response: str) -> Score:

@@ -32,7 +32,7 @@ from fst.method.slow_trl import trl_config
 from fst.method.start import first_population, start_key
 from fst.models.adapter import attach_adapter
 from fst.models.engines.registry import load_with_engine
-from fst.models.policy import load_reader
+from fst.models.reader import load_reader
 from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, versions
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back

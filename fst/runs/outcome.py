@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fst.data.scoring import RAISED, parse_feedback, remark
+from fst.data.scoring import RAISED, one_line, parse_feedback, remark
 from fst.types import Rollout
 
 Kind = Literal["verifier", "cut off", "zero", "equal", "signal", "refused"]
@@ -55,10 +55,10 @@ def sample(rollout: Rollout) -> str:
     asked, expected = parse_feedback(rollout.feedback) or (f"problem {rollout.problem_id}", "")
     said = remark(rollout.feedback).strip()
     lines = [
-        ("asked", _one_line(asked)[:_LONGEST]),
-        ("expected", _one_line(expected)[:_LONGEST]),
-        ("answered", (_one_line(rollout.text)[-_LONGEST:] or "nothing") + (" (cut off)" if rollout.cut else "")),
-        ("scored", f"{rollout.reward:g}" + (f": {_one_line(said)[:_LONGEST]}" if said else "")),
+        ("asked", one_line(asked)[:_LONGEST]),
+        ("expected", one_line(expected)[:_LONGEST]),
+        ("answered", (one_line(rollout.text)[-_LONGEST:] or "nothing") + (" (cut off)" if rollout.cut else "")),
+        ("scored", f"{rollout.reward:g}" + (f": {one_line(said)[:_LONGEST]}" if said else "")),
     ]
     return "\n".join(f"    {name:9} {text}" for name, text in lines if text) + "\n"
 
@@ -206,7 +206,3 @@ def _perfect(events: Sequence[Event]) -> bool:
     rounds = [event["reward"] for event in events if event["kind"] == "round"]
     first = next((event["accuracy"] for event in events if event["kind"] == "evaluation"), 0.0)
     return first >= 1 or (bool(rounds) and min(rounds) >= 1)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from fst.config import Params
 from fst.data.families.jsonl import file_of
 from fst.data.validation import Validation, check_raw, require, validate_prepared, write_page
-from fst.models.policy import load_reader
+from fst.models.reader import load_reader
 from fst.stages.prepare import deal_into
 
 
