@@ -81,7 +81,8 @@ class Rollout:
     `tokens` are the answer's token ids (end token included), `logprobs` their log-probabilities under the behaviour
     policy at T=1, in nats. `weights` is the number of RL steps that the answering weights had taken. `purpose` is what
     the rollout was sampled for; records on disk have it under the key "channel". `cut`: the answer ran into the limit
-    of its length, and did not end by itself.
+    of its length, and did not end by itself. `read` is the answer that the verifier found in it, None where it
+    found none or does not say; records on disk leave it out.
     """
 
     purpose: Purpose
@@ -94,6 +95,7 @@ class Rollout:
     reward: float
     feedback: str
     cut: bool = False
+    read: str | None = None
 
 
 @dataclass

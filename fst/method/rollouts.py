@@ -50,4 +50,5 @@ class Asker:
             score.reward,
             feedback,
             cut=cut,
+            read=score.read,
         )

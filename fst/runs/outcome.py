@@ -50,14 +50,16 @@ class Trouble:
 
 
 def sample(rollout: Rollout) -> str:
-    """What was asked, expected, answered and scored, in lines; of a long question the beginning, of a long answer the
-    end."""
+    """What was asked, expected, answered, read of the answer where that is less than all of it, and scored, in lines;
+    of a long question the beginning, of a long answer the end."""
     asked, expected = parse_feedback(rollout.feedback) or (f"problem {rollout.problem_id}", "")
     said = remark(rollout.feedback).strip()
+    read = one_line(rollout.read or "")
     lines = [
         ("asked", one_line(asked)[:_LONGEST]),
         ("expected", one_line(expected)[:_LONGEST]),
         ("answered", (one_line(rollout.text)[-_LONGEST:] or "nothing") + (" (cut off)" if rollout.cut else "")),
+        ("read as", read[:_LONGEST] if read != one_line(rollout.text) else ""),
         ("scored", f"{rollout.reward:g}" + (f": {one_line(said)[:_LONGEST]}" if said else "")),
     ]
     return "\n".join(f"    {name:9} {text}" for name, text in lines if text) + "\n"

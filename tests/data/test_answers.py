@@ -331,3 +331,4 @@ def test_a10_feedback_says_that_an_answer_was_cut_off(tokens: tuple[int, ...], t
     line = rollout.feedback.rpartition("differs: ")[2]
     assert ("; the output was cut off at 3 tokens" in line) == told
     assert parse_feedback(rollout.feedback) == ("q", "5")
+    assert rollout.read == text

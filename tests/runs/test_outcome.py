@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def test_a_sample_says_what_was_asked_answered_and_scored() -> None:
         ["answered", "nothing"],
         ["scored", "0.5: of another form"],
     ]
+
+
+def test_a_sample_shows_how_an_answer_was_read_where_that_is_a_part_of_it() -> None:
+    told = replace(answer(3), text="I think:\n it is 41", read="41")
+    assert "    read as   41" in sample(told).splitlines()
+    assert "read as" not in sample(replace(told, read="I think: it is 41"))
+    assert "read as" not in sample(replace(told, read=None))
 
 
 def test_a_sample_shows_the_end_of_a_long_answer() -> None:
