@@ -63,7 +63,7 @@ def draw_figures(grouped: dict[str, Arms]) -> list[Figure]:
         trained = {arm: runs for arm, runs in arms.items() if _rewards(runs)}
         if evaluated:
             figures.append(_accuracy(domain, stem, evaluated))
-            figures.append(_drift(domain, stem, evaluated))
+            figures.append(_kl(domain, stem, evaluated))
         if trained:
             figures.append(_reward(domain, stem, trained))
         for arm, runs in arms.items():
@@ -100,7 +100,7 @@ def _validation(arms: Arms) -> tuple[str, str, Callable[[float], str]]:
     return what, label, (lambda value: f"{100 * value:.0f}%") if what == ACCURACY else "{:g}".format
 
 
-def _drift(domain: str, stem: str, arms: Arms) -> Figure:
+def _kl(domain: str, stem: str, arms: Arms) -> Figure:
     what, label, share = _validation(arms)
 
     def draw(axes: Axes, theme: str) -> None:
@@ -112,7 +112,7 @@ def _drift(domain: str, stem: str, arms: Arms) -> Figure:
     ends = [f"{ARM_NAMES[arm]} {curve[-1].kl:.4f}" for arm, runs in arms.items() if (curve := mean_curve(runs))]
     return _figure(
         (domain, "kl", stem),
-        f"Drift: KL against {what}",
+        f"KL from the base against {what}",
         "How far the weights moved for what was learned. Lower for as much learned is better.",
         f"Line chart of KL from the base model against {what}; last KL, nats a token: {'; '.join(ends)}.",
         draw,
