@@ -35,9 +35,9 @@ from fst.config import FastParams
 from fst.data.domains import right_answer
 from fst.data.scoring import parse_feedback
 from fst.data.types import Domain
+from fst.models.likelihood import answer_likelihoods
 from fst.models.policy import Policy
 from fst.models.reflector import Proposal, Reflector
-from fst.models.screening import answer_likelihoods
 from fst.types import Population, Prompt
 
 DRAWN = 12  # prompts drawn for a proposal

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from fst.models.slices import slices
 from fst.models.tree import encode_contexts, plain_model, takes_tree
+
+if TYPE_CHECKING:
+    from fst.models.policy import Policy
 
 MAX_TOKENS = 8192  # run through the model at once
 MAX_LOGITS = 2**24  # numbers in a chunk of logits
@@ -99,3 +103,16 @@ def answer_logprobs(
         for i, logprobs in zip(rows, picked.split(lengths), strict=True):
             totals[i] = float(logprobs.sum())
     return totals
+
+
+def answer_likelihoods(policy: Policy, asked: Sequence[tuple[str, str, str]]) -> tuple[list[float], int]:
+    """Log-likelihood, in nats, of each answer in `asked`: (prompt, question, answer), its end token included; and the
+    tokens read for it. Prompts are screened by it, which costs no rollout."""
+    contexts = policy.encode([policy.messages(prompt, question) for prompt, question, _ in asked])
+    tokenizer = policy.tokenizer
+    answers = [
+        [*ids, tokenizer.eos_token_id]
+        for ids in tokenizer([answer for _, _, answer in asked], add_special_tokens=False)["input_ids"]
+    ]
+    logprobs = answer_logprobs(policy.model, contexts, answers, policy.pad_id)
+    return logprobs, sum(map(len, contexts)) + sum(map(len, answers))

@@ -17,9 +17,9 @@ from typing import Protocol
 from fst.data.lab.corpus import induction_request
 from fst.data.scoring import parse_feedback
 from fst.errors import ReflectorError
+from fst.models.likelihood import answer_likelihoods
 from fst.models.policy import Message, Policy
 from fst.models.reply import extract_prompt
-from fst.models.screening import answer_likelihoods
 from fst.types import Origin
 
 INDUCTION_SYSTEM = "write the instruction"

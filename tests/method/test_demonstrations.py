@@ -21,10 +21,9 @@ from fst.method.demonstrations import Alternating, Demonstrated, Demonstrator, E
 from fst.method.fast import Evolver, FastRound, RoundPlan, fast_round
 from fst.method.loop import rounds
 from fst.method.runner import Job, prepare
-from fst.models.likelihood import answer_logprobs
+from fst.models.likelihood import answer_likelihoods, answer_logprobs
 from fst.models.policy import Policy
 from fst.models.reflector import Proposal
-from fst.models.screening import answer_likelihoods
 from fst.runs.progress import Progress
 from fst.runs.view import load_run
 from fst.types import Population, Prompt, Rollout
