@@ -51,7 +51,7 @@ def test_d1_d2_a_verifiers_own_trouble_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
 ) -> None:
     found = found_in(tmp_path, monkeypatch, body)
-    assert said(found) == {VERIFIERS: [("p0", f"{words} (here and for 11 more problems)")]}
+    assert said(found) == {VERIFIERS: [("p0", f"here and for 11 more problems: {words}")]}
     assert not found.ok
 
 
@@ -62,8 +62,7 @@ def test_d2_answers_that_fail_alone_are_told_line_by_line(tmp_path: Path, monkey
 
 def test_d3_a_mistake_of_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((_, value),) = said(found_in(tmp_path, monkeypatch, "return 1", "exat"))[VERIFIERS]
-    assert str(value).startswith("unknown verifier 'exat'; known: exact, ")
-    assert str(value).endswith("(here and for 11 more problems)")
+    assert str(value).startswith("here and for 11 more problems: unknown verifier 'exat'; known: exact, ")
 
 
 def test_d3_what_differs_is_told_apart() -> None:
@@ -75,7 +74,7 @@ def test_d3_what_differs_is_told_apart() -> None:
     two = [Check(0.0, None, "a"), Check(1.0, None, "a"), Check(0.0, None, "b"), Check(None, "problem 'x': no", "b")]
     assert told_once(two) == two, "one of a's is right, b has one, and a trouble by itself stays as it is"
     again = told_once([Check(None, "problem 'x': no", "b"), Check(), Check(None, "problem 'y': no", "b")])
-    assert [one.trouble for one in again] == ["no (here and for 1 more problem)", None, None]
+    assert [one.trouble for one in again] == ["here and for 1 more problem: no", None, None]
 
 
 def finding(**row: object) -> Finding:

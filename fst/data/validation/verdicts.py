@@ -72,7 +72,7 @@ def told_once(checks: Sequence[Check]) -> list[Check]:
             one = replace(one, trouble=None)
         elif one.trouble and more:
             seen.add(one.same)
-            one = replace(one, trouble=f"{one.said} (here and for {more} more problem{'s' if more > 1 else ''})")
+            one = replace(one, trouble=f"here and for {more} more problem{'s' if more > 1 else ''}: {one.said}")
         told.append(one)
     return told
 
