@@ -30,7 +30,7 @@ from fst.store.releases import Releases
 from fst.traffic.load import free_port
 from fst.traffic.scenario import Scenario, load_scenario
 from fst.traffic.simulate import Exchanged, Recorder, Target, replay
-from fst.traffic.timeline import as_dict, bins, figures, happenings
+from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings
 from pipelines.background import beside, until
 from pipelines.project import Project
 
@@ -119,7 +119,8 @@ class Live:
     def _attainable(self, scenario: Scenario) -> float:
         """The reward that prompts alone can reach on the new domain: that of the rule in plain words, under the weights
         that are served. A child process measures it, so that nothing that learns sees the words."""
-        arguments = f"{CHANNEL!r}, {self._newcomer(scenario)[1]!r}"
+        newcomer = scenario.domains[self._newcomer(scenario)]
+        arguments = f"{CHANNEL!r}, {newcomer.spec!r}, {newcomer.instruction!r}"
         code = f"from fst.release.attainable import attainable; print(attainable({arguments}))"
         done = subprocess.run((sys.executable, "-c", code), cwd=self.root, capture_output=True, text=True)
         if done.returncode:
@@ -127,17 +128,17 @@ class Live:
         return float(done.stdout.split()[-1])
 
     @staticmethod
-    def _newcomer(scenario: Scenario) -> tuple[str, str]:
-        """(name, spec) of the domain that appears after the first phase."""
+    def _newcomer(scenario: Scenario) -> str:
+        """The name of the domain that appears after the first phase."""
         late = [name for name in scenario.domains if name not in scenario.phases[0].mix]
         if not late:
             raise ConfigError("the scenario has no domain that appears after its first phase")
-        return late[0], scenario.domains[late[0]].spec
+        return late[0]
 
     async def _send(self, scenario: Scenario, target: Target, recorder: Recorder) -> None:
         from rich.progress import Progress
 
-        stop, newcomer = threading.Event(), self._newcomer(scenario)[0]
+        stop, newcomer = threading.Event(), self._newcomer(scenario)
         with Progress() as progress:
             bar = progress.add_task("live traffic", total=None)
             first, under_new = "", 0
@@ -156,7 +157,7 @@ class Live:
     def _account(
         self, scenario: Scenario, began: float, exchanges: list[Exchanged], attainable: float
     ) -> dict[str, Any]:
-        places, (newcomer, _) = Project(str(self.root)).places, self._newcomer(scenario)
+        places, newcomer = Project(str(self.root)).places, self._newcomer(scenario)
         alerts, steps = (
             [
                 line
@@ -172,7 +173,8 @@ class Live:
             "began": began,
             "newcomer": newcomer,
             "events": as_dict(events),
-            "bins": bins(began, exchanges),
+            "bin_seconds": (width := bin_width(began, exchanges)),
+            "bins": bins(began, exchanges, width),
             "figures": figures(exchanges, newcomer, events, began, attainable),
         }
         write_atomic(self.out / "timeline.json", document(timeline))

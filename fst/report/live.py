@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from fst.errors import RecordError
 from fst.report.figures import COLOURS, INK, MEMBER, Figure, draw_one
+from fst.traffic.timeline import BIN_SECONDS
 
 SHOWN = {"alert": "alert", "started": "adapting", "released": "released", "swapped": "serving"}
 _STYLE = (("rl", "s"), ("fst", "o"), ("gepa", "^"))
@@ -70,6 +71,8 @@ def _figure(timeline: dict[str, Any]) -> Figure:
     domains = list(dict.fromkeys(point["domain"] for point in timeline["bins"]))
     domains.sort(key=lambda name: name == timeline["newcomer"])
 
+    stretch = timeline.get("bin_seconds", BIN_SECONDS)
+
     def draw(axes: Axes, theme: str) -> None:
         for name, (colour, marker) in zip(domains, _STYLE, strict=False):
             points = [point for point in timeline["bins"] if point["domain"] == name]
@@ -84,7 +87,7 @@ def _figure(timeline: dict[str, Any]) -> Figure:
         for event in timeline["events"]:
             if event["what"] in SHOWN:
                 axes.axvline(event["at"], color=INK[theme], lw=0.8, alpha=0.6)
-        axes.set(ylim=(-0.03, 1.03), xlabel="seconds of traffic", ylabel="reward, in stretches of 2 s")
+        axes.set(ylim=(-0.03, 1.03), xlabel="seconds of traffic", ylabel=f"reward, in stretches of {stretch:g} s")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
     events = "; ".join(f"{event['at']:.0f} s: {event['what']}, {event['says']}" for event in timeline["events"])

@@ -31,10 +31,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Source:
-    """A domain of the scenario: `spec` says where its problems come from, `named` whether its requests name it."""
+    """A domain of the scenario: `spec` says where its problems come from, `named` whether its requests name it,
+    `instruction` what it asks, in plain words, to measure what prompts alone could reach; a rule of the lab has its
+    own."""
 
     spec: str
     named: bool = False
+    instruction: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,9 @@ def load_scenario(path: Path) -> Scenario:
     top = _keys(path, "", values, {"seed": int, "domains": dict, "phases": list})
     domains = {}
     for name, source in top["domains"].items():
-        found = _keys(path, f"domains.{name}", source, {"spec": str, "named": bool}, optional=("named",))
+        found = _keys(
+            path, f"domains.{name}", source, {"spec": str, "named": bool, "instruction": str}, ("named", "instruction")
+        )
         domains[str(name)] = Source(**found)
     phases = []
     for number, phase in enumerate(top["phases"]):

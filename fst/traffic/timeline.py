@@ -1,19 +1,21 @@
 """The timeline of live traffic while a new domain comes in: events, and the reward of each domain over time.
 
-reports/live/timeline.json: {"scenario", "channel", "began" (s since the epoch), "newcomer", "attainable", "events":
-[{"at" (s since `began`), "what", "says"}], "bins": [{"at", "domain", "reward", "requests"}], "figures": {...}}. The
+reports/live/timeline.json: {"scenario", "channel", "began" (s since the epoch), "newcomer", "events": [{"at" (s since
+`began`), "what", "says"}], "bin_seconds", "bins": [{"at", "domain", "reward", "requests"}], "figures": {...}}. The
 figures are in seconds from the newcomer's first request: see `figures`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fst.traffic.simulate import Exchanged
 
-BIN_SECONDS = 2.0
+BIN_SECONDS = 2.0  # at least
+MOST_BINS = 50
 RECOVERED = 0.8  # of the attainable reward
 STEADY = 30  # the least number of requests that the recovered reward is taken over
 
@@ -63,13 +65,19 @@ def _says(step: Mapping[str, Any]) -> str:
     return {"started": "adaptation starts", "fast": "prompts evolved", "slow": "RL steps done"}.get(event, event)
 
 
-def bins(began: float, exchanges: Iterable[Exchanged]) -> list[dict[str, Any]]:
-    """Mean reward of each domain in intervals of BIN_SECONDS."""
+def bin_width(began: float, exchanges: Sequence[Exchanged]) -> float:
+    """Whole seconds of an interval, so that there are at most MOST_BINS."""
+    last = max((one.at for one in exchanges), default=began) - began
+    return max(BIN_SECONDS, float(math.ceil(last / MOST_BINS)))
+
+
+def bins(began: float, exchanges: Iterable[Exchanged], seconds: float = BIN_SECONDS) -> list[dict[str, Any]]:
+    """Mean reward of each domain in intervals of so many seconds."""
     groups: dict[tuple[int, str], list[float]] = {}
     for one in exchanges:
-        groups.setdefault((int((one.at - began) // BIN_SECONDS), one.domain), []).append(one.reward)
+        groups.setdefault((int((one.at - began) // seconds), one.domain), []).append(one.reward)
     return [
-        {"at": (number + 0.5) * BIN_SECONDS, "domain": domain, "reward": sum(r) / len(r), "requests": len(r)}
+        {"at": (number + 0.5) * seconds, "domain": domain, "reward": sum(r) / len(r), "requests": len(r)}
         for (number, domain), r in sorted(groups.items())
     ]
 

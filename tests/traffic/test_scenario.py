@@ -52,6 +52,13 @@ def test_n1_rate_mix_and_feedback_are_those_of_the_phase(tmp_path: Path) -> None
     assert [a.moment for a in arrivals] == sorted(a.moment for a in arrivals)
 
 
+def test_what_a_domain_asks_may_be_said_in_words(tmp_path: Path) -> None:
+    domains = {"digits": {"spec": "lab/reverse", "instruction": "turn the list round"}, "letters": {"spec": "lab/sort"}}
+    values = {**VALUES, "domains": domains}
+    found = load_scenario(written(tmp_path, values)).domains
+    assert (found["digits"].instruction, found["letters"].instruction) == ("turn the list round", "")
+
+
 def test_n2_n3_the_same_seed_asks_the_same_and_questions_do_not_repeat(tmp_path: Path) -> None:
     scenario = load_scenario(written(tmp_path, VALUES))
     asked = [(a.moment, a.problem.question, a.told) for a in scenario.arrivals()]

@@ -12,7 +12,7 @@ from fst.errors import RecordError
 from fst.files import document
 from fst.report.live import _labels, load_live
 from fst.traffic.simulate import Exchanged, summary
-from fst.traffic.timeline import as_dict, bins, figures, happenings
+from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings
 
 BEGAN = 1000.0
 
@@ -65,10 +65,19 @@ def test_without_a_new_release_nothing_recovered_and_failures_count() -> None:
     assert found["failed"] == 1
 
 
+def test_there_are_at_most_fifty_bins() -> None:
+    assert bin_width(BEGAN, []) == 2.0
+    assert bin_width(BEGAN, [exchange(99.0, "old", 1.0, "")]) == 2.0
+    assert bin_width(BEGAN, [exchange(101.0, "old", 1.0, "")]) == 3.0
+    hour = [exchange(second, "old", 1.0, "") for second in range(0, 3600, 7)]
+    assert len(bins(BEGAN, hour, bin_width(BEGAN, hour))) == 50
+
+
 def test_bins_and_summary_are_means_by_domain() -> None:
     points = bins(BEGAN, AFTER[:10])
     assert [(p["at"], p["requests"]) for p in points] == [(31.0, 4), (33.0, 4), (35.0, 2)]
     assert [p["reward"] for p in points] == [0.75, 1.0, 1.0]
+    assert [(p["at"], p["requests"]) for p in bins(BEGAN, AFTER[:10], 4.0)] == [(30.0, 4), (34.0, 6)]
     rows = summary(TRAFFIC)
     assert rows["phase 0: new"]["requests"] == 80
     assert rows["phase 0: new"]["reward"] == pytest.approx(0.45)
