@@ -19,7 +19,10 @@ PARAMS_FILE: Final = Path("params.yaml")
 
 Several = Parameter(consume_multiple=1)  # an option that takes one or more values
 Reference = Annotated[
-    str, Parameter(help="A channel, an id or the beginning of one (6 digits or more), or a bundle's folder.")
+    str,
+    Parameter(
+        help="A channel, the id of a bundle or candidate or its beginning (6 digits or more), or a bundle's folder."
+    ),
 ]
 Domain = Annotated[str, Parameter(help="A domain of params.yaml.")]
 Verifier = Annotated[

@@ -25,8 +25,10 @@ def base(*, settings: Settings = SETTINGS) -> None:
     """
     from fst.stages import base
     from fst.stages.workspace import Workspace
+    from fst.store.bundle import read_bundle
 
-    _show_bundle(base.base(Workspace(settings.read())))
+    folder = base.base(Workspace(settings.read()))
+    show(f"{folder}: bundle {read_bundle(folder).id}")
 
 
 @stage.command
@@ -137,7 +139,7 @@ def workspace_of(name: str, settings: Settings) -> Workspace:
 def _show_bundle(folder: Path) -> None:
     from fst.store.bundle import read_bundle
 
-    show(f"{folder}: bundle {read_bundle(folder).id}")
+    show(f"{folder}: candidate {read_bundle(folder).id}; `fst release {folder.name}` asks the gate for it")
 
 
 def _read(path: Path) -> Any:
