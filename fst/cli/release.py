@@ -36,7 +36,7 @@ def release(name: Domain, /, *, channel: Channel = None, dry_run: bool = False, 
     show(decision_page(decision.as_dict()), f"decision: {candidate.decision_file}")
     if not dry_run:
         released = candidate.release(decision)
-        show(f"released: bundle {released}, of candidate {candidate.bundle.id[:12]}; channel {aim.name} points at it")
+        show(f"released: bundle {released}; channel {aim.name} points at it (candidate {candidate.bundle.id[:12]})")
     elif decision.verdict == "refuse":
         reasons = "\n".join(f"  - {reason}" for reason in decision.reasons)
         raise GateRefused(f"{name} would not be released:\n{reasons}")

@@ -69,7 +69,8 @@ class Releases(Shelf):
         channel = self.channel(name)
         if channel.bundle is None:
             raise ConfigError(
-                f"channel {name!r} has no release yet, so there is none to go back to; `fst release NAME` makes the first"
+                f"channel {name!r} has no release yet, so there is none to go back to; "
+                "`fst release NAME` makes the first"
             )
         target = channel.before if to is None else _only(to, channel.names, f"the history of channel {name!r}")
         if target is None:
