@@ -79,8 +79,8 @@ def card(bundle: Bundle, repository: str) -> str:
         f"---\n{facts.to_yaml()}\n---",
         f"# {name}",
         f"A release of Fast-Slow Training: {'a LoRA adapter and ' if bundle.adapter else ''}prompts for "
-        f"{', '.join(manifest['domains']) or 'no domain'} on `{base}`, which learned from one verifiable reward. Weights "
-        "and prompts were trained together: ask it under the prompt of the domain.",
+        f"{', '.join(manifest['domains']) or 'no domain'} on `{base}`, which learned from one verifiable reward. "
+        "Weights and prompts were trained together: ask it under the prompt of the domain.",
         "## Measured",
         "\n".join(_figures(bundle)),
         "## Prompts",
@@ -106,11 +106,11 @@ def _config(bundle: Bundle) -> dict[str, Any]:
 
 def _figures(bundle: Bundle) -> list[str]:
     rows = [
-        f"| {domain} | `{bundle.manifest['domains'][domain]['spec']}` | {found['reward']:.3f} ± {found['stderr']:.3f} | "
-        f"{found['kl']:.3f} | {found['tokens_per_answer']:.1f} |"
+        f"| {domain} | `{bundle.manifest['domains'][domain]['spec']}` "
+        f"| {found['reward']:.3f} ± {found['stderr']:.3f} | {found['kl']:.3f} | {found['tokens_per_answer']:.1f} |"
         for domain, found in bundle.evaluation().items()
     ]
-    head = "| domain | problems | reward, mean@n on held-out problems | KL from the base, nats a token | tokens an answer |"
+    head = "| domain | problems | reward on held-out ones, mean@n | KL from the base, nats a token | tokens an answer |"
     return [head, "|---|---|---|---|---|", *rows]
 
 

@@ -34,7 +34,7 @@ def export_run(run: Path, out: Path, parquet: bool) -> list[tuple[Path, int]]:
     run."""
     prompts = [asdict(prompt) for prompt in load_run(run).prompts]
     tables: dict[str, tuple[Rows, Mapping[str, Any]]] = {
-        "rollouts": (lambda: (row for _, row in rollouts_of(run)), ROLLOUTS),
+        "rollouts": (lambda: ({**row, "purpose": row.get("channel")} for _, row in rollouts_of(run)), ROLLOUTS),
         "prompts": (lambda: iter(prompts), PROMPTS),
     }
     files = {name: out / f"{name}.{'parquet' if parquet else 'jsonl'}" for name in tables}
