@@ -142,10 +142,10 @@ def test_p4_what_is_uploaded_is_what_is_written(
     folder = written(project)
     assert main(["push", "my-org/turning"]) == 0, capsys.readouterr().err
     assert hub.files == {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert hub.made[0]["private"] is True
+    assert hub.made[0]["visibility"] == "private"
     assert f"uploaded: {hub.url}/my-org/turning/commit/abc" in capsys.readouterr().out
     assert main(["push", "my-org/turning", "--public"]) == 0
-    assert hub.made[1]["private"] is False
+    assert hub.made[1]["visibility"] == "public"
 
 
 def test_p5_what_cannot_be_done_is_said(project: ToyProject, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
