@@ -67,7 +67,7 @@ class References:
         needs to be unique in that history only."""
         if reference is None or not is_bundle_reference(reference):
             return reference and self.id(reference)
-        return self._released_as(reference) or reference
+        return reference if self.releases.bundles(reference) else self._released_as(reference) or reference
 
     def _released_as(self, reference: str) -> str | None:
         """The first release that was made of the one candidate whose id begins so; None where there is none."""
