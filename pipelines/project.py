@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fst.config import Params, load_params
-from fst.release.adaptation import Adaptation, production_of
+from fst.release.adaptation import Adaptation, published
 from fst.stages.places import Places
 from fst.stages.workspace import Workspace
+from fst.store.bundle import Bundle
 from pipelines.graph import Graph
 
 
 @dataclass(frozen=True)
 class Project:
     """The folder of params.yaml and dvc.yaml. A flow takes its parameters from the file alone, because DVC records the
-    file. An adaptation adds its domains to those of the file; dvc.yaml does not know them."""
+    file. An adaptation has the parameters of the release that it is about; dvc.yaml does not know its domains."""
 
     root: str = "."
     adaptation: Adaptation | None = None
@@ -27,16 +28,22 @@ class Project:
     @property
     def params(self) -> Params:
         params = load_params(self.places.params)
-        if self.adaptation is None:
-            return params
-        return self.adaptation.params(params, production_of(params, self.places, self.adaptation.channel))
+        return self.adaptation.params(params, self._adapted(params)) if self.adaptation else params
 
     @property
     def workspace(self) -> Workspace:
         """What the stages work on."""
-        return Workspace(self.params, self.places)
+        params = load_params(self.places.params)
+        if self.adaptation:
+            return self.adaptation.workspace(params, self.places, self._adapted(params))
+        return Workspace(params, self.places)
 
     @property
     def graph(self) -> Graph | None:
         """The stages as DVC knows them; None for an adaptation, whose stages are not in dvc.yaml."""
         return Graph(Path(self.root)) if self.adaptation is None else None
+
+    def _adapted(self, params: Params) -> Bundle:
+        """The release that is adapted, whatever the channel points at by now."""
+        assert self.adaptation is not None  # both callers ask first
+        return published(params, self.places, self.adaptation.production)

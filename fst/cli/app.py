@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cyclopts import App, Group
 
-from fst.cli import lab, release, runs, serve, traffic
+from fst.cli import lab, release, runs, serve, sharing, traffic
 from fst.cli.bench import bench
 from fst.cli.bundles import bundles
 from fst.cli.models import model
@@ -17,8 +17,11 @@ from fst.data.domains import describe_families
 from fst.lifeline import hold
 
 SUBJECTS: dict[str, tuple[App | Callable[..., None], ...]] = {
-    "Runs": (runs.train, runs.run, runs.evaluate, runs.report, traffic.validate),
-    "Pipeline and releases": (stage, release.release, release.rollback, bundles, release.explain, release.reproduce),
+    "Runs": (runs.train, runs.run, runs.evaluate, runs.report, sharing.export, traffic.validate),
+    "Pipeline and releases": (
+        *(stage, release.release, release.rollback, bundles, release.explain, release.reproduce),
+        sharing.push,
+    ),
     "Serving and live traffic": (serve.serve, serve.keys, traffic.simulate, traffic.ingest, traffic.monitor),
     "This machine": (lab.doctor, model, bench, lab.lab_base),
 }

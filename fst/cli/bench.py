@@ -57,9 +57,10 @@ def rollouts(*, blocks: int = 7, settings: ModelSettings = MODEL) -> None:
     Args:
         blocks: Alternating blocks of both.
     """
+    params = settings.read()
     from fst.bench.rollouts import rollouts
 
-    lines(rollouts(settings.read(), blocks))
+    lines(rollouts(params, blocks))
 
 
 @bench.command
@@ -75,9 +76,10 @@ def gateway(*, seconds: float = 5.0, minutes: float = 0.0, settings: Settings = 
         minutes: Length of the soak; 0 is none.
     """
     require("serving")
+    params = settings.read()
     from fst.bench.gateway import serve
 
-    lines(serve(settings.read(), seconds, minutes))
+    lines(serve(params, seconds, minutes))
 
 
 @bench.command

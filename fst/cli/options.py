@@ -19,7 +19,8 @@ PARAMS_FILE: Final = Path("params.yaml")
 
 Several = Parameter(consume_multiple=1)  # an option that takes one or more values
 Reference = Annotated[
-    str, Parameter(help="A channel, an id or the beginning of one (6 digits or more), or a bundle's folder.")
+    str,
+    Parameter(help="A channel, an id or the beginning of one (6 digits or more), or the folder of a bundle."),
 ]
 Domain = Annotated[str, Parameter(help="A domain of params.yaml.")]
 Verifier = Annotated[
@@ -83,6 +84,17 @@ class TrainingSettings(ModelSettings):
 
 
 SETTINGS, MODEL, TRAINING = Settings(), ModelSettings(), TrainingSettings()
+
+
+def check_spec(spec: str) -> None:
+    """Look at a domain's spec before anything heavy is imported. Raises UnknownDomain for one that no family reads,
+    DataError for a problem file that cannot be read, VerifierError for a verifier that is none."""
+    from fst.data.domains import verifier_of
+    from fst.data.families.jsonl import ProblemFile, file_of
+
+    if file_of(spec):
+        ProblemFile.of(spec)
+    verifier_of(spec)
 
 
 def terminal(width: int = 110) -> Console:

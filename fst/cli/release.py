@@ -36,7 +36,7 @@ def release(name: Domain, /, *, channel: Channel = None, dry_run: bool = False, 
     show(decision_page(decision.as_dict()), f"decision: {candidate.decision_file}")
     if not dry_run:
         released = candidate.release(decision)
-        show(f"released: bundle {released}; channel {aim.name} points at it")
+        show(f"released: bundle {released}; channel {aim.name} points at it (candidate {candidate.bundle.id[:12]})")
     elif decision.verdict == "refuse":
         reasons = "\n".join(f"  - {reason}" for reason in decision.reasons)
         raise GateRefused(f"{name} would not be released:\n{reasons}")
@@ -103,7 +103,8 @@ def reproduce(
 ) -> None:
     """Make a bundle again from commit, parameters and data, and compare every byte.
 
-    Exit code 7: something differs, and what.
+    Releases that it builds on are made first, each with its own commit and parameters. Exit code 7: something differs,
+    and what.
 
     Example: fst reproduce prod
 
@@ -111,7 +112,7 @@ def reproduce(
         keep: Work in this new folder and leave it there; a temporary one if not given.
         allow_changes: Take the commit of a bundle that was made from a working tree with changes, without them.
     """
-    from fst.release.recipe import differences, recipe_of
+    from fst.release.recipe import differences, recipe_of, steps_of
     from fst.release.references import References
     from fst.release.reproduce import head, other_versions, reproduce
 
@@ -129,7 +130,8 @@ def reproduce(
         show(f"without the changes that it was made with: they are in no commit beside {recipe.commit}")
     if others := other_versions(found.manifest["versions"]):
         show(f"other versions than it was made with, so it may come out different: {', '.join(others)}")
-    made = reproduce(recipe, project, keep, show)
+    released = [references.releases.manifest(one.id) for one in references.releases.bundles()]
+    made = reproduce(steps_of(found.manifest, recipe, params, released), project, keep, show)
     if lines := differences(recipe.expected, made.manifest):
         raise IntegrityError(f"bundle {found.id[:12]} came out different:\n" + "\n".join(lines))
     show(f"the same bytes: candidate {made.id}" + (f" of bundle {found.id}" if found.id != made.id else ""))

@@ -18,6 +18,7 @@ from fst.cli.options import (
     Several,
     TrainingSettings,
     Verifier,
+    check_spec,
     lines,
     terminal,
 )
@@ -43,11 +44,13 @@ class Problems:
     """How the answer is found in a response, see docs/answers.md; as the domain's family does if not given."""
 
     def spec(self) -> str:
-        """The domain's spec. Raises ConfigError when both are given."""
+        """The domain's spec. Raises ConfigError when both are given, and as `check_spec` does."""
         if self.domain and self.data:
             raise ConfigError("--domain, --data: give one of the two")
         spec = scored_with(f"jsonl:{self.data}" if self.data else self.domain or DOMAIN, self.verifier or "")
-        return with_answer(spec, self.answer or "")
+        spec = with_answer(spec, self.answer or "")
+        check_spec(spec)
+        return spec
 
 
 PROBLEMS = Problems()
@@ -79,6 +82,7 @@ def train(
         resume: Go on from the last completed round.
         plan: Print what the run will need, from the model's configuration alone, and train nothing.
     """
+    spec, params = problems.spec(), settings.read()
     from rich.console import Console
 
     from fst.method import ranks
@@ -86,9 +90,8 @@ def train(
     from fst.report.closing import closing, require_learning
     from fst.runs.view import load_run
 
-    spec = problems.spec()
     folder = settings.runs / (run or _run_name(spec, arm, seed))
-    job = Job(arm, spec, seed, folder, settings.read())
+    job = Job(arm, spec, seed, folder, params)
     if plan:
         found = plan_of(job, problems_of(job))
         lines([f"parameters  {settings.preset()}", *found.lines()])
@@ -126,12 +129,14 @@ def run(
         seeds: Seeds, one run per domain, arm and seed.
         out: Folder of the report.
     """
+    params = settings.read()
+    for spec in domain:
+        check_spec(spec)
     from fst.method.runner import Job, run_job
     from fst.report.build import build_report, closing_table
     from fst.report.closing import require_learning
     from fst.runs.view import load_run
 
-    params = settings.read()
     jobs = [
         Job(arm, spec, seed, settings.runs / _run_name(spec, arm, seed), params)
         for spec in domain
@@ -177,6 +182,9 @@ def report(*folders: Path, out: Path = Path("reports/run"), title: str = TITLE, 
         out: Folder of the report.
         title: Title of the page.
     """
+    for folder in folders:
+        if not folder.exists():
+            raise ConfigError(f"{folder}: no such run folder; name folders of runs, such as runs/*")
     from fst.report.build import build_report, closing_table
     from fst.runs.view import load_run
 

@@ -23,11 +23,12 @@ def serve(*, channel: Channel = None, settings: Settings = SETTINGS) -> None:
     from functools import partial
 
     require("serving")
+    params = settings.read()
     from fst.monitoring.dashboard import dashboard_routes
     from fst.serving.build import allowed, build, run
     from fst.stages.places import Places
 
-    params, places = settings.read(), Places()
+    places = Places()
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, which may hold secrets
     gateway = build(params, places.fetched, channel or params.store.channel)

@@ -25,8 +25,10 @@ def base(*, settings: Settings = SETTINGS) -> None:
     """
     from fst.stages import base
     from fst.stages.workspace import Workspace
+    from fst.store.bundle import read_bundle
 
-    _show_bundle(base.base(Workspace(settings.read())))
+    folder = base.base(Workspace(settings.read()))
+    show(f"{folder}: bundle {read_bundle(folder).id}")
 
 
 @stage.command
@@ -35,10 +37,10 @@ def prepare(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage prepare sort_add
     """
+    workspace = workspace_of(name, settings)
     from fst.stages import prepare
     from fst.stages.outputs import problems
 
-    workspace = workspace_of(name, settings)
     folder, domain = prepare.prepare(workspace, name), problems(workspace, name)
     sizes = f"{len(domain.train)} training, {len(domain.validation)} validation, {len(domain.test)} test problems"
     show(f"{name}: {sizes} in {folder}")
@@ -52,9 +54,10 @@ def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage validate sort_add
     """
+    workspace = workspace_of(name, settings)
     from fst.stages import validate
 
-    folder = validate.validate(workspace_of(name, settings), name)
+    folder = validate.validate(workspace, name)
     from fst.data.validation import Validation, table
 
     found = map(Validation.from_dict, _read(folder / "validation.json"))
@@ -74,12 +77,12 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
     Args:
         quiet: Show no progress.
     """
+    workspace = workspace_of(name, settings)
     from fst.method import ranks
     from fst.report.closing import require_learning
     from fst.runs.view import load_run
     from fst.stages import train
 
-    workspace = workspace_of(name, settings)
     folder = train.train(workspace, name, quiet)
     if ranks.rank():
         return  # rank 0 writes the outputs
@@ -100,9 +103,9 @@ def evaluate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage evaluate sort_add
     """
+    workspace = workspace_of(name, settings)
     from fst.stages import evaluate
 
-    workspace = workspace_of(name, settings)
     folder = evaluate.evaluate(workspace, name)
     found = _read(workspace.places.metrics(name))
     lines = [
@@ -120,9 +123,10 @@ def bundle(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 
     Example: fst stage bundle sort_add
     """
+    workspace = workspace_of(name, settings)
     from fst.stages import bundle
 
-    _show_bundle(bundle.bundle(workspace_of(name, settings), name))
+    _show_bundle(bundle.bundle(workspace, name))
 
 
 def workspace_of(name: str, settings: Settings) -> Workspace:
@@ -137,7 +141,7 @@ def workspace_of(name: str, settings: Settings) -> Workspace:
 def _show_bundle(folder: Path) -> None:
     from fst.store.bundle import read_bundle
 
-    show(f"{folder}: bundle {read_bundle(folder).id}")
+    show(f"{folder}: candidate {read_bundle(folder).id}; `fst release {folder.name}` asks the gate for it")
 
 
 def _read(path: Path) -> Any:

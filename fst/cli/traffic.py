@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fst.cli.options import MODEL, SETTINGS, Channel, ModelSettings, Settings, Verifier, show
+from fst.cli.options import MODEL, SETTINGS, Channel, ModelSettings, Settings, Verifier, check_spec, show
 from fst.errors import DataError
 from fst.extras import require
 from fst.types import scored_with
@@ -22,12 +22,14 @@ def validate(data: Path, *, verifier: Verifier = None, settings: ModelSettings =
     Args:
         data: A JSONL file, one problem per line: id, question, answer.
     """
+    params, spec = settings.read(), scored_with(f"jsonl:{data}", verifier or "")
+    check_spec(spec)
     from fst.data.validation import table
     from fst.stages.file import validate_file
     from fst.stages.places import Places
 
     page = Places().raw_page(data.stem)
-    found = validate_file(settings.read(), scored_with(f"jsonl:{data}", verifier or ""), page)
+    found = validate_file(params, spec, page)
     show(*map(table, found), f"page: {page}")
 
 
@@ -97,13 +99,14 @@ def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings:
     import sys
 
     require("monitoring")
+    params = settings.read()
     from fst.data.validation import check_raw, table
     from fst.monitoring.collected import collected
     from fst.release.adaptation import FOLDER
     from fst.stages.places import Places
     from fst.traffic.problems import agreed, write_problems
 
-    params, places = settings.read(), Places()
+    places = Places()
     found = collected(Path(params.traffic.folder), places.monitoring, from_log, since)
     pairs = agreed(found.pairs, params.adapt.max_problems)
     file = write_problems(pairs, Path(FOLDER), from_log, found.comments)
@@ -134,11 +137,12 @@ def monitor(
         report: Write an Evidently report on the latest window, then end.
     """
     require("monitoring")
+    params = settings.read()
     from fst.monitoring import follow
     from fst.monitoring.alerts import channels, tell
     from fst.stages.places import Places
 
-    params, places = settings.read(), Places()
+    places = Places()
     watched = channel or params.store.channel
     if not (once or report):
         follow.follow(params, places, watched)

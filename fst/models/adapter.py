@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
+from fst.checkout import LAB_BASE
 from fst.errors import ModelError
+from fst.models.gguf import cache
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -31,13 +33,23 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, as PEFT and vLLM load them. Equal adapters give equal
-    bytes: the configuration leaves out the base model's path, and sets are sorted."""
+    """Write adapter_config.json and adapter_model.safetensors, as PEFT and vLLM load them. Equal adapters on a base of
+    the same name give equal bytes: sets are sorted."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": None, "inference_mode": True}
+    base = base_name(getattr(model.get_base_model(), "name_or_path", ""))
+    config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     text = json.dumps(config, indent=1, sort_keys=True, default=sorted)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     (folder / WEIGHTS).write_bytes(save(adapter_state(model)))
+
+
+def base_name(place: str) -> str | None:
+    """How adapter_config.json names the base that was loaded from a place: a hub id or a folder as `model.base` names
+    it; the lab's base by its place in a checkout, which PEFT finds from the project's root. A GGUF file's import lies
+    in a cache of this machine and is not named (None)."""
+    if Path(place) == LAB_BASE:
+        return "models/lab_base"
+    return None if not place or Path(place).is_relative_to(cache()) else place
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:

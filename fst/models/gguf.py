@@ -62,10 +62,10 @@ def is_gguf(base: str) -> bool:
     return base.lower().endswith(".gguf")
 
 
-def imported(file: Path, cache: Path | None = None) -> Path:
+def imported(file: Path, into: Path | None = None) -> Path:
     """The folder that a file is imported into where `model.base` names the file itself: in the user's cache, made once
     for the file's content. Raises ModelError, MissingDependency."""
-    folder = (cache or _cache()) / f"{_sha256(file)}-{FORMAT}"
+    folder = (into or cache()) / f"{_sha256(file)}-{FORMAT}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
@@ -226,6 +226,6 @@ def _hashed(file: Path, size: int, changed: int) -> str:
     return file_sha256(file)
 
 
-def _cache() -> Path:
+def cache() -> Path:
     """The user's cache of imported files."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fast-slow-training" / "gguf"

@@ -8,8 +8,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -46,13 +47,15 @@ class DashboardData:
         """All data but the gateway's own state."""
         with self._lock:
             self._follow()
+            channels, alerts = self._channels(), self._alerts()
             return {
                 "now": time.time(),
                 "bin_seconds": BIN_SECONDS,
-                "channels": self._channels(),
+                "channels": channels,
                 "traffic": self._traffic(),
                 "drift": self._drift(),
-                "alerts": self._alerts(),
+                "alerts": alerts,
+                "waiting": [alert for alert in alerts if waits(alert, alerts, channels)],
                 "prompts": self._prompts(),
                 "curves": self._curves(),
                 "links": self._links(),
@@ -161,6 +164,19 @@ class DashboardData:
         if ui := os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api"):
             links = {"Prefect": ui, **links}
         return links
+
+
+def waits(alert: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], channels: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether nobody has answered an alert: no adaptation of its domain began since it was raised, or the last one
+    failed, and its channel was not moved. `alerts` are all, each with the steps of its adaptation."""
+    raised, about = float(alert.get("at", 0)), (alert.get("domain"), alert.get("channel"))
+    steps = [
+        step for other in alerts if (other.get("domain"), other.get("channel")) == about for step in other["steps"]
+    ]
+    later = sorted((float(step.get("at", 0)), str(step.get("event"))) for step in steps)
+    answered = bool(later) and later[-1][0] >= raised and later[-1][1] != "failed"
+    moves = [move["at"] for channel in channels if channel["name"] == about[1] for move in channel["moves"]]
+    return not answered and not any(datetime.fromisoformat(at).timestamp() >= raised for at in moves)
 
 
 def _prompt(values: Mapping[str, Any]) -> dict[str, Any]:

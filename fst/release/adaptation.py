@@ -5,10 +5,17 @@
 
 Both are domains of their own to the stages, named by the content of the problems, that serve under the domain's name.
 They are in no params.yaml: a release records all parameters that it was made with, so `fst reproduce` knows them.
+
+What is adapted is what is served: production's bundle as it was published, with the parameters that it was made with
+and the problems that it was measured on. What the stages of the working tree have made since, in an experiment for
+instance, is neither used nor touched. Of today's params.yaml hold the sections that say where and when things run, the
+gate's limits, and `adapt`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +24,28 @@ from typing import Any
 from fst.config import Params, params_from_dict, upgraded
 from fst.data.domains import answer_mode
 from fst.data.scored_by import text_of
-from fst.errors import ConfigError, DataError
+from fst.errors import ConfigError, DataError, FstError
 from fst.release.recipe import candidate_manifest, in_order
-from fst.stages.places import Places
-from fst.store.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from fst.stages.outputs import problems
+from fst.stages.places import BASE, Places
+from fst.stages.workspace import Workspace
+from fst.store.bundle import MANIFEST, Bundle, write_bundle
 from fst.store.releases import Releases
 from fst.traffic.problems import NO_COMMENTS, Pair, agreed, write_problems
 from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
 
+_MADE_WITH = ("prepare", "train", "model", "slow", "fast", "loop", "evaluate", "bundle")  # production's own
+_OF_THE_MACHINE = ("device", "attention", "cache_gb", "engine", "threads")  # of `model`, today's
+
 
 @dataclass(frozen=True)
 class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
-    how many there are; `start` is the stage whose candidate is in production on `channel`. `answer` is how answers are
-    found in responses of the domain, as it is served now, and `verifier` what scores them (empty: equality); both are
-    empty for a new one."""
+    how many there are; `production` is the id of the release on `channel` that is adapted, and `start` the stage that
+    made it. `answer` is how answers are found in responses of the domain, as it is served now, and `verifier` what
+    scores them (empty: equality); both are empty for a new one."""
 
     domain: str
     data: str
@@ -42,6 +54,7 @@ class Adaptation:
     channel: str
     answer: AnswerSetting = ""
     verifier: str = ""
+    production: str = ""
 
     @property
     def fast(self) -> str:
@@ -67,12 +80,20 @@ class Adaptation:
         }
 
     def params(self, params: Params, production: Bundle) -> Params:
-        """The project's parameters with these domains, and those that production was made of, in them."""
-        provenance = production.manifest["provenance"] or {"params": {"domains": {}}}
-        values = params.as_dict()
-        known = {**upgraded(provenance["params"])["domains"], **values["domains"], **self.domains(params)}
-        values["store"] = {**values["store"], "channel": self.channel}
-        return params_from_dict(in_order({**values, "domains": known}))
+        """The parameters and domains that production was made with, these two domains among them, and of the project's
+        own those that do not decide what a run does."""
+        values, own = params.as_dict(), params_of(production) or params.as_dict()
+        machine = {key: values["model"][key] for key in _OF_THE_MACHINE}
+        made_with = {name: own[name] for name in _MADE_WITH if name in own}
+        made_with["model"] = {**values["model"], **made_with.get("model", {}), **machine}
+        store = {**values["store"], "channel": self.channel}
+        domains = {**own["domains"], **self.domains(params)}
+        return params_from_dict(in_order({**values, **made_with, "store": store, "domains": domains}))
+
+    def workspace(self, params: Params, places: Places, production: Bundle) -> Workspace:
+        """What its stages work on: production is built on as it was published."""
+        start = {} if self.start == BASE else {self.start: places.fetched(candidate_of(production))}
+        return Workspace(self.params(params, production), places, start)
 
 
 def plan(
@@ -84,7 +105,7 @@ def plan(
     comments: Mapping[str, str] = NO_COMMENTS,
 ) -> Adaptation:
     """Write the problems down, with the comments on their questions, and find what to build on. Raises DataError when
-    there are too few, ConfigError when there is no production or it cannot be built on."""
+    there are too few, ConfigError when there is no production."""
     clear = agreed(pairs, params.adapt.max_problems)
     if len(clear) < params.adapt.min_problems:
         raise DataError(
@@ -93,38 +114,72 @@ def plan(
         )
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
+    restore_problems(production, places)
     file = write_problems(clear, places.root / FOLDER, domain, comments)
     served = production.manifest["domains"].get(domain)
     answer: AnswerSetting = answer_mode(served["spec"]) if served else ""
     verifier = text_of(served.get("verifier", {})) if served else ""
     data = file.relative_to(places.root).as_posix()
-    return Adaptation(domain, data, len(clear), start, channel, answer, verifier)
+    return Adaptation(domain, data, len(clear), start, channel, answer, verifier, production.id)
 
 
 def production_of(params: Params, places: Places, channel: str) -> Bundle:
     """What the channel points at, fetched and verified."""
-    releases = Releases.open(params.store)
-    bundle_id = releases.channel(channel).bundle
+    bundle_id = Releases.open(params.store).channel(channel).bundle
     if bundle_id is None:
         raise ConfigError(f"channel {channel!r} has no release to adapt; release something first")
-    return releases.fetch(bundle_id, places.fetched(bundle_id))
+    return published(params, places, bundle_id)
+
+
+def published(params: Params, places: Places, bundle_id: str) -> Bundle:
+    """A bundle of the store, fetched and verified."""
+    return Releases.open(params.store).fetch(bundle_id, places.fetched(bundle_id))
+
+
+def params_of(production: Bundle) -> dict[str, Any] | None:
+    """All parameters that a release was made with; None for a bundle that does not say them."""
+    provenance = production.manifest["provenance"]
+    return dict(upgraded(provenance["params"])) if provenance else None
+
+
+def candidate_of(production: Bundle) -> str:
+    """Id of the candidate that a release was made of; a candidate's own."""
+    return str(production.manifest["candidate"] or production.id)
 
 
 def restore_candidate(production: Bundle, places: Places) -> str:
-    """The stage that made production, its bundle in place: where the stages look for what they build on. Raises
-    ConfigError when another one is there."""
+    """Write the candidate that production was made of next to the bundles that were fetched, byte for byte: what runs
+    continue is addressed by it. Returns the stage that made it."""
     run = production.manifest["run"]
     if run is None:
-        return "base"
-    folder, expected = places.bundled(run["domain"]), production.manifest["candidate"]
+        return BASE
+    folder = places.fetched(candidate_of(production))
     if not (folder / MANIFEST).exists():
         files = [path for path in production.manifest["files"] if path.endswith(".json") and "/" not in path]
         documents = {path: production.document(path) for path in files if path != "gate.json"}
         manifest = {k: v for k, v in candidate_manifest(production.manifest).items() if k != "files"}
         write_bundle(folder, manifest, documents, production.adapter)
-    if read_bundle(folder).id != expected:
-        raise ConfigError(
-            f"{folder} is no longer what production was made of: that stage was run again since; release it "
-            f"(`fst release {run['domain']}`), or remove the folder to build on production as it is"
-        )
     return str(run["domain"])
+
+
+def restore_problems(production: Bundle, places: Places) -> None:
+    """Deal the problems that production was measured on once more, beside the project's own, where those are others or
+    missing. A domain whose problems are nowhere is left out: its evaluation names it."""
+    values = params_of(production)
+    if values is None:
+        return
+    made_with = params_from_dict(in_order(values))
+    for domain, facts in production.manifest["domains"].items():
+        stage, sha256 = facts.get("stage", domain), facts["data_sha256"]
+        with contextlib.suppress(FstError):
+            problems(Workspace(made_with, places), stage, sha256)
+            continue
+        from fst.stages.prepare import deal_into  # here, as most adaptations find their problems in place
+
+        folder = places.prepared(stage, sha256).absolute()
+        try:
+            with contextlib.chdir(places.root):
+                deal_into(made_with.of_domain(stage), made_with.domain(stage).full_spec, folder)
+            problems(Workspace(made_with, places), stage, sha256)
+        except FstError:
+            shutil.rmtree(folder, ignore_errors=True)

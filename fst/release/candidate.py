@@ -108,6 +108,7 @@ class Candidate:
                 "commit": commit(),
                 "dvc_lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
                 "params": self.workspace.params.as_dict(),
+                "lineage": self._lineage(),
             },
         }
         documents = {
@@ -117,6 +118,20 @@ class Candidate:
             "gate.json": decision.as_dict(),
         }
         return write_bundle(folder, manifest, documents, self.bundle.adapter)
+
+    def _lineage(self) -> list[dict[str, str]]:
+        """The candidates that this one builds on, the nearest first, by the names of their stages; as far as they are
+        here. Those that were released say themselves how they were made; the others were made with this one."""
+        found: list[dict[str, str]] = []
+        above, name = self.bundle, self.name
+        while above.manifest["start"] is not None:
+            name = self.workspace.params.domain(name).start
+            below = candidate(self.workspace, name)
+            if below.id != above.manifest["start"]:
+                break
+            found.append({"stage": name, "candidate": below.id})
+            above = below
+        return found
 
     # -- what is compared -------------------------------------------------------------------------------
 

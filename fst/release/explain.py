@@ -57,7 +57,7 @@ class Explanation:
 
 def explain(bundle: Bundle, known: Iterable[Known]) -> Explanation:
     """`known` are the bundles that can be looked up; the chain ends where one is missing."""
-    manifest = bundle.manifest
+    manifest, known = bundle.manifest, list(known)
     return Explanation(
         id=bundle.id,
         facts=tuple(_facts(bundle)),
@@ -66,7 +66,7 @@ def explain(bundle: Bundle, known: Iterable[Known]) -> Explanation:
         ancestry={domain: ancestors(entry) for domain, entry in bundle.prompts().items()},
         gate=bundle.gate(),
         params=(manifest["provenance"] or {}).get("params") or manifest["params"],
-        commands=tuple(commands(bundle)),
+        commands=tuple(commands(bundle, made_apart(manifest, known))),
     )
 
 
@@ -93,8 +93,18 @@ def ancestors(entry: Mapping[str, Any]) -> tuple[Ancestor, ...]:
     return tuple(_ancestor(prompt["id"], met, set()) for prompt in entry["prompts"])
 
 
-def commands(bundle: Bundle) -> Sequence[str]:
-    """What to type to make the bundle again."""
+def made_apart(manifest: Mapping[str, Any], known: Iterable[Known]) -> bool:
+    """Whether something that a bundle builds on was released with another commit or other parameters."""
+    released = {one.manifest["candidate"]: one.manifest for one in known if one.released}
+    own, below = manifest["provenance"] or {}, released.get(manifest["start"])
+    if not own or below is None or not below["provenance"]:
+        return False
+    same = all(own[key] == below["provenance"][key] for key in ("commit", "params"))
+    return not same or made_apart(below, known)
+
+
+def commands(bundle: Bundle, apart: bool = False) -> Sequence[str]:
+    """What to type to make the bundle again; `apart` as `made_apart` says."""
     manifest, short = bundle.manifest, bundle.id[:12]
     name = manifest["run"]["domain"] if manifest["run"] else BASE
     target = BASE if name == BASE else quote(f"bundle@{name}")
@@ -111,8 +121,11 @@ def commands(bundle: Bundle) -> Sequence[str]:
     if commit == "unknown":
         return ["# none: it was made outside of git, so nobody knows from which code"]
     changed = commit.endswith(CHANGED)
+    again = f"fst reproduce {short}{' --allow-changes   # the changes are in no commit' if changed else ''}"
+    if apart:
+        return [again, "# What it builds on was released with another commit or other parameters, and is made first."]
     return [
-        f"fst reproduce {short}{' --allow-changes   # the changes are in no commit' if changed else ''}",
+        again,
         "",
         "# or step by step:",
         f"git clone --shared . ../fst-{short} && git -C ../fst-{short} checkout {quote(commit.removesuffix(CHANGED))}",

@@ -1,10 +1,11 @@
-"""What it takes to make a bundle again: a commit, a params.yaml and a stage; and how to tell whether it is the same."""
+"""What it takes to make a bundle again: a commit, a params.yaml and a stage, for it and for each bundle that it builds
+on; and how to tell whether it is the same."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +66,69 @@ def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
         commit, params = head, _params_of_candidate(manifest, now)
     if not _COMMIT.fullmatch(commit.removesuffix(CHANGED)):
         raise ConfigError(f"it was made outside of git (commit {commit!r}): there is no code to make it again with")
-    name = manifest["run"]["domain"] if manifest["run"] else BASE
+    name = _name(manifest)
     for domain in (name, *params.get("domains", {})):
         if not _NAME.fullmatch(domain):  # dvc.yaml makes shell commands of them
             raise IntegrityError(f"its manifest has a domain {domain!r}, which no params.yaml may have; do not use it")
     return Recipe(commit.removesuffix(CHANGED), commit.endswith(CHANGED), in_order(params), name, expected)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the way to a bundle: stages that are made with the same commit and parameters. `names` are their
+    domains, the last of them the recipe's; empty in the first step of all, which makes everything below it too."""
+
+    recipe: Recipe
+    names: tuple[str, ...] = ()
+
+
+def steps_of(
+    manifest: Mapping[str, Any], recipe: Recipe, now: Params, released: Iterable[Mapping[str, Any]]
+) -> list[Step]:
+    """All steps to a bundle that has this manifest and recipe. What it builds on and was released by itself is made
+    with the commit and the parameters of that release, or with the commit of what is on top of it where its own is
+    unknown or had changes; what never was released is made as what is on top of it. `released` are the manifests of
+    the releases that there are. Raises as `recipe_of` does."""
+    releases: dict[str, Mapping[str, Any]] = {}
+    for one in released:
+        if one["candidate"] and one["provenance"]:
+            releases.setdefault(one["candidate"], one)
+    steps = [Step(recipe, (recipe.name,))]
+    for stage, found in _lineage(manifest, releases):
+        step = steps[0]
+        own = _own_recipe(found, now, step.recipe) if found else step.recipe
+        if (own.commit, own.params) == (step.recipe.commit, step.recipe.params):
+            steps[0] = Step(step.recipe, (stage, *step.names))
+        else:
+            steps.insert(0, Step(own, (stage,)))
+    for step in steps[1:]:
+        if unknown := set(step.names) - set(step.recipe.params.get("domains", {})):
+            raise IntegrityError(
+                f"its manifest says to build on {unknown.pop()!r}, which is no domain of its parameters"
+            )
+    return [Step(steps[0].recipe), *steps[1:]]
+
+
+def _lineage(
+    manifest: Mapping[str, Any], releases: dict[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """(stage, its release or None) of everything that a bundle builds on, the nearest first, as far as it is known.
+    Each release is taken once, so that manifests that name each other come to an end."""
+    noted = (manifest["provenance"] or {}).get("lineage") or [{"stage": BASE, "candidate": manifest["start"]}]
+    for entry in noted:
+        found = releases.pop(entry["candidate"], None)
+        yield (_name(found) if found else entry["stage"]), found
+        if found:
+            yield from _lineage(found, releases)
+            return
+
+
+def _own_recipe(manifest: Mapping[str, Any], now: Params, above: Recipe) -> Recipe:
+    """How a release was made that another bundle was made on top of."""
+    provenance = manifest["provenance"]
+    clean = _COMMIT.fullmatch(provenance["commit"])
+    commit = provenance["commit"] if clean else above.commit
+    return recipe_of({**manifest, "provenance": {**provenance, "commit": commit}}, now, above.commit)
 
 
 def candidate_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +187,11 @@ def _params_of_candidate(manifest: Mapping[str, Any], now: Params) -> dict[str, 
     if run := manifest["run"]:
         params["train"] = {"arm": run["arm"], "seed": run["seed"]}
     return params
+
+
+def _name(manifest: Mapping[str, Any]) -> str:
+    """The stage that made a bundle."""
+    return str(manifest["run"]["domain"]) if manifest["run"] else BASE
 
 
 def _id(manifest: Mapping[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""What a user calls a bundle: a channel, an id or the beginning of one, or the path of a folder."""
+"""What a user calls a bundle: a channel, an id or the beginning of one, or the path of a folder.
+
+A candidate's id, as `fst stage bundle` prints it, stands for the release that was made of it, and before there is one
+for the candidate itself.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,12 @@ class References:
         more than one, IntegrityError for a bundle that is damaged."""
         if _is_path(reference):
             return _in_folder(Path(reference))
-        bundle_id = self.id(reference)
+        try:
+            bundle_id = self.id(reference)
+        except ConfigError:
+            if found := self._candidate(reference):
+                return found
+            raise
         return self.releases.fetch(bundle_id, self.places.fetched(bundle_id))
 
     def id(self, reference: str) -> str:
@@ -49,12 +58,28 @@ class References:
         try:
             return self.releases.resolve(reference)
         except ConfigError as exc:
+            if made_of_it := self._released_as(reference):
+                return made_of_it
             raise ConfigError(f"{exc}; `fst bundles list` shows what there is, and a folder is written ./NAME") from exc
 
     def past(self, reference: str | None) -> str | None:
         """A release in a channel's history, by what `Releases.rollback` takes: an id, or the beginning of one, which
         needs to be unique in that history only."""
-        return reference if reference is None or is_bundle_reference(reference) else self.id(reference)
+        if reference is None or not is_bundle_reference(reference):
+            return reference and self.id(reference)
+        return reference if self.releases.bundles(reference) else self._released_as(reference) or reference
+
+    def _released_as(self, reference: str) -> str | None:
+        """The first release that was made of the one candidate whose id begins so; None where there is none."""
+        made = [(one.id, self.releases.manifest(one.id)["candidate"] or "") for one in self.releases.bundles()]
+        found = [(bundle, of) for bundle, of in made if is_bundle_reference(reference) and of.startswith(reference)]
+        return found[0][0] if len({of for _, of in found}) == 1 else None
+
+    def _candidate(self, reference: str) -> Bundle | None:
+        """The one candidate of the project whose id begins so."""
+        folders = self.places.bundled("any").parent.glob(f"[!.]*/{MANIFEST}")
+        found = {one.id: one for one in map(_readable, folders) if one and one.id.startswith(reference)}
+        return next(iter(found.values())) if len(found) == 1 and is_bundle_reference(reference) else None
 
     def channels(self) -> dict[str, list[str]]:
         """Names of the channels that point at a bundle, by its id."""
@@ -70,11 +95,16 @@ class References:
         for published in self.releases.bundles():
             yield Known(published.id, self.releases.manifest(published.id), True)
         for manifest in sorted(self.places.bundled("any").parent.glob(f"[!.]*/{MANIFEST}")):
-            try:
-                bundle = read_bundle(manifest.parent)
-            except (FstError, OSError):
-                continue
-            yield Known(bundle.id, bundle.manifest, False)
+            if bundle := _readable(manifest):
+                yield Known(bundle.id, bundle.manifest, False)
+
+
+def _readable(manifest: Path) -> Bundle | None:
+    """The bundle around a manifest; None for one that is damaged, or that a stage is about to replace."""
+    try:
+        return read_bundle(manifest.parent)
+    except (FstError, OSError):
+        return None
 
 
 def _is_path(reference: str) -> bool:

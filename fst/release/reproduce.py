@@ -1,5 +1,6 @@
 """Making a bundle again: its commit in a folder of its own, its parameters, and DVC running every stage that leads to
-it with the code of that commit. The project that this is asked in stays as it is, its DVC cache included."""
+it with the code of that commit. What it builds on, where it was released by itself, is made first, in the same folder,
+with its own commit and parameters. The project that this is asked in stays as it is, its DVC cache included."""
 
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from fst.errors import ConfigError, FstError
 from fst.files import is_inner_path
-from fst.release.recipe import CHANGED, Recipe
+from fst.release.recipe import CHANGED, Recipe, Step
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import plain_spec
 
@@ -73,21 +76,25 @@ def head(project: Path) -> str:
         return "unknown"
 
 
-def reproduce(recipe: Recipe, project: Path, keep: Path | None, say: Callable[[str], None]) -> Bundle:
-    """Make the bundle again and return what came out. DVC's output goes where ours goes. `keep` is a new folder to work
-    in and to leave behind; without it, nothing is left behind.
+def reproduce(steps: Sequence[Step], project: Path, keep: Path | None, say: Callable[[str], None]) -> Bundle:
+    """Take the steps to a bundle and return what came out of the last. DVC's output goes where ours goes. `keep` is a
+    new folder to work in and to leave behind; without it, nothing is left behind.
 
     Raises ConfigError when the commit or the data is not here, NotReproduced when a stage fails.
     """
     inner = Path(_git(project, "rev-parse", "--show-prefix").strip())
     with _folder(keep) as folder:
         shop = Workshop(folder.resolve(), inner)
-        _check_out(recipe, project, shop)
-        _bring_problems(recipe, project, shop)
-        _bring_data(project, shop)
-        say(f"commit {recipe.commit} in {shop.project}")
-        _run((*_DVC, "repro", "--force", "--no-run-cache", "--no-commit", recipe.stage), shop)
-        return read_bundle(shop.project / "models" / "bundles" / recipe.name)
+        _clone(project, shop)
+        for step in steps:
+            recipe = step.recipe
+            _check_out(recipe, project, shop)
+            _leave_the_rest(step, shop)
+            _bring_problems(recipe, project, shop)
+            _bring_data(project, shop)
+            say(f"commit {recipe.commit} in {shop.project}{': ' + recipe.name if len(steps) > 1 else ''}")
+            _run((*_DVC, "repro", "--force", "--no-run-cache", "--no-commit", recipe.stage), shop)
+        return read_bundle(shop.project / "models" / "bundles" / steps[-1].recipe.name)
 
 
 def other_versions(recorded: Mapping[str, str]) -> list[str]:
@@ -115,20 +122,41 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
-    """The files of the commit, the parameters, and `fst`."""
-    top = Path(_git(project, "rev-parse", "--show-toplevel").strip())
-    try:
-        _git(project, "cat-file", "-e", f"{recipe.commit}^{{commit}}")
-    except ConfigError as exc:
-        raise ConfigError(f"commit {recipe.commit} is not in {top}; `git fetch` the branch or tag that has it") from exc
-    _git(project, "clone", "--quiet", "--shared", "--no-checkout", str(top), str(shop.clone))
-    _git(shop.clone, "checkout", "--quiet", "--detach", recipe.commit)
-    (shop.project / "params.yaml").write_text(recipe.params_yaml, encoding="utf-8")
+def _top(project: Path) -> Path:
+    """The folder of the project's git repository."""
+    return Path(_git(project, "rev-parse", "--show-toplevel").strip())
+
+
+def _clone(project: Path, shop: Workshop) -> None:
+    """The repository without its files, and `fst`."""
+    _git(project, "clone", "--quiet", "--shared", "--no-checkout", str(_top(project)), str(shop.clone))
     launcher = shop.folder / "bin" / "fst"
     launcher.parent.mkdir()
     launcher.write_text(shop.launcher, encoding="utf-8")
     launcher.chmod(0o755)
+
+
+def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
+    """The files of the commit, in place of those of the step before, whose outputs stay; and the parameters."""
+    try:
+        _git(project, "cat-file", "-e", f"{recipe.commit}^{{commit}}")
+    except ConfigError as exc:
+        missing = f"commit {recipe.commit} is not in {_top(project)}; `git fetch` the branch or tag that has it"
+        raise ConfigError(missing) from exc
+    _git(shop.clone, "checkout", "--quiet", "--force", "--detach", recipe.commit)
+    (shop.project / "params.yaml").write_text(recipe.params_yaml, encoding="utf-8")
+
+
+def _leave_the_rest(step: Step, shop: Workshop) -> None:
+    """Take the domains of other steps out of dvc.yaml: what they made is there, and DVC takes it as it is."""
+    if not step.names:
+        return
+    file, domains = shop.project / "dvc.yaml", step.recipe.params["domains"]
+    graph = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for stage in graph["stages"].values():
+        if stage.get("foreach") == "${domains}":
+            stage["foreach"] = {name: dict(domains[name]) for name in step.names}
+    file.write_text(yaml.safe_dump(graph, sort_keys=False), encoding="utf-8")
 
 
 def _bring_problems(recipe: Recipe, project: Path, shop: Workshop) -> None:

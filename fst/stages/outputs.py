@@ -25,8 +25,11 @@ def read_document(path: Path, made_by: str) -> Any:
 
 
 def problems(workspace: Workspace, name: str, sha256: str | None = None) -> Domain:
-    """A domain's prepared problems. Raises DataError for problems that do not have the given hash."""
-    folder = workspace.places.prepared(name)
+    """A domain's prepared problems; with a hash, those that have it, which may lie beside newer ones. Raises DataError
+    where there are none."""
+    folder = workspace.places.prepared(name, sha256)
+    if not folder.exists():
+        folder = workspace.places.prepared(name)
     domain = load_prepared(folder)
     if sha256 is not None and data_sha256(domain) != sha256:
         raise DataError(
@@ -44,7 +47,7 @@ def adapter(workspace: Workspace, name: str) -> Path | None:
 
 def candidate(workspace: Workspace, name: str) -> Bundle:
     """The bundle of a domain, or of `base`. Raises ConfigError when it has not been made yet."""
-    folder = workspace.places.bundled(name)
+    folder = workspace.bundled(name)
     if not (folder / "manifest.json").exists():
         command = "fst stage base" if name == BASE else f"dvc repro bundle@{name}"
         raise ConfigError(f"{folder} is not there yet; make it with `{command}`")

@@ -22,8 +22,10 @@ class Places:
     def runs(self) -> Path:
         return self.root / "runs"
 
-    def prepared(self, name: str) -> Path:
-        return self.root / "data" / "prepared" / name
+    def prepared(self, name: str, sha256: str | None = None) -> Path:
+        """A domain's problems; with a hash, the place of those that a release was measured on, where they are kept
+        beside newer ones."""
+        return self.root / "data" / "prepared" / (f"{name}-{sha256[:12]}" if sha256 else name)
 
     def validated(self, name: str) -> Path:
         return self.root / "data" / "validated" / name

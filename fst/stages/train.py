@@ -54,7 +54,9 @@ def job_of(workspace: Workspace, name: str) -> Job:
     taken_over = start_key(start(workspace, name), spec, serves)
     key = [*decisive, data_sha256(problems(workspace, name)), taken_over, sources_sha256()]
     run = f"{name}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]}"
-    return Job(arm, spec, seed, places.runs / run, params, places.prepared(name), places.bundled(domain.start), serves)
+    return Job(
+        arm, spec, seed, places.runs / run, params, places.prepared(name), workspace.bundled(domain.start), serves
+    )
 
 
 def latest_runs(workspace: Workspace) -> list[Path]:

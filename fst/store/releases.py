@@ -67,6 +67,11 @@ class Releases(Shelf):
         """Move a channel back to the release before the one in force, or to any bundle of its history (`to`, an id or
         the first digits of one). Raises ConfigError when there is none, and as `move` does."""
         channel = self.channel(name)
+        if channel.bundle is None:
+            raise ConfigError(
+                f"channel {name!r} has no release yet, so there is none to go back to; "
+                "`fst release NAME` makes the first"
+            )
         target = channel.before if to is None else _only(to, channel.names, f"the history of channel {name!r}")
         if target is None:
             raise ConfigError(f"channel {name!r}: nothing was released before {label(channel.bundle)}")

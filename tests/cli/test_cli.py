@@ -327,13 +327,48 @@ def test_telemetry_is_off_and_help_loads_no_heavy_library() -> None:
     assert {"DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"} <= set(OFF)
 
 
-@pytest.mark.parametrize("words", ["trian", "train --amr fst", "--help"])
+@pytest.mark.parametrize("words", ["trian", "train --amr fst", "--help", "--version", "", "bundles"])
 def test_a_mistake_is_noticed_in_a_second(words: str) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "fst.cli", *words.split()], capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == (0 if words == "--help" else 2)
+    assert done.returncode == (0 if words in ("--help", "--version", "", "bundles") else 2)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0, "seconds of one core"
+
+
+WRONG_VALUES = [
+    ["train", "--set", "loop.cycle=3"],
+    ["train", "--domain", "labb/x"],
+    ["train", "--data", "no-such-file.jsonl"],
+    ["run", "--domain", "labb/x"],
+    ["validate", "no-such-file.jsonl"],
+    ["report", "no-such-run"],
+    ["export", "no-such-run"],
+    *(
+        [*command, "--set", "loop.cycle=3"]
+        for command in (["stage", "train", "x"], ["serve"], ["monitor"], ["push", "a/b"])
+    ),
+    *(["stage", stage, "nowhere"] for stage in ("prepare", "validate", "train", "evaluate", "bundle")),
+    ["push", "no-slash"],
+]
+
+
+def test_a_wrong_value_is_noticed_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import json, sys, fst.cli\n"
+        f"codes = [fst.cli.main(words) for words in {WRONG_VALUES!r}]\n"
+        "heavy = ('torch', 'transformers', 'great_expectations', 'evidently', 'sklearn', 'datasets')\n"
+        "print(json.dumps([codes, [m for m in heavy if m in sys.modules]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=placed(), capture_output=True, text=True)
+    codes, heavy = json.loads(done.stdout.splitlines()[-1])
+    assert set(codes) == {2}, done.stderr
+    assert heavy == []
+
+
+def placed() -> dict[str, str]:
+    """The environment, with this checkout's code wherever the process stands."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
 def test_a_choice_of_the_user_is_kept() -> None:

@@ -1,25 +1,28 @@
 """Runs that build on a bundle. B1 the weights begin as the bundle's adapter, in every arm, and the arm without slow
 weights keeps them; B2 a domain that the bundle serves begins with its prompts, another one with the seed prompt; B3
 KL is measured against the base, not against the start; B4 the key of a start is its adapter and the prompts for the
-domain, and nothing else; B5 a run does not go on from another start; B6 an adapter's bytes do not say where its base
-lies."""
+domain, and nothing else; B5 a run does not go on from another start; B6 an adapter names its base as it was named, the
+lab's by a path that is the same on every machine, and PEFT alone loads both."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
+from fst.checkout import LAB_BASE
 from fst.config import Params, params_from_dict
 from fst.errors import RecordError
 from fst.method.learner import Learner
 from fst.method.loop import rounds
 from fst.method.runner import Job, prepare, run_rounds
 from fst.method.start import first_population, start_key
-from fst.models.adapter import CONFIG, WEIGHTS, adapter_state
+from fst.models.adapter import CONFIG, WEIGHTS, adapter_state, base_name
 from fst.runs.progress import Progress
 from fst.store.bundle import Bundle, write_bundle
 from fst.types import Arm, Prompt
@@ -154,7 +157,15 @@ def test_b5_a_run_goes_on_from_its_own_start_only(tiny_model_dir: Path, tmp_path
     assert resumed.round == 2
 
 
-def test_b6_the_adapters_bytes_do_not_depend_on_where_the_base_lies(adapter: Path) -> None:
-    text = (adapter / CONFIG).read_text()
-    assert "/" not in text
-    assert '"base_model_name_or_path": null' in text
+def test_b6_peft_alone_loads_the_adapter_with_its_base(adapter: Path, tiny_model_dir: Path) -> None:
+    assert json.loads((adapter / CONFIG).read_text())["base_model_name_or_path"] == str(tiny_model_dir)
+    model = AutoPeftModelForCausalLM.from_pretrained(adapter)
+    assert same(adapter_state(model), load_file(adapter / WEIGHTS))
+
+
+def test_b6_the_base_is_named_as_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert base_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert base_name("models/mine") == "models/mine"
+    assert base_name(str(LAB_BASE)) == "models/lab_base", "the same on every machine"
+    assert base_name(str(tmp_path / "fast-slow-training" / "gguf" / "abc-1")) is None

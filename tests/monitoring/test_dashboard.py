@@ -1,7 +1,7 @@
 """The page, in a real Chromium against a real gateway. D1 what it shows is what is there; D2 it asks nobody else, and
 its console stays silent; D3 a diff shows both prompts; D4 a rollback needs an admin's key, and is done with one; D5
 hostile text stays text; D6 reports are served from their folder alone; D7 damaged records do not break it; D8 with a
-key file its data needs a key; D9 it fits a narrow screen."""
+key file its data needs a key; D9 it fits a narrow screen; D10 an alert that nobody answered is amber."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from fst.lines import append_line
 from fst.monitoring.dashboard import dashboard_routes
-from fst.monitoring.dashboard_data import DashboardData
+from fst.monitoring.dashboard_data import DashboardData, waits
 from fst.stages.places import Places
 from fst.store.bundle import write_bundle
 from fst.traffic.log import Feedback, LogLimits, Request, TrafficLog
@@ -216,6 +216,39 @@ def test_d4_a_rollback_needs_an_admins_key(place: Place, browser: Page) -> None:
         assert browser.run("Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
         wait_until(lambda: running.gateway.live.production.id == before.before, 10)  # type: ignore[union-attr]
     place.releases.rollback("prod", before.bundle)
+
+
+@pytest.mark.slow
+@browser_only
+def test_d10_an_alert_that_nobody_answered_is_amber(browser: Page, tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    release = entries(place, "first", {"digits": [REVERSE]}, 0.5)
+    alert = {"at": time.time() + 1, "kind": "drifted", "domain": "digits", "channel": "prod", "release": release}
+    append_line(Places(tmp_path).monitoring / "alerts.jsonl", {**alert, "signals": [], "examples": []})
+    with page_served(place) as running:
+        browser.open(running.url)
+        assert browser.run("document.querySelector('#status').className") == "status wait"
+        assert "Waiting: the alert on digits of" in browser.run("document.querySelector('#status').innerText")
+
+
+def alerted(at: float, *steps: tuple[float, str], domain: str = "digits") -> dict[str, object]:
+    return {"at": at, "domain": domain, "channel": "prod", "steps": [{"at": a, "event": e} for a, e in steps]}
+
+
+def test_d10_what_answers_an_alert() -> None:
+    """An adaptation that began after it and did not fail, of this alert or a later one; a move of its channel."""
+    moved = [{"name": "prod", "moves": [{"at": "1970-01-01T00:00:50+00:00"}]}]
+    still = [{"name": "prod", "moves": []}, {"name": "canary", "moves": [{"at": "2100-01-01T00:00:00+00:00"}]}]
+    alone = alerted(100)
+    assert waits(alone, [alone], still)
+    assert waits(alone, [alone], moved), "moved before the alert"
+    assert not waits(alerted(40), [alerted(40)], moved)
+    for event, waiting in (("started", False), ("released", False), ("refused", False), ("failed", True)):
+        one = alerted(100, (101, "started"), (102, event))
+        assert waits(one, [one], still) == waiting, event
+    assert not waits(alone, [alerted(200, (201, "started")), alone], still), "a later one's adaptation is about it too"
+    assert waits(alone, [alone, alerted(90, (91, "released"))], still), "an earlier one's is not"
+    assert waits(alone, [alone, alerted(100, (101, "released"), domain="letters")], still), "another domain"
 
 
 def client(place: Place, allowed: bool = True) -> TestClient:

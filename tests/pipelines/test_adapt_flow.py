@@ -2,7 +2,8 @@
 channel, through the gate; R2 where the prompts alone are not enough, slow rounds follow with the evolved prompts, and
 are judged again; R3 two adaptations of one domain never run side by side, and the later one finds nothing to do; R4 a
 refusal leaves the channel alone and is told; R5 too little traffic fails in a sentence, and nothing is left behind; R6
-DVC versions the problems, and `fst reproduce` makes an adapted release again."""
+DVC versions the problems, and `fst reproduce` makes an adapted release again. All of it after an experiment that was
+taken back: params.yaml and models/bundles are no longer what production was made with and of."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import pytest
 
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
+from fst.store.bundle import read_bundle, write_bundle
 from fst.traffic.log import Feedback, LogLimits, Request, TrafficLog
 from support.lab_project import DOMAINS, LabProject
 from support.prefect_server import Server, prefect_server
@@ -50,10 +52,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, reproduced: LabProject) -> LabProject:
-    """One domain released; in the traffic, scored requests of two others that it does not know."""
+    """One domain released; in the traffic, scored requests of two others that it does not know. The working tree is
+    that of an experiment."""
     folder = tmp_path_factory.mktemp("adapt") / "project"
     project = reproduced.copy(folder, ONE, adapt={**ADAPT, "enough": 0.0}, gate={"max_kl": 100.0})
     project.run("fst", "release", "first")
+    project.params["train"] = {**project.params["train"], "seed": 3}
+    project.params["slow"] = {**project.params["slow"], "lora_rank": 4}
+    project.write_params()
+    bundle = read_bundle(project.root / "models" / "bundles" / "first")
+    documents = {"prompts.json": bundle.prompts(), "evaluation.json": {}}
+    manifest = {key: value for key, value in bundle.manifest.items() if key != "files"}
+    write_bundle(bundle.folder, manifest, documents, None)
     write_traffic(project, "reversed", "lab/letters:reverse", 100)
     write_traffic(project, "mixed", "lab/letters:drop_first+rotate_left", 100)
     return project

@@ -1,8 +1,9 @@
 """Adaptations. A1 two domains are added, the fast one on production's stage, the slow one on the fast, both serving
 under the domain's name; A2 their splits are disjoint shares of all problems; A3 nothing of the project's own domains
-changes; A4 production's own stage is put back from the release, byte for byte, and another one in its place is refused;
-A5 too few problems, no release: errors that say what to do; A6 an adaptation of an adaptation keeps the first one's
-domains; A7 its stages serve the domain under its name, carry its prompts on, and leave the weights as they are."""
+changes; A4 what is built on is the candidate that production was made of, byte for byte, whatever its stage has made
+since, with production's parameters and the problems that it was measured on; A5 too few problems, no release: errors
+that say what to do; A6 an adaptation of an adaptation keeps the first one's domains; A7 its stages serve the domain
+under its name, carry its prompts on, and leave the weights as they are."""
 
 from __future__ import annotations
 
@@ -18,12 +19,15 @@ from fst.config import Params, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.errors import ConfigError, DataError
-from fst.release.adaptation import Adaptation, plan, production_of, restore_candidate
+from fst.files import file_sha256
+from fst.release.adaptation import Adaptation, plan, production_of
+from fst.runs.origin import data_sha256
 from fst.runs.view import load_run
-from fst.stages.outputs import candidate, problems
+from fst.stages.outputs import candidate, problems, start
+from fst.stages.prepare import prepare
 from fst.stages.train import job_of
 from fst.stages.workspace import Workspace
-from fst.store.bundle import Bundle
+from fst.store.bundle import Bundle, write_bundle
 from support.release_toys import PARAMS, ToyProject
 from support.stages import run_stages
 
@@ -74,18 +78,58 @@ def test_a2_every_size_gives_three_splits_of_all_problems(problems: int) -> None
     assert min(sizes.train, sizes.validation, sizes.test) >= 16
 
 
-def test_a4_the_stage_of_production_is_put_back_from_the_release(project: ToyProject) -> None:
+@pytest.mark.parametrize("since", ["nothing", "another", "gone"])
+def test_a4_production_is_built_on_as_it_was_published(project: ToyProject, since: str) -> None:
     made = project.candidate("zeta", project.base(), 0.9)
     production = project.release(made)
-    shutil.rmtree(made.folder)
-    fetched = production_of(project.params, project.places, "prod")
-    assert fetched.id == production.id
-    assert restore_candidate(fetched, project.places) == "zeta"
-    again = candidate(Workspace(project.params, project.places), "zeta")
-    assert again.id == made.id
-    project.candidate("zeta", project.base(), 0.8)
-    with pytest.raises(ConfigError, match=r"no longer what production was made of.*fst release zeta"):
-        restore_candidate(fetched, project.places)
+    tree = project.places.bundled("zeta")
+    if since == "another":
+        project.candidate("zeta", project.base(), 0.8)
+    elif since == "gone":
+        shutil.rmtree(tree)
+    before = file_sha256(tree / "manifest.json") if tree.exists() else None
+    found = plan(project.params, project.places, "letters", PAIRS, "prod")
+    assert (found.start, found.production) == ("zeta", production.id)
+    workspace = found.workspace(project.params, project.places, production)
+    assert start(workspace, found.fast).id == made.id
+    assert workspace.bundled("zeta") == project.places.fetched(made.id)
+    assert workspace.bundled(found.fast) == project.places.bundled(found.fast), "its own stages are the tree's"
+    assert (file_sha256(tree / "manifest.json") if tree.exists() else None) == before, "the tree stays as it was"
+
+
+def test_a4_the_parameters_are_those_of_production(project: ToyProject) -> None:
+    """After an experiment that was taken back, params.yaml still has its values."""
+    production = released(project)
+    text = PARAMS.replace("cycles: 3", "cycles: 9").replace("zeta: {spec: lab/reverse", "zeta: {spec: lab/sort_asc")
+    more = "slow: {lora_rank: 4}\nmodel: {max_new_tokens: 99, cache_gb: 2}\ntrain: {seed: 3}\n"
+    later = "adapt: {min_problems: 50, slow_cycles: 5, enough: 0.25}\n"
+    project.places.params.write_text(text.replace("resamples: 200", "resamples: 300") + more + later)
+    found = plan(project.params, project.places, "letters", PAIRS, "prod")
+    params = found.params(project.params, production)
+    assert (params.slow.lora_rank, params.model.max_new_tokens, params.train.seed, params.loop.cycles) == (16, 16, 0, 3)
+    assert params.domain("zeta").spec == "lab/reverse"
+    assert (params.model.cache_gb, params.gate.resamples, params.adapt.enough) == (2, 300, 0.25), "today's"
+
+
+def test_a4_the_problems_are_those_that_production_was_measured_on(project: ToyProject) -> None:
+    small = PARAMS + "prepare: {train: 16, validation: 16, test: 16}\nadapt: {min_problems: 50}\n"
+    project.places.params.write_text(small)
+    workspace = Workspace(project.params, project.places)
+    prepare(workspace, "zeta")
+    measured = data_sha256(problems(workspace, "zeta"))
+    made = project.candidate("zeta", project.base(), 0.9)
+    facts = {k: v for k, v in made.manifest.items() if k != "files"}
+    facts["domains"] = {"zeta": {**made.manifest["domains"]["zeta"], "stage": "zeta", "data_sha256": measured}}
+    documents = {"prompts.json": made.prompts(), "evaluation.json": made.evaluation()}
+    production = project.release(write_bundle(made.folder, facts, documents, made.adapter))
+    project.places.params.write_text(small.replace("{train: 16", "{seed: 7, train: 16"))
+    prepare(Workspace(project.params, project.places), "zeta")
+    later = data_sha256(problems(workspace, "zeta"))
+    assert later != measured
+    found = plan(project.params, project.places, "letters", PAIRS, "prod")
+    adapted = found.workspace(project.params, project.places, production)
+    assert data_sha256(problems(adapted, "zeta", measured)) == measured
+    assert data_sha256(problems(workspace, "zeta")) == later, "the project's own stay as they are"
 
 
 def test_a5_what_is_missing_is_said(project: ToyProject) -> None:
@@ -107,8 +151,8 @@ def test_a6_an_adaptation_of_an_adaptation_knows_the_first(
     with_first = first.params(own, production)
     with monkeypatch.context() as adapted:
         adapted.setattr(ToyProject, "params", with_first)
-        start = candidate(Workspace(with_first, project.places), "zeta")
-        project.release(project.candidate(first.fast, start, 0.95), production)
+        built_on = start(first.workspace(own, project.places, production), first.fast)
+        project.release(project.candidate(first.fast, built_on, 0.95), production)
     second = plan(own, project.places, "greek", PAIRS[:55], "prod")
     assert second.start == first.fast
     params = second.params(own, production_of(own, project.places, "prod"))
@@ -148,7 +192,7 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     pairs = [(p.question, p.answer) for p in newer]
     values["adapt"] = {**values["adapt"], "min_problems": 60}
     found = plan(params_from_dict(values), project.places, "first", pairs, "prod")
-    adapted = Workspace(found.params(params_from_dict(values), production), project.places)
+    adapted = found.workspace(params_from_dict(values), project.places, production)
     run_stages(adapted, found.fast)
     after = candidate(adapted, found.fast)
     assert list(after.manifest["domains"]) == ["first"]

@@ -8,6 +8,7 @@ e5  the params.yaml that it was made with can be read again, whatever the domain
 e6  a release leads back to its candidate, byte for byte; one that does not is refused
 e7  what differs between two manifests is told, files with both hashes
 e8  ids are folded in a narrow terminal, never cut
+e9  a release that it builds on is a step of its own on the way back, where commit or parameters are others
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ import yaml
 from rich.console import Console
 
 from fst.cli import app, main
-from fst.config import params_from_dict
+from fst.config import Params, params_from_dict
 from fst.errors import ConfigError, IntegrityError
 from fst.release.explain import Ancestor, ancestors, chain, commands, explain
 from fst.release.explain_tables import explain_page
-from fst.release.recipe import candidate_manifest, differences, in_order, recipe_of
+from fst.release.recipe import candidate_manifest, differences, in_order, recipe_of, steps_of
 from fst.release.references import References
 from fst.store.bundle import Bundle, read_bundle, write_bundle
 from fst.types import prompt_id
-from support.release_toys import COMMIT, SEED, ToyProject, prompt
+from support.release_toys import COMMIT, PARAMS, SEED, ToyProject, prompt
 
 
 @pytest.fixture
@@ -289,3 +290,63 @@ def test_e8_a_narrow_terminal_shows_every_digit(release: Bundle) -> None:
     shown = re.sub(r"[│┃\s]+", "", console.export_text())
     assert release.id in shown
     assert release.manifest["candidate"] in shown
+
+
+def chained(project: ToyProject, *cycles: int) -> list[Bundle]:
+    """Releases of zeta and of alpha on top of it, each with parameters of its own; what alpha builds on is noted."""
+    made: list[Bundle] = []
+    candidates: list[Bundle] = [project.base()]
+    for name, number in zip(("zeta", "alpha"), cycles, strict=True):
+        project.places.params.write_text(PARAMS.replace("cycles: 3", f"cycles: {number}"))
+        candidates.append(project.candidate(name, candidates[-1], 0.5 + 0.1 * len(made)))
+        names = ("base", "zeta")[: len(candidates) - 1]
+        below = [{"stage": n, "candidate": c.id} for n, c in zip(names, candidates, strict=False)][::-1]
+        made.append(project.release(candidates[-1], made[-1] if made else None, lineage=below))
+    return made
+
+
+def steps(bundle: Bundle, released: list[Bundle], now: Params) -> list[tuple[str, tuple[str, ...], int, str]]:
+    """(stage that is asked for, names, cycles, commit) of each step to a bundle."""
+    recipe = recipe_of(bundle.manifest, now, COMMIT)
+    found = steps_of(bundle.manifest, recipe, now, [one.manifest for one in released])
+    return [(s.recipe.stage, s.names, s.recipe.params["loop"]["cycles"], s.recipe.commit) for s in found]
+
+
+def test_e9_each_release_below_is_a_step_with_its_own_parameters(
+    project: ToyProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zeta, alpha = chained(project, 2, 5)
+    project.places.params.write_text(PARAMS.replace("cycles: 3", "cycles: 9"))
+    apart = [("bundle@zeta", (), 2, COMMIT), ("bundle@alpha", ("alpha",), 5, COMMIT)]
+    assert steps(alpha, [zeta, alpha], project.params) == apart
+    assert steps(alpha, [alpha], project.params) == [("bundle@alpha", (), 5, COMMIT)], "never released: made with alpha"
+    page = explained(capsys, alpha.id)
+    assert page[page.index("to make it again:") + 1 :] == [
+        f"fst reproduce {alpha.id[:12]}",
+        "# What it builds on was released with another commit or other parameters, and is made first.",
+    ]
+
+
+def test_e9_the_same_parameters_and_commit_are_one_step(project: ToyProject) -> None:
+    zeta, alpha = chained(project, 4, 4)
+    assert steps(alpha, [zeta, alpha], project.params) == [("bundle@alpha", (), 4, COMMIT)]
+
+
+@pytest.mark.parametrize("commit", ["unknown", f"{'ab' * 20}+changes"])
+def test_e9_a_commit_that_is_not_clean_gives_way_to_that_of_the_bundle(project: ToyProject, commit: str) -> None:
+    zeta, alpha = chained(project, 2, 5)
+    unclean = {**zeta.manifest, "provenance": {**zeta.manifest["provenance"], "commit": commit}}
+    found = steps_of(alpha.manifest, recipe_of(alpha.manifest, project.params, COMMIT), project.params, [unclean])
+    assert [(s.recipe.commit, s.recipe.params["loop"]["cycles"]) for s in found] == [(COMMIT, 2), (COMMIT, 5)]
+
+
+def test_e9_releases_that_name_each_other_end_and_strange_names_are_refused(project: ToyProject) -> None:
+    zeta, alpha = chained(project, 2, 5)
+    recipe = recipe_of(alpha.manifest, project.params, COMMIT)
+    back = [{"stage": "alpha", "candidate": alpha.manifest["candidate"]}]
+    looped = {**zeta.manifest, "provenance": {**zeta.manifest["provenance"], "lineage": back}}
+    assert len(steps_of(alpha.manifest, recipe, project.params, [looped, alpha.manifest])) == 3
+    evil = [{"stage": "x; touch owned", "candidate": "0" * 64}, *alpha.manifest["provenance"]["lineage"]]
+    planted = {**alpha.manifest, "provenance": {**alpha.manifest["provenance"], "lineage": evil}}
+    with pytest.raises(IntegrityError, match="to build on 'x; touch owned', which is no domain"):
+        steps_of(planted, recipe, project.params, [zeta.manifest])

@@ -115,12 +115,14 @@ def test_c2_json_holds_everything(
     }
 
 
-@pytest.mark.parametrize("kind", ["id", "prefix", "channel", "folder"])
+@pytest.mark.parametrize("kind", ["id", "prefix", "channel", "folder", "candidate", "candidate's prefix"])
 def test_c2_a_bundle_by_each_of_its_names(
     kind: str, two: tuple[Bundle, Bundle], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = two[1]
     names = {"id": bundle.id, "prefix": bundle.id[:6], "channel": "prod", "folder": str(bundle.folder)}
+    made_of = bundle.manifest["candidate"]
+    names |= {"candidate": made_of, "candidate's prefix": made_of[:8]}
     assert main(["bundles", "show", names[kind]]) == 0
     page = capsys.readouterr().out
     assert lines(page)[0] == f"bundle {bundle.id}"
@@ -130,6 +132,22 @@ def test_c2_a_bundle_by_each_of_its_names(
     candidate, production = bundle.manifest["candidate"][:12], two[0].id[:12]
     assert line(page, "gate:") == f"gate: release (candidate {candidate} against {production})"
     assert "zeta +0.2500 [+0.2500, +0.2500]" in lines(page)
+
+
+def test_c2_the_id_that_the_stage_prints_is_known_before_the_release_and_after(
+    project: ToyProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidate = project.candidate("zeta", project.base(), 0.5)
+    from fst.cli.stage import _show_bundle
+
+    _show_bundle(candidate.folder)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed == f"{candidate.folder}: candidate {candidate.id}; `fst release zeta` asks the gate for it"
+    page = said(capsys, "bundles", "show", candidate.id[:12])
+    assert page.startswith(f"bundle {candidate.id} ")
+    released = project.release(candidate)
+    assert said(capsys, "bundles", "show", candidate.id[:12]).startswith(f"bundle {released.id} ")
+    assert said(capsys, "explain", candidate.id).startswith(f"bundle {released.id} ")
 
 
 def test_c3_two_bundles_side_by_side(
@@ -185,9 +203,14 @@ def test_c5_rollback(project: ToyProject, two: tuple[Bundle, Bundle], capsys: py
     said(capsys, "rollback", "--to", "canary")
     assert project.releases.channel("prod").bundle == first.id
     said(capsys, "rollback", "--to", str(second.folder))
+    said(capsys, "rollback", "--to", first.manifest["candidate"][:9])
+    assert project.releases.channel("prod").bundle == first.id
+    said(capsys, "rollback", "--to", second.manifest["candidate"])
     assert project.releases.channel("prod").bundle == second.id
     assert "channel 'prod'" in said(capsys, "rollback", "--to", "abcdef", code=2)
-    assert "nothing was released before nothing" in said(capsys, "rollback", "--channel", "empty", code=2)
+    assert "channel 'empty' has no release yet, so there is none to go back to; `fst release NAME`" in said(
+        capsys, "rollback", "--channel", "empty", code=2
+    )
     assert project.releases.channel("prod").bundle == second.id
 
 

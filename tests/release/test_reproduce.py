@@ -8,6 +8,7 @@ m5 a stage that fails, or data that is nowhere, is exit code 3, and nothing is l
 m6 Ctrl-C and SIGTERM end every process and remove the folder
 m7 a candidate that was not released is made again from the commit of now
 m8 the lab's own release comes out byte for byte
+m9 a release that it builds on is made with that release's commit and parameters, not with its own or today's
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +141,20 @@ class Toy:
 
     def release(self, commit: str, **params: Any) -> str:
         """A release of the candidate in the store, that says to be of a commit and of parameters; its id."""
+        return self.released_from(self.candidate, commit, {**PARAMS, **params})
+
+    def released_from(
+        self, candidate: Bundle, commit: str, params: dict[str, Any], lineage: Sequence[dict[str, str]] = ()
+    ) -> str:
         manifest = {
-            **self.candidate.manifest,
-            "candidate": self.candidate.id,
+            **candidate.manifest,
+            "candidate": candidate.id,
             "gate": {"verdict": "release", "production": None},
-            "provenance": {"commit": commit, "dvc_lock_sha256": None, "params": {**PARAMS, **params}},
+            "provenance": {"commit": commit, "dvc_lock_sha256": None, "params": params, "lineage": list(lineage)},
         }
         documents = {
-            "prompts.json": self.candidate.prompts(),
-            "evaluation.json": self.candidate.evaluation(),
+            "prompts.json": candidate.prompts(),
+            "evaluation.json": candidate.evaluation(),
             "gate.json": {"verdict": "release"},
         }
         with tempfile.TemporaryDirectory() as folder:
@@ -328,6 +335,44 @@ def test_m7_a_candidate_is_made_again_from_now(
         toy.git("checkout", "dvc.yaml")
     assert code == 2
     assert "with changes that are in no commit" in errors
+
+
+def test_m9_what_it_builds_on_is_made_with_its_own_commit_and_parameters(
+    toy: Toy, scratch: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Zeta is released at the first commit with 2 cycles; alpha builds on it at today's commit, with 5."""
+    built = toy.root / "models" / "bundles"
+    zeta = read_bundle(built / "zeta")
+    below = toy.released_from(zeta, toy.first, PARAMS)
+    params = {**PARAMS, "loop": {"cycles": 5}}
+    today = (toy.root / "params.yaml").read_text()
+    (toy.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    toy.dvc("checkout", "-q", "problems.jsonl.dvc")
+    kept = built / "alpha"
+    kept.rename(toy.root / "kept-alpha")
+    try:
+        alpha = toy.pack("alpha")
+        assert alpha.manifest["start"] == zeta.id
+        text = alpha.prompts()["alpha"]["prompts"][0]["text"]
+        assert text == "ANOTHER, 5 cycles, order ['zeta', 'alpha']"
+        lineage = [{"stage": "zeta", "candidate": zeta.id}]
+        released = toy.released_from(alpha, toy.now, params, lineage)
+    finally:
+        shutil.rmtree(kept)
+        (toy.root / "kept-alpha").rename(kept)
+        (toy.root / "params.yaml").write_text(today)
+        (toy.root / "problems.jsonl").unlink()
+    code, out, errors = again(capfd, released)
+    assert code == 0, out + errors
+    assert out.splitlines()[-1] == f"the same bytes: candidate {alpha.id} of bundle {released}"
+    (first, second) = (line for line in out.splitlines() if line.startswith("commit "))
+    assert first.startswith(f"commit {toy.first} in ")
+    assert first.endswith(": zeta")
+    assert second.startswith(f"commit {toy.now} in ")
+    assert second.endswith(": alpha")
+    assert out.count("Running stage 'bundle@zeta'") == 1, "not once more on the way to alpha"
+    assert toy.store.manifest(below)["provenance"]["params"]["loop"] == {"cycles": 2}
+    assert list(scratch.iterdir()) == []
 
 
 def test_m8_the_lab_comes_out_byte_for_byte(tmp_path: Path, reproduced: LabProject) -> None:

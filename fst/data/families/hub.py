@@ -2,8 +2,7 @@
 
 `hub:<name>[@revision][:config][?question=col&answer=col&feedback=col&verifier=name&split=train]`, and in the query the
 verifier's own options, e.g. `&verifier=numeric&tolerance=0.1`. A cell of the column `feedback` is what a wrong answer
-to that row should hear. A column of class labels is read by the names of its classes. This file alone imports the
-library datasets.
+to that row should hear. A column of class labels is read by the names of its classes.
 """
 
 from __future__ import annotations

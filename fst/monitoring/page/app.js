@@ -231,8 +231,10 @@ function head(data) {
   $("channel").textContent = `channel ${g.channel || ""}`;
   const bad = g.problem || !g.production || g.draining;
   const recent = data.alerts[0] && data.now - data.alerts[0].at < 120 ? ` An alert ${Math.round(data.now - data.alerts[0].at)} s ago.` : "";
-  $("status").className = `status ${bad ? "bad" : "ok"}`;
-  $("status").lastElementChild.textContent = g.draining ? "Stopping." : g.problem ? `Degraded: ${g.problem}` : !g.production ? "No release yet." : `All is well.${recent}`;
+  const waiting = data.waiting.filter((a) => a.channel === g.channel);
+  const unanswered = waiting.length && `Waiting: the alert on ${waiting[0].domain} of ${clock(waiting[0].at)} has no answer: no adaptation, no release.`;
+  $("status").className = `status ${bad ? "bad" : unanswered ? "wait" : "ok"}`;
+  $("status").lastElementChild.textContent = g.draining ? "Stopping." : g.problem ? `Degraded: ${g.problem}` : !g.production ? "No release yet." : unanswered || `All is well.${recent}`;
   const last = Math.max(0, ...Object.values(fst.traffic.log).flatMap((rows) => rows.map((r) => r[0])));
   const rate = Object.values(fst.traffic.log).flat().filter((r) => r[0] > last - 10).reduce((sum, r) => sum + r[1], 0) / 10;
   const facts = {
