@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from fst.commandline import application, execute, goes_on
+from fst.lifeline import hold
 
 Root = Annotated[str, Parameter(help="Folder of params.yaml and dvc.yaml.")]
 Domains = Annotated[list[str], Parameter(help="Domains of params.yaml.")]
@@ -19,7 +20,8 @@ GOES_ON = "the same command goes on from the last completed round"
 
 app = application(
     "python -m pipelines",
-    "Run the flows of the pipeline. Without a Prefect server (PREFECT_API_URL) a flow starts one for itself.",
+    "Run the flows of the pipeline on the Prefect server that PREFECT_API_URL names, or that is found at "
+    "127.0.0.1:4200; without one, `deploy` starts one there, and a flow one for itself.",
 )
 flow = App(name="flow", help="Run one flow now.")
 app.command(flow)
@@ -108,29 +110,34 @@ def adapt(domain: str, /, *, channel: str = "prod", since: float = 0.0, root: Ro
 
 @app.command
 def deploy(*, cron: str = "0 2 * * *", root: Root = ".") -> None:
-    """Register the deployments at PREFECT_API_URL and run what they start, until stopped.
+    """Register the deployments and run what they start, until stopped.
 
     `continual` runs on a schedule; an event fst.domain.arrived with a payload
     {name: ...} starts it for one domain; an alert about live traffic starts `adapt`.
+    Where no Prefect server is found, one is started, and ended with this command.
 
-    Example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines deploy
+    Example: python -m pipelines deploy & python -m pipelines monitor
 
     Args:
         cron: Schedule of `continual`; every night if not given.
     """
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")  # seconds; the usual ten are long for an alert
+    hold()  # SIGTERM ends what was started, too
     from pipelines.deployments import serve_all
+    from pipelines.server import shared
 
-    serve_all(cron, root)
+    with shared(Path(root)):
+        serve_all(cron, root)
 
 
 @app.command
 def monitor(*, channel: str = "prod", root: Root = ".") -> None:
-    """Watch live traffic as `fst monitor` does; every alert also becomes a Prefect event.
+    """Watch live traffic as `fst monitor` does, and have every alert answered by `adapt`.
 
-    The event starts `adapt` where `python -m pipelines deploy` runs.
+    An alert waits until `python -m pipelines deploy` runs, and is asked for again until its
+    adaptation has begun.
 
-    Example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines monitor
+    Example: python -m pipelines monitor --channel prod
 
     Args:
         channel: Channel whose traffic is watched.
@@ -156,7 +163,6 @@ def live(
         scenario: The traffic to send.
         domain: Domain whose release the channel begins with; the first of params.yaml if not given.
     """
-    from fst.lifeline import hold
     from pipelines.live import Live
     from pipelines.project import Project
 

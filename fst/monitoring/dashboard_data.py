@@ -16,6 +16,7 @@ from typing import Any
 from fst.config import Params
 from fst.errors import FstError
 from fst.lines import read_back, read_lines
+from fst.monitoring.outbox import ADAPTATIONS, ALERTS, open_alerts
 from fst.release.history import load_releases
 from fst.release.references import References
 from fst.release.views import compare
@@ -123,12 +124,15 @@ class DashboardData:
         return list(islice(read_back(self._places.monitoring / "windows.jsonl"), MOST))[::-1]
 
     def _alerts(self) -> list[dict[str, Any]]:
-        """Alerts, the latest first, each with its report and the steps of the adaptation that it started."""
-        alerts = list(islice(read_back(self._places.monitoring / "alerts.jsonl"), MOST))
-        steps = list(read_lines(self._places.monitoring / "adaptations.jsonl"))
+        """Alerts, the latest first, each with its report, the steps of the adaptation that it started, and whether it
+        is `open`: no adaptation has begun about it."""
+        folder = self._places.monitoring
+        alerts = list(islice(read_back(folder / ALERTS), MOST))
+        steps, waiting = list(read_lines(folder / ADAPTATIONS)), open_alerts(folder)
         reports = sorted((self._places.root / "reports" / "evidently").glob("*.html"))
         for alert in alerts:
             key = (alert.get("domain"), alert.get("channel"), alert.get("at"))
+            alert["open"] = alert in waiting
             alert["steps"] = [s for s in steps if (s.get("domain"), s.get("channel"), s.get("alert")) == key]
             after = [page for page in reports if page.name.startswith(f"{alert.get('channel')}-")]
             after = [page for page in after if page.stat().st_mtime >= float(alert.get("at", 0))]

@@ -60,6 +60,8 @@ def _says(step: Mapping[str, Any]) -> str:
         return f"gate: {step['verdict']}, held-out reward {step['reward']:.3f}"
     if event == "released":
         return f"bundle {step['bundle'][:12]}"
+    if event == "failed":
+        return str(step["error"])
     return {"started": "adaptation starts", "fast": "prompts evolved", "slow": "RL steps done"}.get(event, event)
 
 

@@ -1,7 +1,8 @@
 """The page, in a real Chromium against a real gateway. D1 what it shows is what is there; D2 it asks nobody else, and
 its console stays silent; D3 a diff shows both prompts; D4 a rollback needs an admin's key, and is done with one; D5
 hostile text stays text; D6 reports are served from their folder alone; D7 damaged records do not break it; D8 with a
-key file its data needs a key; D9 it fits a narrow screen."""
+key file its data needs a key; D9 it fits a narrow screen; D10 an alert that nobody answers is amber until its
+adaptation begins."""
 
 from __future__ import annotations
 
@@ -169,6 +170,21 @@ def test_d1_d2_d5_what_it_shows_is_what_is_there(running: Running, browser: Page
     assert browser.run("document.images.length") == 0
     assert browser.errors == []
     assert browser.hosts == {running.url.removeprefix("http://")}
+
+
+@pytest.mark.slow
+@browser_only
+def test_d10_an_alert_that_nobody_answers_is_amber(running: Running, browser: Page, place: Place) -> None:
+    folder, at = Places(place.root).monitoring, time.time()
+    head = {"channel": "prod", "domain": "digits"}
+    append_line(folder / "alerts.jsonl", {"at": at, "since": at, "kind": "drifted", "signals": [], **head})
+    browser.open(running.url)
+    status = "document.querySelector('#status')"
+    assert browser.run(f"{status}.className") == "status waits"
+    assert "No adaptation has begun after an alert: digits since" in browser.run(f"{status}.innerText")
+    append_line(folder / "adaptations.jsonl", {"at": at + 1, "alert": at, "event": "started", **head})
+    browser.open(running.url)
+    assert browser.run(f"{status}.className") == "status ok"
 
 
 @pytest.mark.slow
