@@ -32,14 +32,18 @@ app.command(flow)
 def continual(*domains: str, root: Root = ".") -> None:
     """Take domains one after another: prepare, train, evaluate, release.
 
+    Where the gate refuses one, the others are done all the same; then the exit code is 5.
+
     Example: python -m pipelines flow continual sort_add letters
 
     Args:
         domains: Domains of params.yaml; all, in its order, if none is given.
     """
-    from pipelines.flows import continual
+    from pipelines.flows import continual, outcome
+    from pipelines.server import find
 
-    print(json.dumps(continual(list(domains) or None, root), indent=1))
+    find()
+    print(json.dumps(outcome(continual(list(domains) or None, root, return_state=True)), indent=1))
 
 
 @flow.command
@@ -49,7 +53,9 @@ def prepare(domains: Domains, /, *, root: Root = ".") -> None:
     Example: python -m pipelines flow prepare sort_add
     """
     from pipelines.flows import prepare
+    from pipelines.server import find
 
+    find()
     for name in domains:
         prepare(name, root)
 
@@ -62,7 +68,9 @@ def train(domains: Domains, /, *, root: Root = ".") -> None:
     Example: python -m pipelines flow train sort_add
     """
     from pipelines.flows import train
+    from pipelines.server import find
 
+    find()
     for name in domains:
         train(name, root)
 
@@ -74,7 +82,9 @@ def evaluate(domains: Domains, /, *, root: Root = ".") -> None:
     Example: python -m pipelines flow evaluate sort_add
     """
     from pipelines.flows import evaluate
+    from pipelines.server import find
 
+    find()
     for name in domains:
         evaluate(name, root)
 
@@ -83,12 +93,16 @@ def evaluate(domains: Domains, /, *, root: Root = ".") -> None:
 def release(domains: Domains, /, *, root: Root = ".") -> None:
     """Judge a domain's bundle; if it passes the gate, publish it and move the channel.
 
+    A refusal is the state `Refused` at Prefect, and exit code 5.
+
     Example: python -m pipelines flow release sort_add
     """
-    from pipelines.flows import release
+    from pipelines.flows import outcome, release
+    from pipelines.server import find
 
+    find()
     for name in domains:
-        release(name, root)
+        outcome(release(name, root, return_state=True))
 
 
 @flow.command
@@ -104,7 +118,9 @@ def adapt(domain: str, /, *, channel: str = "prod", since: float = 0.0, root: Ro
         since: Leave older traffic out; seconds since the epoch.
     """
     from pipelines.adapt import adapt
+    from pipelines.server import find
 
+    find()
     print(json.dumps(adapt(domain, channel, since=since, root=root), indent=1))
 
 
@@ -122,7 +138,6 @@ def deploy(*, cron: str = "0 2 * * *", root: Root = ".") -> None:
         cron: Schedule of `continual`; every night if not given.
     """
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")  # seconds; the usual ten are long for an alert
-    hold()  # SIGTERM ends what was started, too
     from pipelines.deployments import serve_all
     from pipelines.server import shared
 
@@ -166,7 +181,6 @@ def live(
     from pipelines.live import Live
     from pipelines.project import Project
 
-    hold()  # SIGTERM ends what was started, too
     first = domain or next(iter(Project(root).params.domains))
     print(json.dumps(Live(Path(root).resolve(), scenario, first).run()["figures"], indent=1))
 
@@ -189,7 +203,9 @@ def overhead(*, cycles: int = 25, root: Root = ".") -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes are those of `fst`; what fails for another reason is Prefect's report and exit code 1."""
+    """Entry point. Exit codes are those of `fst`; what fails for another reason is Prefect's report and exit code 1.
+    SIGTERM ends what a command started, too."""
+    hold()
     return execute(app, arguments, "pipelines")
 
 

@@ -122,7 +122,7 @@ function marks(data) {
 }
 
 function rewards(data) {
-  const series = Object.entries(fst.traffic.log).map(([name, rows]) => ({
+  const series = Object.entries(data.traffic).map(([name, rows]) => ({
     name, colour: colour(name),
     points: rows.filter((r) => r[2] != null).map((r) => [r[0], r[2], `${percent(r[2])} of ${r[3]} scored, ${r[1]} requests\n${clock(r[0])}`]),
   })).filter((s) => s.points.length);
@@ -236,8 +236,8 @@ function head(data) {
   $("status").className = `status ${bad ? "bad" : open.length ? "waits" : "ok"}`;
   $("status").lastElementChild.textContent = g.draining ? "Stopping." : g.problem ? `Degraded: ${g.problem}` : !g.production ? "No release yet."
     : open.length ? `No adaptation has begun after an alert: ${waits}. Does \`python -m pipelines deploy\` run?` : `All is well.${recent}`;
-  const last = Math.max(0, ...Object.values(fst.traffic.log).flatMap((rows) => rows.map((r) => r[0])));
-  const rate = Object.values(fst.traffic.log).flat().filter((r) => r[0] > last - 10).reduce((sum, r) => sum + r[1], 0) / 10;
+  const last = Math.max(0, ...Object.values(data.traffic).flatMap((rows) => rows.map((r) => r[0])));
+  const rate = Object.values(data.traffic).flat().filter((r) => r[0] > last - 10).reduce((sum, r) => sum + r[1], 0) / 10;
   const facts = {
     release: short(g.production) || "none", "in force since": g.since ? clock(g.since) : "", domains: (g.domains || []).join(", "),
     "requests a second": data.now - last < 30 ? rate.toFixed(1) : "0", "in hand": g.in_hand, "engine restarts": (g.engine || {}).restarts,
