@@ -37,7 +37,7 @@ from pipelines.project import Project
 from pipelines.server import answers
 
 CHANNEL = "live"
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 PATIENCE_SECONDS = 600.0  # of traffic in which the newcomer's release may come; a busy machine needs them
 AFTERWARDS = 120  # requests of the newcomer under the new release, then the traffic ends
 

@@ -1,9 +1,9 @@
 """The flow `adapt` on a real Prefect server. R1 however often an alert is sent, one run starts, which releases the
-domain on its own channel, through the gate; R2 where the prompts alone are not enough, slow rounds follow with the evolved prompts, and
-are judged again; R3 two adaptations of one domain never run side by side, and the later one finds nothing to do; R4 a
-refusal leaves the channel alone and is told; R5 too little traffic fails in a sentence, and nothing is left behind; R6
-DVC versions the problems, and `fst reproduce` makes an adapted release again; R7 a run that ended before it began is
-followed by another one."""
+domain on its own channel, through the gate; R2 where the prompts alone are not enough, slow rounds follow with the
+evolved prompts, and are judged again; R3 two adaptations of one domain never run side by side, and the later one finds
+nothing to do; R4 a refusal leaves the channel alone and is told; R5 too little traffic fails in a sentence, and nothing
+is left behind; R6 DVC versions the problems, and `fst reproduce` makes an adapted release again; R7 a run that ended
+before it began is followed by another one."""
 
 from __future__ import annotations
 

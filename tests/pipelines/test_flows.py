@@ -26,7 +26,17 @@ from typing import Any
 
 import pytest
 
-from support.lab_project import DOMAINS, LabProject, alive, children, descendants, rounds_done, wait_until
+from support.lab_project import (
+    DOMAINS,
+    ROOT,
+    LabProject,
+    alive,
+    children,
+    descendants,
+    environment,
+    rounds_done,
+    wait_until,
+)
 from support.prefect_server import Server, prefect_server
 
 pytestmark = pytest.mark.slow
@@ -249,7 +259,7 @@ def test_f12_bad_data_stops_the_flow_with_its_rows(tmp_path: Path, server: Serve
     assert project.status().keys() & {"prepare@mine", "validate@mine"} == set()
 
 
-def test_f13_a_killed_run_is_called_crashed(project: LabProject, server: Server) -> None:
+def test_f13_a_killed_run_is_called_crashed(tmp_path: Path, server: Server) -> None:
     """After 10 s here. A run that lives sends a heartbeat every 30 s; this one is killed after its first."""
     code = """
 import time
@@ -258,14 +268,15 @@ from pipelines.flows import fst_flow
 mark_the_killed(10, "of a test")
 fst_flow(name="sleeper", flow_run_name="sleeper")(lambda: time.sleep(600))()
 """
-    process = project.start(sys.executable, "-c", code, **server.environment)
+    env = environment(PYTHONPATH=str(ROOT), **server.environment)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, start_new_session=True)
     try:
         asleep = {"name": {"like_": "sleeper"}, "state": {"type": {"any_": ["RUNNING"]}}}
         (run,) = server.wait_for("flow_runs", flow_runs=asleep)
         server.wait_for_event("prefect.flow-run.heartbeat", f"prefect.flow-run.{run['id']}")
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     crashed = {"name": {"like_": "sleeper"}, "state": {"type": {"any_": ["CRASHED"]}}}
     (run,) = server.wait_for("flow_runs", flow_runs=crashed)
     assert run["state"]["message"] == "its process was killed"
