@@ -8,28 +8,30 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fst.monitoring.outbox import ADAPTATIONS, ALERTS, open_alerts
 from fst.traffic.load import free_port
 from fst.traffic.log import Feedback, LogLimits, Request, TrafficLog
-from support.lab_project import DOMAINS, LabProject, alive, descendants, wait_until
+from support.gateway_toys import REVERSE, Place
+from support.lab_project import ROOT, alive, descendants, environment, wait_until
 
 pytestmark = pytest.mark.slow
 
 
-def strangers(project: LabProject, count: int) -> None:
+def strangers(place: Place, release: str, count: int) -> None:
     """Requests of a domain that no release serves, with their right answers."""
-    channel = json.loads((project.root / "models" / "releases" / "channels" / "prod.json").read_text())
-    log = TrafficLog(project.root / "traffic", LogLimits())
+    log = TrafficLog(place.root / "traffic", LogLimits())
     for number in range(count):
         question = f"please translate {number} to french"
-        facts = (0.95, channel["bundle"], "production", "p", question, "a", (9, 6), 0.1, "stop", 200)
+        facts = (0.95, release, "production", "p", question, "a", (9, 6), 0.1, "stop", 200)
         log.append(Request(f"s{number}", time.time(), "t", "", "unknown", *facts))  # type: ignore[arg-type]
         log.append(Feedback(f"s{number}", time.time(), "t", 0.0, "le", "", "client"))
     log.close()
@@ -39,30 +41,48 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def test_a1_a2_a3_an_alert_waits_for_the_run(tmp_path: Path, reproduced: LabProject) -> None:
-    adapt = {"min_problems": 80, "wait_seconds": 0.0}
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    place = Place(tmp_path / "project")
+    place.root.mkdir()
     drift = {"resamples": 50, "poll_seconds": 0.2}
-    project = reproduced.copy(tmp_path / "project", {"first": DOMAINS["first"]}, adapt=adapt, drift=drift)
-    project.run("fst", "release", "first")
-    folder, port = project.root / "reports" / "monitoring", free_port()
-    place = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_API_PORT": str(port), "PREFECT_API_URL": ""}
-    monitor = (sys.executable, "-m", "pipelines", "monitor")
-    watcher = project.start(*monitor, **place)
+    params = place.params(adapt={"min_problems": 80, "wait_seconds": 0.0}, drift=drift)
+    (place.root / "params.yaml").write_text(yaml.safe_dump(params.as_dict()), encoding="utf-8")
+    return place
+
+
+def test_a1_a2_a3_an_alert_waits_for_the_run(place: Place, tmp_path: Path) -> None:
+    release = place.release(place.bundle("first", {"digits": [REVERSE]}))
+    folder, port = place.root / "reports" / "monitoring", free_port()
+    home = {"PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_API_PORT": str(port), "PREFECT_API_URL": ""}
+
+    def start(command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            (sys.executable, "-P", "-m", "pipelines", command),
+            cwd=place.root,
+            env=environment(PYTHONPATH=str(ROOT), **home),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    watcher = start("monitor")
     try:
-        wait_until((folder / "state-prod.json").exists, 120, "the watcher has not begun")
-        strangers(project, 12)
+        wait_until((folder / "state-prod.json").exists, 180, "the watcher has not begun")
+        strangers(place, release, 12)
         wait_until((folder / ALERTS).exists, 60, "no alert was raised")
     finally:
         watcher.kill()
         watcher.communicate()
     (alert,) = open_alerts(folder)
     assert alert["domain"] == "french"
-    both = [project.start(*command, **place) for command in ((*monitor[:-1], "deploy"), monitor)]
+    both = [start(command) for command in ("deploy", "monitor")]
     try:
-        wait_until(lambda: len(lines(folder / ADAPTATIONS)) == 2, 240, "no adaptation began and ended")
+        wait_until(lambda: len(lines(folder / ADAPTATIONS)) == 2, 300, "no adaptation began and ended")
         family = descendants(both[0].pid)
         os.kill(both[0].pid, signal.SIGTERM)
-        said, _ = both[0].communicate(timeout=60)
+        said, _ = both[0].communicate(timeout=120)
     finally:
         for process in both:
             process.kill()
