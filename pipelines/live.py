@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from fst.store.releases import Releases
 from fst.traffic.load import free_port
 from fst.traffic.scenario import Scenario, load_scenario
 from fst.traffic.simulate import Exchanged, Recorder, Target, replay
-from fst.traffic.timeline import as_dict, bins, figures, happenings
+from fst.traffic.timeline import as_dict, bins, figures, happenings, shortfall
 from pipelines.background import beside, until
 from pipelines.project import Project
 from pipelines.server import answers
@@ -198,20 +198,6 @@ class Live:
         }
         write_atomic(self.out / "timeline.json", document(timeline))
         return timeline
-
-
-def shortfall(timeline: Mapping[str, Any]) -> str:
-    """How far a loop came that did not recover, in a sentence."""
-    name, found = timeline["newcomer"], timeline["figures"]
-    said = {event["what"]: event["says"] for event in timeline["events"]}
-    if found.get("detected_s") is None:
-        return f"no alert was raised about {name}"
-    if "started" not in said:
-        return "no adaptation began after the alert"
-    if found.get("swapped_s") is None:
-        last = [event for event in timeline["events"] if event["what"] in ("judged", "refused", "failed", "released")]
-        return f"no new release answered; the adaptation's last word: {last[-1]['says'] if last else 'none'}"
-    return f"its reward is {found['after']} where {found['attainable']} is attainable"
 
 
 def _answers(url: str) -> bool:
