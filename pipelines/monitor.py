@@ -20,5 +20,5 @@ def monitor(root: Path, channel: str) -> NoReturn:
 
 def _ask(alert: Mapping[str, Any]) -> None:
     if find() is None:
-        raise ConnectionError("no Prefect server")  # another try finds one that was started since
+        raise ConnectionError("no Prefect server")  # the next try may find one
     ask_for_adaptation(alert)

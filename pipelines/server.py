@@ -21,7 +21,7 @@ from prefect.settings import get_current_settings
 
 from pipelines.background import NotReady, beside, until
 
-START_SECONDS = 180.0
+START_SECONDS = 600.0  # it makes its database first; a server that fails ends before
 LOG = Path("reports/flows/prefect.log")
 
 

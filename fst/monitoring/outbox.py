@@ -53,6 +53,7 @@ class Outbox:
     def __init__(self, folder: Path, channel: str, ask: Ask) -> None:
         self._folder, self._channel, self._ask = folder, channel, ask
         self._again: dict[tuple[str, float], tuple[float, float]] = {}  # (when to ask again, the wait after that)
+        self._unheard = ""  # why the last question reached nobody
 
     def send(self, now: float) -> None:
         """Ask about every open alert whose time has come; `now` is on any clock that does not go back, in seconds."""
@@ -64,9 +65,11 @@ class Outbox:
             try:
                 self._ask(alert)
             except Exception as error:  # whatever the other side raises: the alert stays open
-                log.warning("no adaptation of %s could be asked for (%s); tried again", key[0], type(error).__name__)
-                self._again[key] = now + RETRY_SECONDS, wait
+                if self._unheard != (why := f"{type(error).__name__}: {error}"):
+                    log.warning("nobody could be asked to adapt %s (%s); asked every 5 s", key[0], why)
+                self._again[key], self._unheard = (now + RETRY_SECONDS, wait), why
             else:
+                self._unheard = ""
                 self._again[key] = now + wait, min(2 * wait, MOST_SECONDS)
 
     def keep_sending(self, poll_seconds: float) -> None:
