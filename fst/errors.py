@@ -23,6 +23,7 @@ FstError                     base of all
 |-- WorkerDied               pipelines/worker.py: a flow's child process died or hung (exit code 3)
 |-- GraphBusy                pipelines/graph.py: another process holds DVC's lock (exit code 3)
 |-- NotReady                 pipelines/background.py: a process started beside this one ended (exit code 3)
+|-- NotRecovered             pipelines/live.py: the closed loop ended without recovery (exit code 9)
 `-- BenchFailed              pipelines/overhead.py: one side of the comparison failed
 """
 

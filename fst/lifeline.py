@@ -1,4 +1,5 @@
-"""Ending in time: SIGTERM ends a command in order, and a command that DVC started ends with DVC.
+"""Ending in time: SIGTERM ends a command in order, a command that DVC started ends with DVC, and what a command
+started ends with it, also when it is killed.
 
 `dvc repro` that is terminated leaves the commands of its stages alive, without a parent. A stage that went on like
 that would hold its run folder, and be trained twice at the next `dvc repro`.
@@ -6,10 +7,12 @@ that would hold its run folder, and be trained twice at the next `dvc repro`.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 _POLL_SECONDS = 0.5
+# Before a command that is started with a pipe as its stdin and in a session of its own: SIGTERM reaches all of its
+# processes when the pipe closes, also because this process was killed and could not close it.
+WATCHED = ("/bin/sh", "-c", 'exec 3<&0; (cat <&3; kill 0) >/dev/null & exec "$@" 3<&- </dev/null', "sh")
 
 
 class Terminated(BaseException):
@@ -29,6 +35,18 @@ def hold() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if "DVC_STAGE" in os.environ:
         threading.Thread(target=_watch, args=(_ancestors(),), daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """In a child that multiprocessing started: end at once when the parent is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent.sentinel,), daemon=True).start()
+
+
+def _outlive(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

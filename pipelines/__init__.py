@@ -7,3 +7,5 @@ from fst.telemetry import silence
 silence()
 # A server that a flow starts for itself makes its database first. On a busy machine Prefect's 20 seconds do not do.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+# The least that Prefect takes: pipelines/crashed.py has runs that send no more heartbeats called crashed.
+os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")

@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from fst.commandline import application, execute, goes_on
+from fst.lifeline import hold
 
 Root = Annotated[str, Parameter(help="Folder of params.yaml and dvc.yaml.")]
 Domains = Annotated[list[str], Parameter(help="Domains of params.yaml.")]
@@ -19,7 +20,8 @@ GOES_ON = "the same command goes on from the last completed round"
 
 app = application(
     "python -m pipelines",
-    "Run the flows of the pipeline. Without a Prefect server (PREFECT_API_URL) a flow starts one for itself.",
+    "Run the flows of the pipeline on the Prefect server that PREFECT_API_URL names, or that is found at "
+    "127.0.0.1:4200; without one, `deploy` starts one there, and a flow one for itself.",
 )
 flow = App(name="flow", help="Run one flow now.")
 app.command(flow)
@@ -30,14 +32,18 @@ app.command(flow)
 def continual(*domains: str, root: Root = ".") -> None:
     """Take domains one after another: prepare, train, evaluate, release.
 
+    Where the gate refuses one, the others are done all the same; then the exit code is 5.
+
     Example: python -m pipelines flow continual sort_add letters
 
     Args:
         domains: Domains of params.yaml; all, in its order, if none is given.
     """
-    from pipelines.flows import continual
+    from pipelines.flows import continual, outcome
+    from pipelines.server import find
 
-    print(json.dumps(continual(list(domains) or None, root), indent=1))
+    find()
+    print(json.dumps(outcome(continual(list(domains) or None, root, return_state=True)), indent=1))
 
 
 @flow.command
@@ -47,7 +53,9 @@ def prepare(domains: Domains, /, *, root: Root = ".") -> None:
     Example: python -m pipelines flow prepare sort_add
     """
     from pipelines.flows import prepare
+    from pipelines.server import find
 
+    find()
     for name in domains:
         prepare(name, root)
 
@@ -60,7 +68,9 @@ def train(domains: Domains, /, *, root: Root = ".") -> None:
     Example: python -m pipelines flow train sort_add
     """
     from pipelines.flows import train
+    from pipelines.server import find
 
+    find()
     for name in domains:
         train(name, root)
 
@@ -72,7 +82,9 @@ def evaluate(domains: Domains, /, *, root: Root = ".") -> None:
     Example: python -m pipelines flow evaluate sort_add
     """
     from pipelines.flows import evaluate
+    from pipelines.server import find
 
+    find()
     for name in domains:
         evaluate(name, root)
 
@@ -81,12 +93,16 @@ def evaluate(domains: Domains, /, *, root: Root = ".") -> None:
 def release(domains: Domains, /, *, root: Root = ".") -> None:
     """Judge a domain's bundle; if it passes the gate, publish it and move the channel.
 
+    A refusal is the state `Refused` at Prefect, and exit code 5.
+
     Example: python -m pipelines flow release sort_add
     """
-    from pipelines.flows import release
+    from pipelines.flows import outcome, release
+    from pipelines.server import find
 
+    find()
     for name in domains:
-        release(name, root)
+        outcome(release(name, root, return_state=True))
 
 
 @flow.command
@@ -102,35 +118,41 @@ def adapt(domain: str, /, *, channel: str = "prod", since: float = 0.0, root: Ro
         since: Leave older traffic out; seconds since the epoch.
     """
     from pipelines.adapt import adapt
+    from pipelines.server import find
 
+    find()
     print(json.dumps(adapt(domain, channel, since=since, root=root), indent=1))
 
 
 @app.command
 def deploy(*, cron: str = "0 2 * * *", root: Root = ".") -> None:
-    """Register the deployments at PREFECT_API_URL and run what they start, until stopped.
+    """Register the deployments and run what they start, until stopped.
 
     `continual` runs on a schedule; an event fst.domain.arrived with a payload
     {name: ...} starts it for one domain; an alert about live traffic starts `adapt`.
+    Where no Prefect server is found, one is started, and ended with this command.
 
-    Example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines deploy
+    Example: python -m pipelines deploy & python -m pipelines monitor
 
     Args:
         cron: Schedule of `continual`; every night if not given.
     """
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")  # seconds; the usual ten are long for an alert
     from pipelines.deployments import serve_all
+    from pipelines.server import shared
 
-    serve_all(cron, root)
+    with shared(Path(root)):
+        serve_all(cron, root)
 
 
 @app.command
 def monitor(*, channel: str = "prod", root: Root = ".") -> None:
-    """Watch live traffic as `fst monitor` does; every alert also becomes a Prefect event.
+    """Watch live traffic as `fst monitor` does, and have every alert answered by `adapt`.
 
-    The event starts `adapt` where `python -m pipelines deploy` runs.
+    An alert waits until `python -m pipelines deploy` runs, and is asked for again until its
+    adaptation has begun.
 
-    Example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m pipelines monitor
+    Example: python -m pipelines monitor --channel prod
 
     Args:
         channel: Channel whose traffic is watched.
@@ -156,11 +178,9 @@ def live(
         scenario: The traffic to send.
         domain: Domain whose release the channel begins with; the first of params.yaml if not given.
     """
-    from fst.lifeline import hold
     from pipelines.live import Live
     from pipelines.project import Project
 
-    hold()  # SIGTERM ends what was started, too
     first = domain or next(iter(Project(root).params.domains))
     print(json.dumps(Live(Path(root).resolve(), scenario, first).run()["figures"], indent=1))
 
@@ -183,7 +203,9 @@ def overhead(*, cycles: int = 25, root: Root = ".") -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes are those of `fst`; what fails for another reason is Prefect's report and exit code 1."""
+    """Entry point. Exit codes are those of `fst`; what fails for another reason is Prefect's report and exit code 1.
+    SIGTERM ends what a command started, too."""
+    hold()
     return execute(app, arguments, "pipelines")
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
+from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.states import Completed
 
 from fst.errors import DataError
 from fst.lines import append_line, read_lines
@@ -43,15 +45,16 @@ POLL_SECONDS = 1.0
 
 
 @fst_flow(name="adapt", flow_run_name="adapt {domain} on {channel}")
-def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0, root: str = ".") -> dict[str, Any]:
+def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0, root: str = ".") -> State[Any]:
     """Bring a domain of a channel's release up to date, or add it. `at` is when the alert was raised (default: now),
-    `since` when the traffic that it is about began, both in seconds since the epoch."""
+    `since` when the traffic that it is about began, both in seconds since the epoch. Ends in the state `Released`,
+    `Refused` or `Skipped`; returns the last line of its account."""
     at = time.time() if at is None else at
     with working(root) as project, _alone(domain, channel):
         account = Account(project, domain, channel, at)
         if account.is_late():
             get_run_logger().info("%s was adapted after this alert was raised: nothing to do", domain)
-            return account.say("skipped")
+            return _ended(account.say("skipped"))
         account.say("started")
         get_ready()
         with account.says_how_it_failed(), device():
@@ -62,7 +65,7 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
             enough, slow_cycles = project.params.adapt.enough, project.params.adapt.slow_cycles
             if slow_cycles and (found["bundle"] is None or found["reward"] < enough):
                 found = _make(ours, adaptation.slow, account, "slow")
-        return account.say("released" if found["bundle"] else "refused", **found)
+        return _ended(account.say("released" if found["bundle"] else "refused", **found))
 
 
 def collect(project: Project, domain: str, channel: str, since: float) -> Adaptation:
@@ -104,6 +107,11 @@ def _make(project: Project, name: str, account: Account, how: str) -> dict[str, 
     if bundle is None and verdict["verdict"] == "release":
         bundle = patiently(publish, project)(project, name)["bundle"]
     return {"stage": name, "reward": reward, "bundle": bundle}
+
+
+def _ended(line: dict[str, Any]) -> State[Any]:
+    """A refusal is an answer to an alert, not a failure."""
+    return Completed(name=line["event"].capitalize(), message=f"{line['domain']}: {line['event']}", data=line)
 
 
 class Account:

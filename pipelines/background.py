@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fst.errors import FstError
+from fst.lifeline import WATCHED
 
 GRACE_SECONDS = 20.0
 
@@ -26,16 +27,17 @@ class NotReady(FstError):
 def beside(
     command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command while the block runs: in `folder`, in a process group of its own, its output in `log`."""
+    """Run a command while the block runs, and no longer than this process lives: in `folder`, in a process group of its
+    own, its output in `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            (*WATCHED, *command),
             cwd=folder,
             env={**os.environ, **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             start_new_session=True,
         )
         try:
@@ -51,8 +53,13 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
         if process.poll() is not None or time.monotonic() > limit:
             why = "ended" if process.poll() is not None else f"was not ready after {seconds:g} s"
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-            raise NotReady(f"`{' '.join(map(str, process.args))}` {why}; the end of {log}:\n{tail}")  # type: ignore[arg-type]
+            raise NotReady(f"`{_said(process)}` {why}; the end of {log}:\n{tail}")
         time.sleep(0.1)
+
+
+def _said(process: subprocess.Popen[bytes]) -> str:
+    """The command as it was asked for."""
+    return " ".join(list(map(str, process.args))[len(WATCHED) :])  # type: ignore[arg-type]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -62,3 +69,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
             break
+    if process.stdin:
+        process.stdin.close()

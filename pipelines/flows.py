@@ -22,15 +22,17 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from fst.errors import GateRefused, ReflectorError, StoreError
 from pipelines import artifacts, work
+from pipelines.crashed import mark_the_killed
 from pipelines.graph import GraphBusy
 from pipelines.project import Project
 from pipelines.worker import Worker, WorkerDied
 
 INFRASTRUCTURE = (WorkerDied, StoreError, ReflectorError, GraphBusy, ConnectionError, TimeoutError)
+REFUSED = "Refused"  # the state of a run whose candidate did not pass the gate
 LIMIT = "fst-device"  # one model at work at a time: on a machine's GPU, or on its cores
 
 T = TypeVar("T")
@@ -163,8 +165,9 @@ def evaluate(name: str, root: str = ".") -> None:
 
 
 @fst_flow(name="release", flow_run_name="release {name}")
-def release(name: str, root: str = ".") -> dict[str, Any]:
-    """The gate, then the store. A refusal fails the flow and leaves production as it is."""
+def release(name: str, root: str = ".") -> dict[str, Any] | State[Any]:
+    """The gate, then the store. A refusal ends the flow in the failed state `Refused`, with the reasons as its message,
+    and leaves production as it is."""
     with working(root, name) as project:
         with device():
             found = figures(patiently(judge, project)(project, name))
@@ -172,21 +175,33 @@ def release(name: str, root: str = ".") -> dict[str, Any]:
             get_run_logger().info("%s was released on %s before", found["released"][:12], found["channel"])
             return {"bundle": found["released"], "new": False}
         if found["verdict"] == "refuse":
-            raise GateRefused(f"{name}: " + "; ".join(found["reasons"]))
+            return Failed(name=REFUSED, message=f"{name}: " + "; ".join(found["reasons"]))
         return {**patiently(publish, project)(project, name), "new": True}
 
 
 @fst_flow(name="continual", flow_run_name="continual")
-def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[str, Any]]:
-    """Domains arriving one after another, each trained on top of what it builds on, judged and released."""
+def continual(domains: list[str] | None = None, root: str = ".") -> list[dict[str, Any]] | State[Any]:
+    """Domains arriving one after another, each trained on top of what it builds on, judged and released. Where the gate
+    refuses one, the others are done all the same, and the flow ends in the failed state `Refused`."""
     with working(root, *domains or ()) as project:
-        released = []
+        released, refused = [], []
         for name in domains or list(project.params.domains):
             prepare(name, root)
             train(name, root)
             evaluate(name, root)
-            released.append({"domain": name, **release(name, root)})
-        return released
+            state = release(name, root, return_state=True)
+            if state.name == REFUSED:
+                refused.append(state.message)
+            else:
+                released.append({"domain": name, **state.result()})
+        return Failed(name=REFUSED, message="\n".join(refused)) if refused else released
+
+
+def outcome(state: State[Any]) -> Any:
+    """What a flow returned. Raises GateRefused for the state `Refused`, and what the flow raised."""
+    if state.name == REFUSED and state.is_failed():
+        raise GateRefused(f"the gate refused, and production stays as it is:\n{state.message}")
+    return state.result()
 
 
 def figures(returned: Any) -> dict[str, Any]:
@@ -231,6 +246,7 @@ def working(root: str, *names: str) -> Iterator[Project]:
         project.params.domain(name)
     if _depth == 0:
         ensure_limit(LIMIT)
+        mark_the_killed()
     _depth += 1
     try:
         yield project

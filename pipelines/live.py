@@ -1,7 +1,7 @@
 """The closed loop on one machine: a gateway serves traffic, a new domain appears, the watcher raises an alert, Prefect
 starts an adaptation, the gate passes it, the gateway swaps it in. The time line of it all is written to reports/live/.
 
-    prefect server + `python -m pipelines deploy`     what alerts start
+    a Prefect server, `python -m pipelines deploy`    what alerts start; the server has a database of its own
     `fst serve`                                       the gateway, on a channel of its own
     `python -m pipelines monitor`                     drift, alerts
     the scenario                                      sent from here
@@ -19,25 +19,33 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fst.errors import ConfigError
+from fst.errors import ConfigError, FstError
 from fst.files import document, write_atomic
-from fst.lines import read_lines
+from fst.lines import append_line, read_lines
+from fst.monitoring.outbox import ADAPTATIONS, ALERTS, open_alerts
 from fst.store.releases import Releases
 from fst.traffic.load import free_port
 from fst.traffic.scenario import Scenario, load_scenario
 from fst.traffic.simulate import Exchanged, Recorder, Target, replay
-from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings
+from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings, shortfall
 from pipelines.background import beside, until
 from pipelines.project import Project
+from pipelines.server import answers
 
 CHANNEL = "live"
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 PATIENCE_SECONDS = 600.0  # of traffic in which the newcomer's release may come; a busy machine needs them
 AFTERWARDS = 120  # requests of the newcomer under the new release, then the traffic ends
+
+
+class NotRecovered(FstError):
+    """The closed loop ended, and the new domain is not served as it could be; the message says how far it came."""
+
+    exit_code = 9
 
 
 @dataclass(frozen=True)
@@ -53,22 +61,28 @@ class Live:
         return self.root / "reports" / "live"
 
     def run(self) -> dict[str, Any]:
-        """Run the loop. Returns the time line, which is also written to reports/live/timeline.json."""
+        """Run the loop. Returns the time line, which is also written to reports/live/timeline.json. Raises NotRecovered
+        where the new domain is not served well in the end."""
         scenario = load_scenario(self.scenario).prolonged(PATIENCE_SECONDS)
         shutil.rmtree(self.out, ignore_errors=True)
-        self._begin()
+        scenario = replace(scenario, seed=scenario.seed + self._begin())
         with self._loop() as url:
             attainable = self._attainable(scenario)
             recorder = Recorder(self.out / "traffic.jsonl")
             began = time.time()
             asyncio.run(self._send(scenario, Target(url), recorder))
             recorder.close()
-        return self._account(scenario, began, recorder.exchanges, attainable)
+        timeline = self._account(scenario, began, recorder.exchanges, attainable)
+        if not timeline["figures"].get("recovered"):
+            raise NotRecovered(f"the closed loop did not recover: {shortfall(timeline)}; see {self.out}/logs")
+        return timeline
 
     # -- parts ------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Point the channel at a release that serves `domain` alone."""
+    def _begin(self) -> int:
+        """Point the channel at a release that serves `domain` alone, and forget the traffic and the alerts of the time
+        before. Returns how often the channel moved before: the loop's questions are others each time, since a
+        candidate that was rolled back once, as it is here, is not released again."""
         project = Project(str(self.root))
         releases = Releases.open(project.params.store)
         own = [entry.bundle for entry in releases.channel(CHANNEL).history]
@@ -77,6 +91,12 @@ class Live:
             self._fst("release", self.domain, "--channel", CHANNEL)
         elif releases.channel(CHANNEL).bundle != mine[0]:
             self._fst("rollback", "--channel", CHANNEL, "--to", mine[0], "--reason", "the closed loop begins again")
+        folder = project.places.monitoring
+        (folder / f"state-{CHANNEL}.json").unlink(missing_ok=True)
+        for alert in open_alerts(folder, CHANNEL):
+            head = {"alert": alert["at"], "domain": alert["domain"], "channel": CHANNEL}
+            append_line(folder / ADAPTATIONS, {"at": time.time(), **head, "event": "skipped"})
+        return len(own)
 
     def _fst(self, *arguments: str) -> None:
         done = subprocess.run(
@@ -103,9 +123,10 @@ class Live:
                 home = free_port()
                 api = f"http://127.0.0.1:{home}/api"
                 server = start(
-                    "prefect", python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(home)
-                )
-                until(lambda: _answers(f"{api}/health"), *server, START_SECONDS)
+                    "prefect", python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(home),
+                    PREFECT_HOME=str(self.out / "prefect"),
+                )  # fmt: skip
+                until(lambda: answers(api), *server, START_SECONDS)
             flows = start("flows", python, "-m", "pipelines", "deploy", PREFECT_API_URL=api, PYTHONUNBUFFERED="1")
             until(lambda: b"on-alert" in flows[1].read_bytes(), *flows, START_SECONDS)
             until(lambda: _answers(f"{url}/healthz"), *gateway, START_SECONDS)
@@ -164,7 +185,7 @@ class Live:
                 for line in read_lines(places.monitoring / name)
                 if line["channel"] == CHANNEL and line["at"] >= began
             ]
-            for name in ("alerts.jsonl", "adaptations.jsonl")
+            for name in (ALERTS, ADAPTATIONS)
         )
         events = happenings(began, exchanges, alerts, steps)
         timeline = {

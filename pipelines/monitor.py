@@ -1,16 +1,24 @@
-"""Watching live traffic, with an event at Prefect for every alert."""
+"""Watching live traffic, with a run of `adapt` for every alert."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fst.monitoring.follow import follow
-from pipelines.deployments import raise_alert
+from pipelines.deployments import ask_for_adaptation
 from pipelines.project import Project
+from pipelines.server import find
 
 
 def monitor(root: Path, channel: str) -> NoReturn:
-    """Watch a channel as `fst monitor` does, until stopped; every alert also becomes an event."""
+    """Watch a channel as `fst monitor` does, until stopped, and ask Prefect for the adaptation of every alert."""
     project = Project(str(root))
-    follow(project.params, project.places, channel, [lambda alert: raise_alert(alert.as_dict())])
+    follow(project.params, project.places, channel, _ask)
+
+
+def _ask(alert: Mapping[str, Any]) -> None:
+    if find() is None:
+        raise ConnectionError("no Prefect server")  # the next try may find one
+    ask_for_adaptation(alert)

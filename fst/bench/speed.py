@@ -23,6 +23,7 @@ from fst.bench.meter import Meter, memory_in_use
 from fst.config import Params
 from fst.data.domains import load_domain
 from fst.data.types import Problem, Score, SplitSizes, Verifier
+from fst.lifeline import end_with_parent
 from fst.method.slow import SlowWeights
 from fst.method.slow_trl import PlainTrl
 from fst.models.policy import Policy, Reader, load_policy, load_reader
@@ -199,7 +200,7 @@ def _apart(
     side: Callable[[Params, Lengths | None, int], list[Figures]], params: Params, lengths: Lengths | None, steps: int
 ) -> list[Figures]:
     """What a side measures in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(side, params, lengths, steps).result()
 
 

@@ -19,6 +19,7 @@ from fst.claims.plan import Size, Work
 from fst.claims.work import do, is_done
 from fst.config import Params
 from fst.errors import FstError
+from fst.lifeline import end_with_parent
 
 AGAIN = "the same command goes on with what is left"
 
@@ -45,7 +46,7 @@ def run_all(works: Sequence[Work], params: Params, size: Size, folder: Path, job
     context = _children()
     with (
         Progress(*columns, console=Console(stderr=True)) as bar,
-        ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(jobs, context, initializer=end_with_parent, max_tasks_per_child=1) as pool,
     ):
         task = bar.add_task("", total=len(works), completed=len(works) - len(waiting))
         going: dict[Future[str], Work] = {}

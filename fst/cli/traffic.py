@@ -147,11 +147,13 @@ def monitor(
     if not (once or report):
         follow.follow(params, places, watched)
     watcher = follow.watcher_of(params, places, watched)
-    alerts = watcher.look()
+    watcher.look()
     if report:
         print(f"written: {follow.report(watcher, places, watched)}")
         return
+    alerts = list(watcher.untold)
     for alert in alerts:
         tell(alert, channels(params.alerts))
         print(alert.sentence)
+    watcher.told()
     print(f"{len(alerts)} alerts; windows and scores: {places.monitoring / 'windows.jsonl'}")

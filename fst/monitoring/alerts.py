@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -39,6 +39,11 @@ class Alert:
     signals: tuple[dict[str, Any], ...]
     examples: tuple[str, ...]
     report: str = ""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Alert:
+        """The alert that `as_dict` gave, also after it was JSON."""
+        return cls(**{**values, "signals": tuple(values["signals"]), "examples": tuple(values["examples"])})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fst.config import Params
-from fst.monitoring.watch import newcomers_of
+from fst.monitoring.watcher import newcomers_of
 from fst.release.adaptation import Adaptation, plan
 from fst.stages.places import Places
 from fst.traffic.log import Feedback, Request, exchanges, read

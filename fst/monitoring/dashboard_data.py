@@ -17,6 +17,7 @@ from typing import Any
 from fst.config import Params
 from fst.errors import FstError
 from fst.lines import read_back, read_lines
+from fst.monitoring.outbox import ADAPTATIONS, ALERTS
 from fst.release.history import load_releases
 from fst.release.references import References
 from fst.release.views import compare
@@ -48,6 +49,8 @@ class DashboardData:
         with self._lock:
             self._follow()
             channels, alerts = self._channels(), self._alerts()
+            for alert in alerts:
+                alert["open"] = waits(alert, alerts, channels)
             return {
                 "now": time.time(),
                 "bin_seconds": BIN_SECONDS,
@@ -55,7 +58,6 @@ class DashboardData:
                 "traffic": self._traffic(),
                 "drift": self._drift(),
                 "alerts": alerts,
-                "waiting": [alert for alert in alerts if waits(alert, alerts, channels)],
                 "prompts": self._prompts(),
                 "curves": self._curves(),
                 "links": self._links(),
@@ -127,8 +129,9 @@ class DashboardData:
 
     def _alerts(self) -> list[dict[str, Any]]:
         """Alerts, the latest first, each with its report and the steps of the adaptation that it started."""
-        alerts = list(islice(read_back(self._places.monitoring / "alerts.jsonl"), MOST))
-        steps = list(read_lines(self._places.monitoring / "adaptations.jsonl"))
+        folder = self._places.monitoring
+        alerts = list(islice(read_back(folder / ALERTS), MOST))
+        steps = list(read_lines(folder / ADAPTATIONS))
         reports = sorted((self._places.root / "reports" / "evidently").glob("*.html"))
         for alert in alerts:
             key = (alert.get("domain"), alert.get("channel"), alert.get("at"))

@@ -1,18 +1,19 @@
-"""Watching a channel of a project: the watcher, the report on its latest window, and the loop that sends alerts."""
+"""Watching a channel of a project: the watcher, the report on its latest window, and the loop that tells of alerts."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from fst.config import Params
 from fst.errors import ConfigError
-from fst.monitoring.alerts import Sink, channels, tell
-from fst.monitoring.watch import Watcher
+from fst.monitoring.alerts import channels, tell
+from fst.monitoring.outbox import Ask, Outbox
+from fst.monitoring.watcher import Watcher
 from fst.stages.places import Places
 from fst.store.bundle import Bundle
 from fst.store.releases import Releases
@@ -21,20 +22,23 @@ SETTLED_SECONDS = 1.0  # from a window's last request until it is judged, for fe
 log = logging.getLogger("fst.monitor")
 
 
-def follow(params: Params, places: Places, channel: str, sinks: Sequence[Sink] = ()) -> NoReturn:
-    """Look at the log every `drift.poll_seconds` until the process is stopped. Every alert goes to `sinks`, then to the
-    channels of params.yaml; then a report on its window is written. Raises ConfigError for a channel of params.yaml
-    that cannot be used."""
+def follow(params: Params, places: Places, channel: str, ask: Ask | None = None) -> NoReturn:
+    """Look at the log every `drift.poll_seconds` until the process is stopped. The channels of params.yaml are told of
+    every alert, and a report on its window is written. `ask`, where it is given, is asked for an adaptation until one
+    has begun. Raises ConfigError for a channel of params.yaml that cannot be used."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
-    everybody = [*sinks, *channels(params.alerts)]
+    everybody = channels(params.alerts)
     watcher = watcher_of(params, places, channel)
-    watcher.look()
+    if ask:
+        Outbox(places.monitoring, channel, ask).keep_sending(params.drift.poll_seconds)
     print(f"watching channel {channel}: {params.traffic.folder}", flush=True)
     while True:
-        time.sleep(params.drift.poll_seconds)
-        for alert in watcher.look(settled_seconds=SETTLED_SECONDS):
+        watcher.look(settled_seconds=SETTLED_SECONDS)
+        for alert in watcher.untold:
             tell(alert, everybody)
             threading.Thread(target=_reported, args=(watcher, places, channel), daemon=True).start()
+        watcher.told()
+        time.sleep(params.drift.poll_seconds)
 
 
 def watcher_of(params: Params, places: Places, channel: str) -> Watcher:

@@ -1,40 +1,26 @@
-"""The watcher: windows of traffic in, alerts out.
+"""Judging traffic: windows of requests in, alerts out.
 
 A window is the next `drift.window` requests of the channel's release. A domain drifted when one of its signals is
-beyond its threshold in `windows_in_a_row` windows; after an alert it raises none until the cool-down is over. A new
-domain needs no second window, since ten requests that are unlike every served domain and like each other do not happen
-by chance; each look searches the latest `drift.window` requests for one.
-
-Files in one folder:
-    windows.jsonl       a line per window: {"at", "channel", "release", "number", "requests", "unknown", "scores":
-                        [{"domain", "signal", "score", "threshold", "beyond", "n", "mean"}], "mix": {domain: share},
-                        "mix_score"}
-    alerts.jsonl        a line per alert: Alert.as_dict
-    state-CHANNEL.json  the place that the log was read to, and what the next window begins with"""
+beyond its threshold in `windows_in_a_row` windows. It then raises no other alert for the cool-down, which begins with
+the alert and again when the adaptation begins; a new release ends it. A new domain needs no second window, since ten
+requests that are unlike every served domain and like each other do not happen by chance; each look searches the latest
+`drift.window` requests for one."""
 
 from __future__ import annotations
 
-import json
-import logging
-import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fst.config import DriftParams
-from fst.files import document, write_atomic
-from fst.lines import append_line
 from fst.monitoring.alerts import Alert
-from fst.monitoring.calibration import Thresholds, thresholds_of
+from fst.monitoring.calibration import Thresholds
 from fst.monitoring.newcomers import EXAMPLES, Newcomer, clusters, name_for
-from fst.monitoring.signals import Reference, columns_of, distance, is_worse, mix_distance, reference_of
-from fst.store.bundle import Bundle
-from fst.traffic.log import Exchange, Feedback, Position, Request, read
+from fst.monitoring.signals import Reference, columns_of, distance, is_worse, mix_distance
+from fst.traffic.log import Exchange, Request
 
 PAST_WINDOWS = 5  # windows that the mix of the next one is compared with
-log = logging.getLogger("fst.monitor")
 
 
 @dataclass
@@ -90,6 +76,13 @@ class Watch:
             return Alert(now, found.since, "new_domain", found.name, self.channel, self.release, (signal,), questions)
         return None
 
+    def rest(self, adaptations: Mapping[str, float]) -> None:
+        """Begin the cool-down anew for domains whose adaptation began, at times in seconds since the epoch."""
+        for domain, at in adaptations.items():
+            if domain in self.quiet_until:  # which it is since its alert, under this release
+                until = at + self.params.cool_down_seconds
+                self.quiet_until[domain] = max(self.quiet_until[domain], until)
+
     def _score(self, domain: str, signal: str, column: Any) -> dict[str, Any] | None:
         least = self.params.min_scored if signal == "reward" else 10
         reference = self.reference.columns.get((domain, signal))
@@ -132,142 +125,3 @@ class Watch:
         found = Newcomer(name, tuple(dict.fromkeys(texts))[:EXAMPLES], min(request.at for request in mine))
         self.newcomers[name] = found
         return found
-
-
-class Watcher:
-    """Follows a traffic log and keeps its records and state in `folder`. `bundle_of` gives the bundle that the channel
-    points at now."""
-
-    def __init__(
-        self, log_folder: Path, folder: Path, channel: str, params: DriftParams, bundle_of: Callable[[], Bundle | None]
-    ) -> None:
-        self._log, self._folder, self._channel, self._params = log_folder, folder, channel, params
-        self._bundle_of = bundle_of
-        self._state = folder / f"state-{channel}.json"
-        self._position, self._requests, self._feedback = Position(), list[Request](), dict[str, Feedback]()
-        self._latest: deque[Request] = deque(maxlen=params.window)
-        self.watch: Watch | None = None
-        self._resume()
-
-    def look(self, now: float | None = None, settled_seconds: float = 0.0) -> list[Alert]:
-        """Read what came since the last look, judge the windows that are full, and return the alerts after recording
-        them. A window is judged `settled_seconds` after its last request, for feedback that is on its way."""
-        now = time.time() if now is None else now
-        self._follow_release()
-        records, self._position = read(self._log, self._position)
-        fresh = False
-        for record in records:
-            if isinstance(record, Feedback):
-                self._feedback[record.id] = record
-            elif self.watch and record.variant != "shadow" and record.release == self.watch.release:
-                self._requests.append(record)
-                self._latest.append(record)
-                fresh = True
-        alerts = []
-        if self.watch and fresh and (found := self.watch.newcomer(list(self._latest), now)):
-            alerts.append(found)
-        size = self._params.window
-        while self.watch and len(self._requests) >= size and self._requests[size - 1].at <= now - settled_seconds:
-            window = [Exchange(r, self._feedback.get(r.id)) for r in self._requests[:size]]
-            self._requests = self._requests[size:]
-            record_of, raised = self.watch.judge(window, now)
-            append_line(self._folder / "windows.jsonl", record_of)
-            alerts += raised
-        for alert in alerts:
-            append_line(self._folder / "alerts.jsonl", alert.as_dict())
-            log.warning("%s", alert.sentence)
-        if records:
-            self._forget()
-            self._save()
-        return alerts
-
-    def window(self) -> tuple[Reference | None, list[Request]]:
-        """The reference (None before the first release) and the latest requests, for a report."""
-        return (self.watch.reference if self.watch else None), list(self._latest)
-
-    # -- parts ------------------------------------------------------------------------------------------
-
-    def _follow_release(self) -> None:
-        """Take up the release that the channel points at. New domains that it serves are dropped and counting begins
-        anew; cool-downs stay."""
-        bundle = self._bundle_of()
-        if bundle is None or (self.watch and self.watch.release == bundle.id):
-            return
-        reference = reference_of(bundle.reference())
-        thresholds = thresholds_of(reference, self._params, self._folder)
-        before = self.watch
-        self.watch = Watch(self._channel, bundle.id, reference, thresholds, self._params)
-        if before:
-            self.watch.quiet_until, self.watch.number = before.quiet_until, before.number
-            served = set(reference.domains)
-            self.watch.newcomers = {name: n for name, n in before.newcomers.items() if name not in served}
-        self._requests, self._latest = [], deque(maxlen=self._params.window)
-        if not before:
-            self._restore(self.watch)
-
-    def _forget(self) -> None:
-        """Drop the feedback on requests that are judged already."""
-        if len(self._feedback) > 20 * self._params.window:
-            waiting = {request.id for request in self._requests}
-            self._feedback = {key: said for key, said in self._feedback.items() if key in waiting}
-
-    def _save(self) -> None:
-        watch = self.watch
-        values = {
-            "position": asdict(self._position),
-            "requests": [asdict(request) for request in self._requests],
-            "feedback": [asdict(self._feedback[r.id]) for r in self._requests if r.id in self._feedback],
-            "latest": [asdict(request) for request in self._latest],
-            "watch": watch
-            and {
-                "release": watch.release,
-                "number": watch.number,
-                "streaks": watch.streaks,
-                "quiet_until": watch.quiet_until,
-                "mixes": list(watch.mixes),
-            },
-            "newcomers": [asdict(newcomer) for newcomer in (watch.newcomers.values() if watch else ())],
-        }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._state, document(values))
-
-    def _resume(self) -> None:
-        """Continue from the state file, so that nothing is judged twice. Without one, the log is read from its end."""
-        self._held: dict[str, Any] = {}
-        if not self._state.exists():
-            self._position = read(self._log)[1]
-            return
-        self._held = values = json.loads(self._state.read_text(encoding="utf-8"))
-        self._position = Position(**values["position"])
-
-    def _restore(self, watch: Watch) -> None:
-        """Restore what the state file holds, once the release is known."""
-        values, self._held = self._held, {}
-        if not values or not values["watch"]:
-            return
-        kept = values["watch"]
-        watch.quiet_until, watch.number = dict(kept["quiet_until"]), kept["number"]
-        watch.newcomers = {n["name"]: _newcomer(n) for n in values["newcomers"]}
-        if kept["release"] == watch.release:
-            watch.streaks = {domain: list(began) for domain, began in kept["streaks"].items()}
-            watch.mixes.extend(kept["mixes"])
-            self._requests = [_request(r) for r in values["requests"]]
-            self._latest.extend(_request(r) for r in values["latest"])
-            self._feedback = {f["id"]: Feedback(**f) for f in values["feedback"]}
-
-
-def newcomers_of(folder: Path) -> dict[str, Newcomer]:
-    """The new domains that were found, by name, of every channel."""
-    found = {}
-    for state in sorted(folder.glob("state-*.json")):
-        for n in json.loads(state.read_text(encoding="utf-8"))["newcomers"]:
-            found[n["name"]] = _newcomer(n)
-    return found
-
-
-def _newcomer(values: dict[str, Any]) -> Newcomer:
-    return Newcomer(values["name"], tuple(values["questions"]), values["since"])
-
-
-def _request(values: dict[str, Any]) -> Request:
-    return replace(Request(**values), tokens=tuple(values["tokens"]))

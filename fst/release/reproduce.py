@@ -22,6 +22,7 @@ import yaml
 
 from fst.errors import ConfigError, FstError
 from fst.files import is_inner_path
+from fst.lifeline import WATCHED
 from fst.release.recipe import CHANGED, Recipe, Step
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import plain_spec
@@ -189,13 +190,16 @@ def _bring_data(project: Path, shop: Workshop) -> None:
 
 
 def _run(command: tuple[str, ...], shop: Workshop) -> None:
-    """Run a command in the clone, in a process group of its own: when we are stopped, all of it ends."""
-    process = subprocess.Popen(command, cwd=shop.project, env=shop.environment, start_new_session=True)
-    try:
-        code = process.wait()
-    except BaseException:
-        _end(process)
-        raise
+    """Run a command in the clone, in a process group of its own: when we are stopped or killed, all of it ends."""
+    process = subprocess.Popen(
+        (*WATCHED, *command), cwd=shop.project, env=shop.environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    with process:  # closes the pipe
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
     if code:
         said = " ".join(command[len(_DVC) - 1 :])
         raise NotReproduced(

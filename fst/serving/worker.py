@@ -10,17 +10,17 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
-import os
 import queue
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
 from fst.errors import EngineError, FstError
+from fst.lifeline import end_with_parent
 from fst.models.engines.engine import Batch, Engine, LocalEngine
 from fst.models.sampler import Answer, Ask
 
@@ -195,9 +195,7 @@ def _write(connection: Connection, outbox: queue.SimpleQueue[Any]) -> None:
 def _child(connection: Connection, factory: Factory) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    if parent:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()
     engine = cast(LocalEngine, factory())
     batch = engine.batch()
     heard: set[int] = set()  # asks whose tokens are wanted one by one
@@ -218,11 +216,6 @@ def _child(connection: Connection, factory: Factory) -> None:
                 said += _stepped(batch, heard)
             if said:
                 connection.send(said)
-
-
-def _end_with(sentinel: Any) -> None:
-    wait([sentinel])
-    os._exit(1)
 
 
 def _stepped(batch: Batch, heard: set[int]) -> list[tuple[int, str, Any]]:

@@ -62,6 +62,8 @@ def _says(step: Mapping[str, Any]) -> str:
         return f"gate: {step['verdict']}, held-out reward {step['reward']:.3f}"
     if event == "released":
         return f"bundle {step['bundle'][:12]}"
+    if event == "failed":
+        return str(step["error"])
     return {"started": "adaptation starts", "fast": "prompts evolved", "slow": "RL steps done"}.get(event, event)
 
 
@@ -114,6 +116,20 @@ def figures(
         "requests": len(exchanges),
         "failed": sum(one.status != 200 for one in exchanges),
     }
+
+
+def shortfall(timeline: Mapping[str, Any]) -> str:
+    """How far a loop came that did not recover, in a sentence."""
+    name, found = timeline["newcomer"], timeline["figures"]
+    said = {event["what"]: event["says"] for event in timeline["events"]}
+    if found.get("detected_s") is None:
+        return f"no alert was raised about {name}"
+    if "started" not in said:
+        return "no adaptation began after the alert"
+    if found.get("swapped_s") is None:
+        last = [event for event in timeline["events"] if event["what"] in ("judged", "refused", "failed", "released")]
+        return f"no new release answered; the adaptation's last word: {last[-1]['says'] if last else 'none'}"
+    return f"its reward is {found['after']} where {found['attainable']} is attainable"
 
 
 def as_dict(events: Sequence[Happening]) -> list[dict[str, Any]]:

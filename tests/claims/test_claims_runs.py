@@ -1,11 +1,13 @@
 """The claims' work, run for real at a tiny size. M1 the same seeds give the same JSON; M2 what is done is kept, also
 after a piece was cut off; M3 a continual run switches at the fixed points, tells nobody, and keeps each stage's
 prompt; M4 a transfer begins with the other run's weights and the seed prompt; M5 the page shows every claim and asks
-nobody; M6 a piece that fails is named, and the rest is done."""
+nobody; M6 a piece that fails is named, and the rest is done; M7 kill -9 leaves no worker behind."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from fst.data.types import SplitSizes
 from fst.method.learner import Learner
 from fst.runs.view import load_run
 from support.browser import CHROMIUM, chromium
+from support.lab_project import alive, descendants, environment, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -175,3 +178,18 @@ def test_m2_m6_what_is_done_is_kept_and_what_fails_is_named(
     ):
         run_all((bad, good, after), params, SIZE, tmp_path, 2)
     assert is_done(good, tmp_path)
+
+
+def test_m7_a_killed_bench_leaves_no_worker_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "fst.cli", "bench", "claims", "C7", "--jobs", "2"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE
+    ) as bench:
+        try:
+            begun = tmp_path / "runs" / "claims" / "small"
+            wait_until(lambda: len(list(begun.glob("*/events.jsonl"))) == 2, 200, "no two runs were begun")
+            family = descendants(bench.pid)
+        finally:
+            bench.kill()
+    assert len(family) >= 3, "the workers and the process that they are forks of"
+    wait_until(lambda: not any(map(alive, family)), 20, "a worker of the killed command lives on")

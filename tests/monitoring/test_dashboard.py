@@ -1,7 +1,8 @@
 """The page, in a real Chromium against a real gateway. D1 what it shows is what is there; D2 it asks nobody else, and
 its console stays silent; D3 a diff shows both prompts; D4 a rollback needs an admin's key, and is done with one; D5
 hostile text stays text; D6 reports are served from their folder alone; D7 damaged records do not break it; D8 with a
-key file its data needs a key; D9 it fits a narrow screen; D10 an alert that nobody answered is amber."""
+key file its data needs a key; D9 it fits a narrow screen; D10 an alert that nobody answers is amber until its
+adaptation begins."""
 
 from __future__ import annotations
 
@@ -173,6 +174,21 @@ def test_d1_d2_d5_what_it_shows_is_what_is_there(running: Running, browser: Page
 
 @pytest.mark.slow
 @browser_only
+def test_d10_an_alert_that_nobody_answers_is_amber(running: Running, browser: Page, place: Place) -> None:
+    folder, at = Places(place.root).monitoring, time.time()
+    head = {"channel": "prod", "domain": "digits"}
+    append_line(folder / "alerts.jsonl", {"at": at, "since": at, "kind": "drifted", "signals": [], **head})
+    browser.open(running.url)
+    status = "document.querySelector('#status')"
+    assert browser.run(f"{status}.className") == "status waits"
+    assert "No adaptation has answered an alert: digits since" in browser.run(f"{status}.innerText")
+    append_line(folder / "adaptations.jsonl", {"at": at + 1, "alert": at, "event": "started", **head})
+    browser.open(running.url)
+    assert browser.run(f"{status}.className") == "status ok"
+
+
+@pytest.mark.slow
+@browser_only
 def test_d3_a_diff_shows_both_prompts(running: Running, browser: Page) -> None:
     browser.open(running.url)
     browser.run("document.querySelector('button.diff:not([disabled])').click()")
@@ -216,19 +232,6 @@ def test_d4_a_rollback_needs_an_admins_key(place: Place, browser: Page) -> None:
         assert browser.run("Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
         wait_until(lambda: running.gateway.live.production.id == before.before, 10)  # type: ignore[union-attr]
     place.releases.rollback("prod", before.bundle)
-
-
-@pytest.mark.slow
-@browser_only
-def test_d10_an_alert_that_nobody_answered_is_amber(browser: Page, tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    release = entries(place, "first", {"digits": [REVERSE]}, 0.5)
-    alert = {"at": time.time() + 1, "kind": "drifted", "domain": "digits", "channel": "prod", "release": release}
-    append_line(Places(tmp_path).monitoring / "alerts.jsonl", {**alert, "signals": [], "examples": []})
-    with page_served(place) as running:
-        browser.open(running.url)
-        assert browser.run("document.querySelector('#status').className") == "status wait"
-        assert "Waiting: the alert on digits of" in browser.run("document.querySelector('#status').innerText")
 
 
 def alerted(at: float, *steps: tuple[float, str], domain: str = "digits") -> dict[str, object]:

@@ -31,8 +31,6 @@ from hypothesis import strategies as st
 
 from fst.bench.drift import Simulated
 from fst.config import AlertParams, DriftParams
-from fst.data.domains import load_domain
-from fst.data.types import SplitSizes
 from fst.errors import ConfigError
 from fst.lines import read_lines
 from fst.monitoring.alerts import Alert, channels, tell
@@ -40,12 +38,11 @@ from fst.monitoring.calibration import calibrate, thresholds_of
 from fst.monitoring.collected import collected
 from fst.monitoring.newcomers import Newcomer, clusters, name_for
 from fst.monitoring.signals import Reference, distance, reference_of
-from fst.monitoring.watch import Watch, Watcher, newcomers_of
-from fst.store.bundle import Bundle, write_bundle
-from fst.traffic.log import Exchange, Feedback, LogLimits, Request, TrafficLog
-
-PARAMS = DriftParams(resamples=200, cool_down_seconds=1000.0)
-SERVED = {"digits": "lab/sort_desc+add_one"}
+from fst.monitoring.watch import Watch
+from fst.monitoring.watcher import newcomers_of
+from fst.store.bundle import write_bundle
+from fst.traffic.log import Exchange, Request
+from support.watched import PARAMS, SERVED, Scene
 
 
 @pytest.fixture(scope="module")
@@ -104,52 +101,6 @@ def test_w3_alerts_come_after_a_row_and_not_within_the_cool_down(drifts: list[bo
             expected.append((float(now), float(now - streak + 1)))
             streak, until = 0, now + quiet
     assert heard == expected
-
-
-class Scene:
-    """A log with traffic, a bundle that is served, and watchers over them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.folder = root, root / "monitoring"
-        problems = load_domain(SERVED["digits"], SplitSizes(600, 100, 1), 0)
-        self.questions = [p.question for p in problems.train]
-        rows = [{"question": p.question, "response": p.answer, "reward": 1.0, "tokens": 6} for p in problems.validation]
-        manifest = {"schema": 1, "base": {}, "start": None, "domains": {"digits": {}}, "run": None, "metrics": {}}
-        manifest |= {"candidate": None, "gate": None}
-        documents = {"prompts.json": {}, "evaluation.json": {}, "reference.json": {"digits": {"rows": rows}}}
-        self.bundle: Bundle | None = write_bundle(root / "bundle", manifest, documents, None)
-        self.log = TrafficLog(root / "traffic", LogLimits())
-        self.count = 0
-
-    def watcher(self) -> Watcher:
-        params = PARAMS.replace(window=40, min_scored=10)
-        return Watcher(self.root / "traffic", self.folder, "prod", params, lambda: self.bundle)
-
-    def send(
-        self, count: int, domain: str = "digits", text: str = "", reward: float = 1.0, answer: str | None = None
-    ) -> None:
-        for _ in range(count):
-            self.count += 1
-            question = text.format(self.count) if text else self.questions[self.count % len(self.questions)]
-            routed, novelty = ("router", 0.25) if domain else ("unknown", 0.95)
-            facts = (
-                novelty,
-                self.bundle.id if self.bundle else "",
-                "production",
-                "p",
-                question,
-                "a",
-                (9, 6),
-                0.1,
-                "stop",
-                200,
-            )
-            self.log.append(Request(f"i{self.count}", float(self.count), "t", domain, routed, *facts))  # type: ignore[arg-type]
-            self.log.append(Feedback(f"i{self.count}", float(self.count), "t", reward, answer, "", "client"))
-
-    def windows(self) -> list[dict[str, Any]]:
-        path = self.folder / "windows.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.fixture

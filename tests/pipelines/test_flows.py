@@ -2,11 +2,13 @@
 nothing to do, and a cold `dvc repro` elsewhere gives the same hashes; F2 a second time everything is skipped and
 nothing is released again; F3 every round is a task of its own with reward and KL, and the artifacts are there; F4 a
 child that is killed in a round is replaced and the training ends the same; F5 a flow that is killed leaves no
-process behind, and the next one goes on; F6 a gate that refuses fails the flow and leaves production alone; F7 only
+process behind, and the next one goes on; F6 a gate that refuses is a state of its name, leaves production alone and
+keeps no other domain from being done; F7 only
 one training at a time, and never without the limit; F8 mistakes are not retried; F9 a database that is locked for a
 while delays a flow and loses nothing; F10 a schedule and an event start runs, with
 their parameters; F11 a round that hangs is ended, tried again, and then given up; F12 data that breaks a critical
-expectation stops the flow with its rows, and goes through once mended."""
+expectation stops the flow with its rows, and goes through once mended; F13 the server calls a run crashed whose process
+was killed."""
 
 from __future__ import annotations
 
@@ -24,7 +26,17 @@ from typing import Any
 
 import pytest
 
-from support.lab_project import DOMAINS, LabProject, alive, children, descendants, rounds_done, wait_until
+from support.lab_project import (
+    DOMAINS,
+    ROOT,
+    LabProject,
+    alive,
+    children,
+    descendants,
+    environment,
+    rounds_done,
+    wait_until,
+)
 from support.prefect_server import Server, prefect_server
 
 pytestmark = pytest.mark.slow
@@ -123,21 +135,29 @@ def test_f5_a_killed_flow_leaves_nothing_behind_and_the_next_goes_on(
     assert project.locked_outputs()["models/trained/first"] == reproduced.locked_outputs()["models/trained/first"]
 
 
-def test_f6_a_refusal_leaves_production_alone(project: LabProject, server: Server) -> None:
+def test_f6_a_refusal_leaves_production_alone_and_the_others_go_on(project: LabProject, server: Server) -> None:
     before, params = channel(project), (project.root / "params.yaml").read_text()
     try:
-        project.params["train"] = {**project.params["train"], "seed": 1}
+        domains = project.params["domains"]
+        project.params["domains"] = {**domains, "second": {**domains["second"], "set": ["train.seed=1"]}}
         project.params["gate"] = {**project.params["gate"], "max_prompt_tokens": 1}
         project.write_params()
-        done = flow(project, server, "continual", "second")
-        assert done.returncode == 5
+        done = flow(project, server, "continual", "second", "first")
+        assert done.returncode == 5, done.stdout + done.stderr
+        assert "fst: the gate refused, and production stays as it is:\nsecond: " in done.stderr
         assert "over by" in done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
         assert channel(project) == before
-        (run,) = server.ask(
-            "flow_runs", flow_runs={"name": {"like_": "release second"}}, sort="START_TIME_DESC", limit=1
-        )
-        assert run["state"]["type"] == "FAILED"
-        assert "prompt" in run["state"]["message"]
+        latest: dict[str, Any] = {"sort": "START_TIME_DESC", "limit": 1}
+        states = {}
+        for name in ("release second", "release first", "continual"):
+            (run,) = server.ask("flow_runs", flow_runs={"name": {"like_": name}}, **latest)
+            states[name] = run["state"]
+        assert [(s["type"], s["name"]) for s in states.values()] == [
+            ("FAILED", "Refused"), ("COMPLETED", "Completed"), ("FAILED", "Refused"),
+        ]  # fmt: skip
+        assert "prompt" in states["release second"]["message"]
+        assert states["release first"]["timestamp"] > states["release second"]["timestamp"], "done after the refusal"
     finally:
         (project.root / "params.yaml").write_text(params)
 
@@ -237,3 +257,26 @@ def test_f12_bad_data_stops_the_flow_with_its_rows(tmp_path: Path, server: Serve
     (project.root / "mine.jsonl").write_text("\n".join(lines[:160]) + "\n")
     assert flow(project, server, "prepare", "mine").returncode == 0
     assert project.status().keys() & {"prepare@mine", "validate@mine"} == set()
+
+
+def test_f13_a_killed_run_is_called_crashed(tmp_path: Path, server: Server) -> None:
+    """After 10 s here. A run that lives sends a heartbeat every 30 s; this one is killed after its first."""
+    code = """
+import time
+from pipelines.crashed import mark_the_killed
+from pipelines.flows import fst_flow
+mark_the_killed(10, "of a test")
+fst_flow(name="sleeper", flow_run_name="sleeper")(lambda: time.sleep(600))()
+"""
+    env = environment(PYTHONPATH=str(ROOT), **server.environment)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, start_new_session=True)
+    try:
+        asleep = {"name": {"like_": "sleeper"}, "state": {"type": {"any_": ["RUNNING"]}}}
+        (run,) = server.wait_for("flow_runs", flow_runs=asleep)
+        server.wait_for_event("prefect.flow-run.heartbeat", f"prefect.flow-run.{run['id']}")
+    finally:
+        process.kill()
+        process.wait()
+    crashed = {"name": {"like_": "sleeper"}, "state": {"type": {"any_": ["CRASHED"]}}}
+    (run,) = server.wait_for("flow_runs", flow_runs=crashed)
+    assert run["state"]["message"] == "its process was killed"

@@ -5,7 +5,7 @@ m2 the project is left as it was, its DVC cache included, and nothing is left el
 m3 what comes out different is exit code 7, files with both hashes
 m4 what cannot be made again is a sentence, and nothing is started
 m5 a stage that fails, or data that is nowhere, is exit code 3, and nothing is left behind
-m6 Ctrl-C and SIGTERM end every process and remove the folder
+m6 Ctrl-C and SIGTERM end every process and remove the folder, kill -9 ends every process
 m7 a candidate that was not released is made again from the commit of now
 m8 the lab's own release comes out byte for byte
 m9 a release that it builds on is made with that release's commit and parameters, not with its own or today's
@@ -293,7 +293,9 @@ def runs(process: int, program: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_m6_a_signal_ends_everything(number: signal.Signals, code: int, toy: Toy, scratch: Path) -> None:
     arguments = ["-P", "-m", "fst.cli", "reproduce", toy.release(toy.first, sleep=True)]
     command = [sys.executable, "-c", LISTENING, sys.executable, *arguments]
@@ -307,9 +309,10 @@ def test_m6_a_signal_ends_everything(number: signal.Signals, code: int, toy: Toy
             _, errors = process.communicate(timeout=30)
     assert len(family) >= 3, "DVC, the stage, and what the stage started"
     assert process.returncode == code, errors
-    assert errors.splitlines()[-1] == "fst: stopped; the same command starts it anew; nothing is half-written"
     wait_until(lambda: not any(map(alive, family)), 10, "a process of the ended command lives on")
-    assert list(scratch.iterdir()) == []
+    if number != signal.SIGKILL:
+        assert errors.splitlines()[-1] == "fst: stopped; the same command starts it anew; nothing is half-written"
+        assert list(scratch.iterdir()) == []
 
 
 def test_m7_a_candidate_is_made_again_from_now(

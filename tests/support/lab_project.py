@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("fst", "data", "models", "pipelines", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore")
+CODE = ("fst", "data", "models", "pipelines", "dvc.yaml", ".dvcignore", ".gitignore")
 TINY: dict[str, Any] = {
     "prepare": {"seed": 0, "train": 64, "validation": 16, "test": 16},
     "model": {"base": "lab", "max_new_tokens": 12, "dtype": "float32", "threads": 1},
@@ -61,6 +61,9 @@ class LabProject:
                 shutil.copytree(source, root / name, ignore=shutil.ignore_patterns(*ignored))
             else:
                 shutil.copyfile(source, root / name)
+        lock = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))
+        lock["stages"] = {"lab_base": lock["stages"]["lab_base"]}  # no stage that ran in the checkout
+        (root / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
         (root / "bin").mkdir()
         launcher = root / "bin" / "fst"
         launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m fst.cli "$@"\n')

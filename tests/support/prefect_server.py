@@ -45,6 +45,15 @@ class Server:
             time.sleep(0.5)
         return found
 
+    def wait_for_event(self, event: str, resource: str) -> None:
+        """Until the server has an event of that name about a resource."""
+        until = time.monotonic() + PATIENCE_S
+        wanted = {"filter": {"event": {"name": [event]}, "resource": {"id": [resource]}}}
+        while not httpx.post(f"{self.url}/events/filter", json=wanted, timeout=30).raise_for_status().json()["events"]:
+            if time.monotonic() > until:
+                raise AssertionError(f"no {event} of {resource} after {PATIENCE_S:g} s")
+            time.sleep(0.5)
+
 
 @contextlib.contextmanager
 def prefect_server(home: Path) -> Iterator[Server]:

@@ -12,7 +12,7 @@ from fst.errors import RecordError
 from fst.files import document
 from fst.report.live import _labels, load_live
 from fst.traffic.simulate import Exchanged, summary
-from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings
+from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings, shortfall
 
 BEGAN = 1000.0
 
@@ -71,6 +71,29 @@ def test_there_are_at_most_fifty_bins() -> None:
     assert bin_width(BEGAN, [exchange(101.0, "old", 1.0, "")]) == 3.0
     hour = [exchange(second, "old", 1.0, "") for second in range(0, 3600, 7)]
     assert len(bins(BEGAN, hour, bin_width(BEGAN, hour))) == 50
+
+
+@pytest.mark.parametrize(
+    ("traffic", "alerts", "steps", "says"),
+    [
+        ([*OLD, *BEFORE], [], [], "no alert was raised about new"),
+        ([*OLD, *BEFORE], ALERTS, [], "no adaptation began after the alert"),
+        ([*OLD, *BEFORE], ALERTS, STEPS[:1], "no new release answered; the adaptation's last word: none"),
+        (
+            [*OLD, *BEFORE],
+            ALERTS,
+            [STEPS[0], {"at": BEGAN + 18, "event": "failed", "error": "DataError: too few"}],
+            "no new release answered; the adaptation's last word: DataError: too few",
+        ),
+        (TRAFFIC, ALERTS, STEPS, "its reward is 0.9 where 0.95 is attainable"),
+    ],
+)
+def test_a_loop_that_did_not_recover_says_how_far_it_came(
+    traffic: list[Exchanged], alerts: list[dict[str, Any]], steps: list[dict[str, Any]], says: str
+) -> None:
+    events = happenings(BEGAN, traffic, alerts, steps)
+    found = figures(traffic, "new", events, BEGAN, 0.95)
+    assert shortfall({"newcomer": "new", "events": as_dict(events), "figures": found}) == says
 
 
 def test_bins_and_summary_are_means_by_domain() -> None:

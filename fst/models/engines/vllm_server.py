@@ -22,6 +22,7 @@ import httpx
 
 from fst.config import VllmParams
 from fst.errors import EngineError
+from fst.lifeline import WATCHED
 from fst.models.device import free_cache
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
@@ -32,8 +33,6 @@ _THOUSANDS = {"k": 1000, "K": 1024}
 # What a launcher tells the processes that train together is not meant for the server that one of them starts.
 _LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LAUNCHERS_OWN = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_")
-# Ends the server when the pipe to this process closes: also where this process was killed and could not close it.
-_WATCHED = ("/bin/sh", "-c", 'exec 3<&0; (cat <&3; kill 0) >/dev/null & exec "$@" 3<&- </dev/null', "sh")
 
 
 class VllmServer:
@@ -149,7 +148,7 @@ class VllmServer:
         own = {k: v for k, v in os.environ.items() if k not in _LAUNCHERS and not k.startswith(_LAUNCHERS_OWN)}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_WATCHED, *self.command(python, port)],
+                [*WATCHED, *self.command(python, port)],
                 env={**settings, **own, **QUIET},
                 cwd=self._log.parent,
                 stdout=log,

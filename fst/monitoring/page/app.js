@@ -122,7 +122,7 @@ function marks(data) {
 }
 
 function rewards(data) {
-  const series = Object.entries(fst.traffic.log).map(([name, rows]) => ({
+  const series = Object.entries(data.traffic).map(([name, rows]) => ({
     name, colour: colour(name),
     points: rows.filter((r) => r[2] != null).map((r) => [r[0], r[2], `${percent(r[2])} of ${r[3]} scored, ${r[1]} requests\n${clock(r[0])}`]),
   })).filter((s) => s.points.length);
@@ -162,7 +162,7 @@ function alerts(data) {
     return make("div", { class: "alert" },
       make("p", {}, make("span", { class: "kind" }, alert.kind === "new_domain" ? "New domain " : "Drift "), make("b", {}, alert.domain), ` on ${alert.channel}, ${clock(alert.at)}`),
       make("p", { class: "soft" }, signals, alert.report ? ". " : "", alert.report ? make("a", { href: alert.report, target: "_blank", rel: "noopener" }, "Evidently report") : ""),
-      items.length ? make("ol", { class: "steps" }, ...items) : make("p", { class: "soft" }, "Nothing was started."));
+      items.length ? make("ol", { class: "steps" }, ...items) : make("p", { class: "soft" }, alert.open ? "Waits for an adaptation." : "Nothing was started."));
   });
   $("alerts").replaceChildren(...(list.length ? list : [make("p", { class: "none" }, "No alert so far.")]));
 }
@@ -231,12 +231,13 @@ function head(data) {
   $("channel").textContent = `channel ${g.channel || ""}`;
   const bad = g.problem || !g.production || g.draining;
   const recent = data.alerts[0] && data.now - data.alerts[0].at < 120 ? ` An alert ${Math.round(data.now - data.alerts[0].at)} s ago.` : "";
-  const waiting = data.waiting.filter((a) => a.channel === g.channel);
-  const unanswered = waiting.length && `Waiting: the alert on ${waiting[0].domain} of ${clock(waiting[0].at)} has no answer: no adaptation, no release.`;
-  $("status").className = `status ${bad ? "bad" : unanswered ? "wait" : "ok"}`;
-  $("status").lastElementChild.textContent = g.draining ? "Stopping." : g.problem ? `Degraded: ${g.problem}` : !g.production ? "No release yet." : unanswered || `All is well.${recent}`;
-  const last = Math.max(0, ...Object.values(fst.traffic.log).flatMap((rows) => rows.map((r) => r[0])));
-  const rate = Object.values(fst.traffic.log).flat().filter((r) => r[0] > last - 10).reduce((sum, r) => sum + r[1], 0) / 10;
+  const open = data.alerts.filter((a) => a.open && a.channel === g.channel);
+  const waits = open.map((a) => `${a.domain} since ${clock(a.at)}`).join(", ");
+  $("status").className = `status ${bad ? "bad" : open.length ? "waits" : "ok"}`;
+  $("status").lastElementChild.textContent = g.draining ? "Stopping." : g.problem ? `Degraded: ${g.problem}` : !g.production ? "No release yet."
+    : open.length ? `No adaptation has answered an alert: ${waits}. Does \`python -m pipelines deploy\` run?` : `All is well.${recent}`;
+  const last = Math.max(0, ...Object.values(data.traffic).flatMap((rows) => rows.map((r) => r[0])));
+  const rate = Object.values(data.traffic).flat().filter((r) => r[0] > last - 10).reduce((sum, r) => sum + r[1], 0) / 10;
   const facts = {
     release: short(g.production) || "none", "in force since": g.since ? clock(g.since) : "", domains: (g.domains || []).join(", "),
     "requests a second": data.now - last < 30 ? rate.toFixed(1) : "0", "in hand": g.in_hand, "engine restarts": (g.engine || {}).restarts,
