@@ -22,7 +22,7 @@ from fst.release.recipe import candidate_manifest, in_order
 from fst.stages.places import Places
 from fst.store.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from fst.store.releases import Releases
-from fst.traffic.problems import NO_COMMENTS, Pair, agreed, write_problems
+from fst.traffic.problems import NO_COMMENTS, NOBODY, Pair, Tellers, agreed, write_problems
 from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
@@ -33,7 +33,7 @@ class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
     how many there are; `start` is the stage whose candidate is in production on `channel`. `answer` is how answers are
     found in responses of the domain, as it is served now, and `verifier` what scores them (empty: equality); both are
-    empty for a new one."""
+    empty for a new one. `left_out` says, a sentence each, which tenants' feedback was not used."""
 
     domain: str
     data: str
@@ -42,6 +42,7 @@ class Adaptation:
     channel: str
     answer: AnswerSetting = ""
     verifier: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def fast(self) -> str:
@@ -82,9 +83,10 @@ def plan(
     pairs: list[Pair],
     channel: str,
     comments: Mapping[str, str] = NO_COMMENTS,
+    tellers: Tellers = NOBODY,
 ) -> Adaptation:
-    """Write the problems down, with the comments on their questions, and find what to build on. Raises DataError when
-    there are too few, ConfigError when there is no production or it cannot be built on."""
+    """Write the problems down, with the comments on their questions and who gave their answers, and find what to build
+    on. Raises DataError when there are too few, ConfigError when there is no production or it cannot be built on."""
     clear = agreed(pairs, params.adapt.max_problems)
     if len(clear) < params.adapt.min_problems:
         raise DataError(
@@ -93,7 +95,7 @@ def plan(
         )
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
-    file = write_problems(clear, places.root / FOLDER, domain, comments)
+    file = write_problems(clear, places.root / FOLDER, domain, comments, tellers)
     served = production.manifest["domains"].get(domain)
     answer: AnswerSetting = answer_mode(served["spec"]) if served else ""
     verifier = text_of(served.get("verifier", {})) if served else ""
