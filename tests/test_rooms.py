@@ -54,6 +54,7 @@ LIBRARY_ROOMS = {
         "fst/monitoring/dashboard*.py",
     ),
     "uvicorn": ("fst/serving/build.py",),
+    "limits": ("fst/serving/allowance.py",),
     "cyclopts": ("fst/cli/*", "fst/commandline.py", "pipelines/__main__.py"),
     "prometheus_client": ("fst/serving/metrics.py",),
     "sklearn": ("fst/serving/router.py", "fst/monitoring/*"),

@@ -36,7 +36,7 @@ class Outcome:
 
 def poison(params: Params, trials: int) -> Iterator[str]:
     """Lines: a table over the liar's share of the scored traffic."""
-    yield f"{SCORED} scored requests of {len(HONEST)} honest tenants and of one that tells false answers, {trials} times"
+    yield f"{SCORED} scored requests of {len(HONEST)} honest tenants and one that tells lies, {trials} times"
     for rate, says in RELEASES.items():
         yield f"{says} (the release is right {rate:.0%} of the time)"
         for share in SHARES:

@@ -22,6 +22,11 @@ class ServeParams(Section):
     )
     max_body_bytes: int = Field(262_144, ge=1024, description="longest request body, in bytes")
     requests_per_minute: int = Field(0, ge=0, description="requests per tenant and minute; 0: no limit")
+    limits_url: str = Field(
+        "",
+        description="Redis in which all replicas count them together, as redis://HOST:PORT/DATABASE; `env:NAME` reads "
+        "it from the environment; empty: each for itself",
+    )
     max_waiting: int = Field(256, ge=1, description="requests in progress at once; further ones get status 429")
     timeout_seconds: Number = Field(60.0, ge=0, description="longest wait for the next token of an answer")
     drain_seconds: Number = Field(20.0, ge=0, description="time that running requests have at a shutdown")

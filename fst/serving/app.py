@@ -19,12 +19,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from fst.config import ServeParams
+from fst.environment import from_environment
 from fst.errors import EngineError, FstError, VerifierError
 from fst.serving import openai
+from fst.serving.allowance import allowance
 from fst.serving.answering import MODEL, Answering
 from fst.serving.door import Door
 from fst.serving.feedback import reward_of, said
-from fst.serving.keys import Allowance, Caller, Keys, Right
+from fst.serving.keys import Caller, Keys, Right
 from fst.serving.openai import Asked, BadRequest
 from fst.serving.patience import unless_gone
 from fst.serving.replies import SAFE, Busy, event, failure, reply
@@ -41,7 +43,7 @@ class Gateway:
     def __init__(self, answering: Answering, params: ServeParams, keys: Keys, max_new_tokens: int) -> None:
         self.answering, self.params, self.keys, self.most_tokens = answering, params, keys, max_new_tokens
         self.live, self.metrics = answering.live, answering.metrics
-        self.allowance = Allowance(params.requests_per_minute)
+        self.allowance = allowance(params.requests_per_minute, from_environment("serve.limits_url", params.limits_url))
         self.in_hand = 0
         self.draining = False
         self.began = time.time()
@@ -83,10 +85,10 @@ class Gateway:
         async def guarded(request: Request) -> Response:
             started, caller = time.monotonic(), None
             try:
-                caller = self._admitted(request, right)
+                caller = await self._admitted(request, right)
                 response = await handler(request, caller)
             except BadRequest as exc:
-                response = failure(str(exc), exc.status, exc.code, getattr(exc, "seconds", None))
+                response = failure(str(exc), exc.status, exc.code, getattr(exc, "seconds", None), exc.param)
             except EngineError as exc:
                 response = failure(str(exc), 503, "engine_unavailable", 2)
             except FstError as exc:
@@ -102,7 +104,7 @@ class Gateway:
 
         return guarded
 
-    def _admitted(self, request: Request, right: Right | None) -> Caller:
+    async def _admitted(self, request: Request, right: Right | None) -> Caller:
         """The caller of a request that is admitted. Raises BadRequest."""
         for name in ("x-fst-domain", "authorization"):
             if any(ord(c) < 32 or ord(c) == 127 for c in request.headers.get(name, "")):
@@ -116,7 +118,7 @@ class Gateway:
             )
         if self.draining:
             raise Busy("the gateway is being stopped", 503, 5)
-        if wait := self.allowance.wait_seconds(caller.tenant):
+        if wait := await self.allowance.wait_seconds(caller.tenant):
             raise Busy(f"more than {self.params.requests_per_minute} requests a minute", 429, wait)
         return caller
 

@@ -17,7 +17,7 @@ from fst.data.types import Problem, Verifier
 from fst.data.verifiers import build_verifier
 from fst.errors import VerifierError
 from fst.files import is_inner_path
-from fst.serving.openai import BadRequest
+from fst.serving.openai import BadRequest, only
 from fst.traffic.log import Feedback, Position, Request, read, segments
 
 REMEMBERED = 100_000  # responses
@@ -67,6 +67,7 @@ class Responses:
 def said(values: Mapping[str, Any], tenant: str) -> Feedback:
     """The feedback in a request's body, with the reward that the client gives. Raises BadRequest that names the
     field."""
+    only(dict(values), frozenset(("id", "answer", "reward", "comment")))
     response, answer, reward, comment = (values.get(key) for key in ("id", "answer", "reward", "comment"))
     if not isinstance(response, str) or not isinstance(answer, (str, type(None))):
         raise BadRequest("id and answer: expected texts")

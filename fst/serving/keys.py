@@ -1,4 +1,4 @@
-"""API keys, and the rate limit of each tenant. A key file holds sha256 digests, each with its tenant and role:
+"""API keys. A key file holds sha256 digests, each with its tenant and role:
 
 {"keys": [{"sha256": "...", "tenant": "alice", "role": "user" | "ask" | "feedback" | "admin"}]}
 
@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,26 +84,6 @@ class Keys:
                 raise ConfigError(
                     f"serve.keys: {self._file} is no key file ({exc}); make one with `fst keys add NAME`"
                 ) from exc
-
-
-class Allowance:
-    """A token bucket per tenant; an empty one is full again after a minute."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute, self._buckets = per_minute, dict[str, tuple[float, float]]()
-
-    def wait_seconds(self, tenant: str) -> float:
-        """0 when the tenant may send a request now, which is then counted; otherwise the seconds until it may."""
-        if not self._per_minute:
-            return 0.0
-        now, rate = time.monotonic(), self._per_minute / 60
-        left, at = self._buckets.get(tenant, (float(self._per_minute), now))
-        left = min(self._per_minute, left + (now - at) * rate)
-        if left < 1:
-            self._buckets[tenant] = (left, now)
-            return (1 - left) / rate
-        self._buckets[tenant] = (left - 1, now)
-        return 0.0
 
 
 def tenants_of(file: str) -> list[str]:

@@ -27,10 +27,12 @@ def reply(values: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(_encoded(values), status, {**SAFE, **(headers or {})}, "application/json")
 
 
-def failure(message: str, status: int, code: str, wait_seconds: float | None = None) -> Response:
-    """An error, with Retry-After where the same request may be answered later."""
+def failure(
+    message: str, status: int, code: str, wait_seconds: float | None = None, param: str | None = None
+) -> Response:
+    """An error, with Retry-After where the same request may be answered later; `param` is the field it is about."""
     headers = {"Retry-After": str(max(1, math.ceil(wait_seconds)))} if wait_seconds else {}
-    return reply(openai.error(message, code), status, headers)
+    return reply(openai.error(message, code, param), status, headers)
 
 
 def event(values: Any) -> bytes:
