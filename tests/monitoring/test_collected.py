@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fst.bench.poison import traffic_of
+from fst.config import params_from_dict
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.errors import DataError
@@ -78,13 +79,12 @@ def test_c5_c6_a_tenant_that_lies_is_left_out_and_named(project: ToyProject, lie
     (sentence,) = found.left_out
     assert sentence.startswith("the feedback of mallory contradicts the others': ")
     assert found.problems == len({r.question for r, said in told if said.tenant != "mallory"})
-    true = {request.question: request.response for request, _ in told}
     rows = list(map(json.loads, (project.root / found.data).read_text().splitlines()))
     tellers = {said.tenant for _, said in told} - {"mallory"}
     assert {tuple(row["meta"]["tenants"]) for row in rows} == {(mark(tenant),) for tenant in tellers}
-    assert true.keys() >= {row["question"] for row in rows}
-    with pytest.raises(DataError, match=r"asks for 40.*; the feedback of mallory contradicts"):
-        plan_adaptation(project.params, project.places, "digits", "prod", since=told[130][0].at)
+    more = params_from_dict({**project.params.as_dict(), "adapt": {"min_problems": found.problems + 1}})
+    with pytest.raises(DataError, match=r"wait for more feedback; the feedback of mallory contradicts"):
+        plan_adaptation(more, project.places, "digits", "prod", since=0.0)
 
 
 def test_c5_a_tenant_that_asks_other_things_is_no_liar() -> None:

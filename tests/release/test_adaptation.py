@@ -2,7 +2,8 @@
 under the domain's name; A2 their splits are disjoint shares of all problems; A3 nothing of the project's own domains
 changes; A4 production's own stage is put back from the release, byte for byte, and another one in its place is refused;
 A5 too few problems, no release: errors that say what to do; A6 an adaptation of an adaptation keeps the first one's
-domains; A7 its stages serve the domain under its name, carry its prompts on, and leave the weights as they are."""
+domains; A7 its stages serve the domain under its name, carry its prompts on, leave the weights as they are, and record the tenants whose
+feedback the problems were made of."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from fst.stages.outputs import candidate, problems
 from fst.stages.train import job_of
 from fst.stages.workspace import Workspace
 from fst.store.bundle import Bundle
+from fst.traffic.trust import mark
 from support.release_toys import PARAMS, ToyProject
 from support.stages import run_stages
 
@@ -147,7 +149,8 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     newer = load_domain("lab/sort_desc", SplitSizes(64, 1, 1), 0).train
     pairs = [(p.question, p.answer) for p in newer]
     values["adapt"] = {**values["adapt"], "min_problems": 60}
-    found = plan(params_from_dict(values), project.places, "first", pairs, "prod")
+    tellers = {p.question: ["alice"] if i % 4 else ["alice", "bob"] for i, p in enumerate(newer)}
+    found = plan(params_from_dict(values), project.places, "first", pairs, "prod", {}, tellers)
     adapted = Workspace(found.params(params_from_dict(values), production), project.places)
     run_stages(adapted, found.fast)
     after = candidate(adapted, found.fast)
@@ -160,4 +163,7 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     served = before.prompts()["first"]["prompts"][0]["id"]
     begun = load_run(job_of(adapted, found.fast).folder).evaluations[0]
     assert begun["prompt"] == served, "the prompt that was served is where it began"
+    assert facts["tenants"] == {mark("alice"): 64, mark("bob"): 16}, "the trail back to who said so"
+    held_out = after.evaluation()["first"]["tenants"]
+    assert set(held_out[mark("alice")]["held_out"]) == set(after.evaluation()["first"]["problems"])
     assert {row["question"] for row in after.reference()["first"]["rows"]} <= {question for question, _ in pairs}

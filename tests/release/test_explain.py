@@ -8,6 +8,7 @@ e5  the params.yaml that it was made with can be read again, whatever the domain
 e6  a release leads back to its candidate, byte for byte; one that does not is refused
 e7  what differs between two manifests is told, files with both hashes
 e8  ids are folded in a narrow terminal, never cut
+e9  the tenants whose feedback the problems were made of are told, by name where the key file has it
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from fst.release.explain import Ancestor, ancestors, chain, commands, explain
 from fst.release.explain_tables import explain_page
 from fst.release.recipe import candidate_manifest, differences, in_order, recipe_of
 from fst.release.references import References
+from fst.serving.keys import add_key, tenants_of
 from fst.store.bundle import Bundle, read_bundle, write_bundle
+from fst.traffic.trust import mark
 from fst.types import prompt_id
 from support.release_toys import COMMIT, SEED, ToyProject, prompt
 
@@ -289,3 +292,24 @@ def test_e8_a_narrow_terminal_shows_every_digit(release: Bundle) -> None:
     shown = re.sub(r"[│┃\s]+", "", console.export_text())
     assert release.id in shown
     assert release.manifest["candidate"] in shown
+
+
+def test_e9_the_tenants_whose_feedback_made_the_problems(release: Bundle) -> None:
+    """Known names stand beside their marks; others stay marks."""
+    domains = {d: dict(facts) for d, facts in release.manifest["domains"].items()}
+    domains["zeta"]["tenants"] = {mark("alice"): 12, mark("bob"): 30}
+    told = Bundle(release.folder, {**release.manifest, "domains": domains})
+    found = explain(told, [], ["alice", "carol"])
+    assert found.tenants == (("zeta", mark("bob"), 30), ("zeta", f"{mark('alice')} (alice)", 12))
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(explain_page(found))
+    shown = console.export_text()
+    assert "whose feedback the problems were made of" in shown
+    assert f"{mark('alice')} (alice)" in shown
+    assert explain(release, []).tenants == ()
+
+
+def test_e9_the_names_are_those_of_the_key_file(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.json", "bob", "feedback")
+    assert tenants_of(str(tmp_path / "keys.json")) == ["bob", "local"]
+    assert tenants_of("") == tenants_of(str(tmp_path / "none.json")) == ["local"]
