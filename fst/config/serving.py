@@ -83,7 +83,7 @@ class AdaptParams(Section):
     slow_cycles: int = Field(4, ge=0, description="cycles with RL steps; 0: the weights stay as they are")
     tenant_share: Number = Field(
         0.5,
-        gt=0,
+        ge=0.01,
         le=1,
         description="share of the problems that one tenant's feedback may make, where several tenants gave any; more "
         "where fewer than `min_problems` would remain",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from fst.errors import ConfigError
 from fst.extras import require
 
+TIMEOUT_SECONDS = 1.0  # of the Redis
 WARN_SECONDS = 60.0  # between two warnings that the Redis does not answer
 _log = logging.getLogger("fst.gateway")
 
@@ -44,16 +45,17 @@ class Shared:
     """A window of the last minute per tenant, in a Redis that all replicas count in. While it cannot be reached, each
     replica counts for itself: a limit that is missed is better than no answers."""
 
-    def __init__(self, per_minute: int, url: str, timeout_seconds: float = 1.0) -> None:
-        """Raises ConfigError for a URL that is none of a Redis, without repeating it: it may hold a password."""
+    def __init__(self, per_minute: int, url: str, **options: Any) -> None:
+        """`options` are those of the client (redis-py). Raises ConfigError for a URL that is none of a Redis, without
+        repeating it: it may hold a password."""
         require("limits")
         from limits import RateLimitItemPerMinute
         from limits.aio.storage import RedisStorage
         from limits.aio.strategies import MovingWindowRateLimiter
 
-        patience = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+        options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **options}
         try:
-            store = RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **patience)
+            store = RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **options)
         except ValueError as exc:
             raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from exc
         self._limiter, self._limit = MovingWindowRateLimiter(store), RateLimitItemPerMinute(per_minute, 1, "fst")

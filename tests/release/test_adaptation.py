@@ -2,8 +2,8 @@
 under the domain's name; A2 their splits are disjoint shares of all problems; A3 nothing of the project's own domains
 changes; A4 production's own stage is put back from the release, byte for byte, and another one in its place is refused;
 A5 too few problems, no release: errors that say what to do; A6 an adaptation of an adaptation keeps the first one's
-domains; A7 its stages serve the domain under its name, carry its prompts on, leave the weights as they are, and record the tenants whose
-feedback the problems were made of."""
+domains; A7 its stages serve the domain under its name, carry its prompts on, leave
+the weights as they are, and record the tenants whose feedback the problems were made of."""
 
 from __future__ import annotations
 

@@ -6,26 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Iterator
 
 import pytest
-from fakeredis import TcpFakeServer
+from fakeredis import FakeAsyncRedis, FakeServer
 
 from fst.environment import from_environment
 from fst.errors import ConfigError
 from fst.serving.allowance import Own, Shared, allowance
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[str]:
-    server = TcpFakeServer(("127.0.0.1", 0))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"redis://127.0.0.1:{server.server_address[1]}/0"
-    server.shutdown()
-    server.server_close()
 
 
 def test_l1_a_process_counts_for_itself() -> None:
@@ -39,10 +26,15 @@ def test_l1_a_process_counts_for_itself() -> None:
     assert 0 < found[3] <= 20
 
 
-def test_l2_replicas_count_together(redis: str) -> None:
+def test_l2_replicas_count_together() -> None:
+    """The Redis is fakeredis, which runs the scripts of `limits`; each replica has a client of its own."""
+    assert isinstance(allowance(3, "redis://127.0.0.1:1/0"), Shared)
+    assert isinstance(allowance(0, "redis://127.0.0.1:1/0"), Own), "no limit, nothing to count"
+    server = FakeServer()
+
     async def waits() -> list[float]:
-        replicas = [allowance(3, redis) for _ in range(2)]
-        assert all(isinstance(one, Shared) for one in replicas)
+        pools = [FakeAsyncRedis(server=server).connection_pool for _ in range(2)]
+        replicas = [Shared(3, "redis://127.0.0.1:1/0", connection_pool=pool) for pool in pools]
         turns = [(0, "a"), (1, "a"), (0, "a"), (1, "a"), (0, "a"), (1, "b")]
         return [await replicas[which].wait_seconds(tenant) for which, tenant in turns]
 
@@ -53,7 +45,7 @@ def test_l2_replicas_count_together(redis: str) -> None:
 
 def test_l3_without_the_redis_each_counts_for_itself(caplog: pytest.LogCaptureFixture) -> None:
     async def waits() -> list[float]:
-        gone = Shared(2, "redis://:hidden@127.0.0.1:1/0", timeout_seconds=0.2)
+        gone = Shared(2, "redis://:hidden@127.0.0.1:1/0", socket_connect_timeout=0.2)
         return [await gone.wait_seconds("a") for _ in range(3)]
 
     with caplog.at_level(logging.WARNING, "fst.gateway"):
