@@ -10,6 +10,7 @@ from fst.errors import ConfigError
 from fst.extras import require
 
 TIMEOUT_SECONDS = 1.0  # of the Redis
+SCHEMES = ("redis://", "rediss://", "redis+unix://")
 WARN_SECONDS = 60.0  # between two warnings that the Redis does not answer
 _log = logging.getLogger("fst.gateway")
 
@@ -55,6 +56,8 @@ class Shared:
 
         options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **options}
         try:
+            if not url.startswith(SCHEMES):
+                raise ValueError("another scheme")
             store = RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **options)
         except ValueError as exc:
             raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from exc
