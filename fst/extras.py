@@ -38,6 +38,7 @@ EXTRAS: dict[str, Extra] = {
             "sklearn": "scikit-learn",
         },
     ),
+    "limits": Extra("counting requests in a Redis", {"limits": "limits", "redis": "redis"}),
     "monitoring": Extra("watching traffic", {"evidently": "evidently", "pandas": "pandas", "sklearn": "scikit-learn"}),
     "pipelines": Extra("the pipeline", {"dvc": "dvc", "prefect": "prefect"}),
     "vllm": Extra("the engine vllm", {"vllm": "vllm"}),

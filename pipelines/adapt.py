@@ -59,7 +59,8 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
         get_ready()
         with account.says_how_it_failed(), device():
             adaptation = collect(project, domain, channel, since)
-            account.say("collected", problems=adaptation.problems, stage=adaptation.fast)
+            left_out = {"left_out": list(adaptation.left_out)} if adaptation.left_out else {}
+            account.say("collected", problems=adaptation.problems, stage=adaptation.fast, **left_out)
             ours = Project(root, adaptation)
             found = _make(ours, adaptation.fast, account, "fast")
             enough, slow_cycles = project.params.adapt.enough, project.params.adapt.slow_cycles

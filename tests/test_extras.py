@@ -87,6 +87,7 @@ def test_x4_what_is_missing_is_named(name: str, module: str, monkeypatch: pytest
         ("ingest --from-log letters", "evidently", "monitoring"),
         ("bench gateway", "starlette", "serving"),
         ("bench drift", "sklearn", "monitoring"),
+        ("bench poison", "sklearn", "monitoring"),
     ],
 )
 def test_x4_a_command_says_what_it_needs(

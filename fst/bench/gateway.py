@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from fst.bench.tokens import streamed
 from fst.config import Params
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
@@ -52,7 +53,7 @@ class Served:
 
 
 def serve(params: Params, seconds: float, minutes: float) -> Iterator[str]:
-    """Lines: added latency, throughput, then the soak (0 minutes: none)."""
+    """Lines: added latency, throughput, times of tokens in streams, then the soak (0 minutes: none)."""
     questions = [p.question for p in load_domain("lab/sort_desc", SplitSizes(256, 1, 1), 0).train]
     yield from asyncio.run(_compare(params, questions, seconds))
     if minutes:
@@ -87,6 +88,8 @@ async def _compare(params: Params, questions: list[str], seconds: float) -> list
                 if block:  # the first warms up
                     direct.append(alone)
                     through.append(over)
+            bodies = [_body(question) for question in questions]
+            streams = [await streamed(served.port, CHAT, bodies, clients, seconds) for clients in (1, CLIENTS)]
     finally:
         worker.close()
     own, gateway = (statistics.median(1000 * one.quantile(0.5) for one, _ in runs) for runs in (direct, through))
@@ -96,6 +99,10 @@ async def _compare(params: Params, questions: list[str], seconds: float) -> list
         f"{gateway - own:+.1f} ms (target: at most 5)",
         f"{CLIENTS} clients: {rate:.0f} requests/s by the engine alone, {served_rate:.0f} through the gateway: "
         f"ratio {served_rate / rate:.2f} (target: at least 0.95)",
+        *(
+            f"{clients} streaming client{'s' if clients > 1 else ''}: {found.says}"
+            for clients, found in zip((1, CLIENTS), streams, strict=True)
+        ),
     ]
 
 

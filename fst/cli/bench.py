@@ -99,6 +99,23 @@ def drift(*, windows: int = 200, trials: int = 40, settings: Settings = SETTINGS
 
 
 @bench.command
+def poison(*, trials: int = 20, settings: Settings = SETTINGS) -> None:
+    """Count how much of one tenant's false feedback becomes training data, and who is named for it.
+
+    The traffic and the answers to it are simulated.
+
+    Example: fst bench poison
+
+    Args:
+        trials: Adaptations for each share of false feedback.
+    """
+    require("monitoring")
+    from fst.bench.poison import poison
+
+    lines(poison(settings.read(), trials))
+
+
+@bench.command
 def proposals(*, trials: int = 2000, settings: Settings = SETTINGS) -> None:
     """Count how many proposals of a fast round are scored on all anchors, on simulated rewards.
 

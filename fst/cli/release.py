@@ -68,7 +68,8 @@ def rollback(
 def explain(reference: Reference, /, *, print_params: bool = False, settings: Settings = SETTINGS) -> None:
     """Show where a bundle comes from, and the commands that make it again.
 
-    Commit, data, parameters, the bundles it builds on, the ancestry of its prompts, the gate's decision.
+    Commit, data, whose feedback it learned from, parameters, the bundles it builds on, the ancestry of its prompts, the
+    gate's decision.
 
     Example: fst explain prod
 
@@ -81,6 +82,7 @@ def explain(reference: Reference, /, *, print_params: bool = False, settings: Se
     from fst.release.recipe import recipe_of
     from fst.release.references import References
     from fst.release.reproduce import head
+    from fst.serving.keys import tenants_of
 
     params = settings.read()
     references = References.of(params)
@@ -88,7 +90,7 @@ def explain(reference: Reference, /, *, print_params: bool = False, settings: Se
     if print_params:
         print(recipe_of(found.manifest, params, head(references.places.root)).params_yaml, end="")
     else:
-        explanation = explain(found, references.known())
+        explanation = explain(found, references.known(), tenants_of(params.serve.keys))
         show(explain_page(explanation), "to make it again:")
         show(*(f"  {visible(command)}".rstrip() for command in explanation.commands))
 

@@ -85,7 +85,8 @@ def simulate(
 def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings: Settings = SETTINGS) -> None:
     """Turn scored traffic of a domain into a problem file that DVC versions.
 
-    Comments on wrong answers become feedback that reflection reads. The file lies in data/traffic/, and the data suites
+    Comments on wrong answers become feedback that reflection reads. Tenants whose feedback contradicts the others' are
+    named and left out. The file lies in data/traffic/, and the data suites
     validate it; exit code 5: it broke a critical expectation.
 
     Example: fst ingest --from-log letters
@@ -104,12 +105,16 @@ def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings:
     from fst.monitoring.collected import collected
     from fst.release.adaptation import FOLDER
     from fst.stages.places import Places
-    from fst.traffic.problems import agreed, write_problems
+    from fst.traffic.problems import write_problems
 
     places = Places()
     found = collected(Path(params.traffic.folder), places.monitoring, from_log, since)
-    pairs = agreed(found.pairs, params.adapt.max_problems)
-    file = write_problems(pairs, Path(FOLDER), from_log, found.comments)
+    named = found.suspects
+    found = found.without(named)
+    pairs = found.lessons(params)
+    file = write_problems(pairs, Path(FOLDER), from_log, found.comments, found.tellers)
+    for suspect in named:
+        print(f"left out: {suspect.sentence}")
     print(table(check_raw(f"jsonl:{file}", places.raw_page(file.stem))))
     if not no_dvc:
         done = subprocess.run(

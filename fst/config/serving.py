@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fst.config.section import Number, Section
+from fst.config.section import Number, Section, Texts
 
 
 class ServeParams(Section):
@@ -15,8 +15,18 @@ class ServeParams(Section):
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs `keys`")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: a free one")
     keys: str = Field("", description="file of API keys (`fst keys add`); empty: no keys, loopback only")
+    allowed_hosts: Texts = Field(
+        (),
+        description="names in the header Host that it answers to, besides loopback's; empty: with keys every name, "
+        "without keys loopback's alone",
+    )
     max_body_bytes: int = Field(262_144, ge=1024, description="longest request body, in bytes")
     requests_per_minute: int = Field(0, ge=0, description="requests per tenant and minute; 0: no limit")
+    limits_url: str = Field(
+        "",
+        description="Redis in which all replicas count them together, as redis://HOST:PORT/DATABASE; `env:NAME` reads "
+        "it from the environment; empty: each for itself",
+    )
     max_waiting: int = Field(256, ge=1, description="requests in progress at once; further ones get status 429")
     timeout_seconds: Number = Field(60.0, ge=0, description="longest wait for the next token of an answer")
     drain_seconds: Number = Field(20.0, ge=0, description="time that running requests have at a shutdown")
@@ -71,4 +81,11 @@ class AdaptParams(Section):
     wait_seconds: Number = Field(120.0, ge=0, description="longest wait for `min_problems`")
     fast_cycles: int = Field(1, ge=1, description="fast rounds")
     slow_cycles: int = Field(4, ge=0, description="cycles with RL steps; 0: the weights stay as they are")
+    tenant_share: Number = Field(
+        0.5,
+        ge=0.01,
+        le=1,
+        description="share of the problems that one tenant's feedback may make, where several tenants gave any; more "
+        "where fewer than `min_problems` would remain",
+    )
     enough: Number = Field(0.7, ge=0, le=1, description="mean reward after the fast rounds that makes RL unnecessary")

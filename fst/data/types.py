@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fst.config import Params
 
 SPLITS = ("train", "validation", "test")
+TENANTS = "tenants"  # the key of a problem's meta with those whose feedback it was made of
 EXACT: Mapping[str, Any] = {"name": "exact"}  # the verifier of problems that name none
 
 

@@ -50,13 +50,15 @@ class Sampling:
 @dataclass(frozen=True)
 class Ask:
     """A request that is served: its tokens, and how to answer it. `adapter` is a name that `Engine.load` gave, None for
-    the base; temperature 0 is greedy. The same ask under the same weights gets the same answer."""
+    the base; temperature 0 is greedy; a token is one of the likeliest that together have the probability `top_p`. The
+    same ask under the same weights gets the same answer."""
 
     tokens: tuple[int, ...]
     adapter: str | None
     max_new_tokens: int
     temperature: float
     seed: int
+    top_p: float = 1.0
 
 
 @dataclass(eq=False)
@@ -132,9 +134,11 @@ def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[
         yield batch
 
 
-def _draw(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (rows,) from logits (rows, vocabulary), temperatures (rows,) and noise (rows,) in [0, 1), and their
-    log-probabilities (rows,) at temperature 1, in nats."""
+def _draw(
+    logits: torch.Tensor, temperatures: torch.Tensor, top_ps: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (rows,) from logits (rows, vocabulary), temperatures and top_p (rows,) and noise (rows,) in [0, 1), and
+    their log-probabilities (rows,) at temperature 1, in nats."""
     likely = torch.softmax(logits, -1)
     warm = temperatures > 0
     if not bool(warm.any()):
@@ -143,6 +147,8 @@ def _draw(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor)
         tempered = likely
         if not bool((temperatures == 1).all()):
             tempered = torch.softmax(logits / torch.where(warm, temperatures, 1.0)[:, None], -1)
+        if bool((top_ps < 1).any()):
+            tempered = _nucleus(tempered, top_ps)
         mass = tempered.cumsum(-1)
         chosen = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(
             max=mass.shape[-1] - 1
@@ -150,6 +156,15 @@ def _draw(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Tensor)
         if not bool(warm.all()):
             chosen = torch.where(warm, chosen, logits.argmax(-1))
     return chosen, likely.gather(-1, chosen[:, None])[:, 0].log()
+
+
+def _nucleus(likely: torch.Tensor, top_ps: torch.Tensor) -> torch.Tensor:
+    """Probabilities (rows, vocabulary) without those outside of each row's nucleus: the likeliest tokens, as few as
+    together have `top_p` (Holtzman et al. 2020). A row with top_p 1 stays as it is."""
+    ordered, order = likely.sort(dim=-1, descending=True, stable=True)
+    limits = torch.where(top_ps < 1, top_ps, 2.0)[:, None]  # sums may round to 1 before their end
+    kept = ordered.where(ordered.cumsum(-1) - ordered < limits, 0.0)
+    return torch.zeros_like(likely).scatter(-1, order, kept)
 
 
 def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
@@ -185,6 +200,7 @@ class Decoder:
         self.chosen = torch.tensor([ask.tokens[-1] for ask in asks], device=device)
         self.drawn = torch.zeros(len(asks), dtype=torch.long, device=device)  # tokens of each row so far
         self.temperatures = torch.tensor([ask.temperature for ask in asks], device=device)
+        self.top_ps = torch.tensor([ask.top_p for ask in asks], device=device)
         self.noise = _noise(asks, device)
 
     @property
@@ -211,7 +227,7 @@ class Decoder:
         )
         logits = out.logits[:, -1].float()
         noise = self.noise.gather(-1, self.drawn[:, None].clamp(max=self.noise.shape[-1] - 1))[:, 0]
-        self.chosen, likely = _draw(logits, self.temperatures, noise)
+        self.chosen, likely = _draw(logits, self.temperatures, self.top_ps, noise)
         self.drawn = self.drawn + 1
         told = []
         for row, token, logprob in zip(self.rows, self.chosen.tolist(), likely.tolist(), strict=True):
@@ -233,3 +249,4 @@ class Decoder:
         self.rows = [self.rows[place] for place in places]
         self.mask, self.positions, self.chosen = self.mask[keep], self.positions[keep], self.chosen[keep]
         self.drawn, self.temperatures, self.noise = self.drawn[keep], self.temperatures[keep], self.noise[keep]
+        self.top_ps = self.top_ps[keep]

@@ -8,7 +8,6 @@ never stops the watching."""
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import httpx
 from apprise import Apprise, AppriseAsset, NotifyFormat
 
 from fst.config import AlertParams
+from fst.environment import from_environment
 from fst.errors import ConfigError
 
 Sink = Callable[["Alert"], object]
@@ -75,7 +75,7 @@ def channels(params: AlertParams) -> list[Sink]:
     if params.slack:
         found.append(_channel("alerts.slack", params.slack, lambda alert: {"text": alert.sentence}, params))
     if params.email_to:
-        addresses = {"from": params.email_from, "to": _value("alerts.email_to", params.email_to)}
+        addresses = {"from": params.email_from, "to": from_environment("alerts.email_to", params.email_to)}
         query = urlencode({**addresses, "smtp": params.smtp_host, "mode": "insecure", "format": "text"})
         url = f"mailto://{params.smtp_host}:{params.smtp_port}?{query}"
         found.append(_notifying("alerts.email_to", url, params))
@@ -95,7 +95,7 @@ def tell(alert: Alert, sinks: list[Sink]) -> None:
 
 
 def _channel(key: str, value: str, body: Callable[[Alert], Any], params: AlertParams) -> Sink:
-    url = _value(key, value)
+    url = from_environment(key, value)
     return _posting(url, body, params) if url.startswith(("http://", "https://")) else _notifying(key, url, params)
 
 
@@ -121,13 +121,3 @@ def _notifying(key: str, url: str, params: AlertParams) -> Sink:
             raise ConnectionError
 
     return notify
-
-
-def _value(key: str, value: str) -> str:
-    """A parameter's value, or that of the environment variable which it names as `env:NAME`."""
-    if not value.startswith("env:"):
-        return value
-    found = os.environ.get(value.removeprefix("env:"))
-    if not found:
-        raise ConfigError(f"{key}: the environment has no {value.removeprefix('env:')}; set it, or clear the parameter")
-    return found

@@ -1,18 +1,27 @@
 """The problems of a domain in the traffic (its questions with the right answers that feedback gave, and its comments on
-wrong ones), and the adaptation that they make possible."""
+wrong ones), and the adaptation that they make possible. Tenants whose feedback contradicts the others' are left out
+(fst/traffic/trust.py)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from fst.config import Params
+from fst.errors import DataError
 from fst.monitoring.watcher import newcomers_of
 from fst.release.adaptation import Adaptation, plan
+from fst.serving.router import Router, embed
 from fst.stages.places import Places
 from fst.traffic.log import Feedback, Request, exchanges, read
-from fst.traffic.problems import Pair
+from fst.traffic.problems import Pair, agreed
+from fst.traffic.trust import LEAST, Suspect, Tally, fair, suspects
 
+ALIKE = 0.9  # cosine from which two questions should have one answer
+MOST_COMPARED = 2000  # the newest answers, which say whom to believe
 Told = tuple[Request, Feedback]
 
 
@@ -32,6 +41,59 @@ class Collected:
         """The last comment on an answer to each question that was not right."""
         wrong = [(request, said) for request, said in self.told if said.reward is None or said.reward < 1]
         return {request.question: said.comment for request, said in wrong if said.comment.strip()}
+
+    @property
+    def tellers(self) -> dict[str, list[str]]:
+        """The tenants that gave the answer to each question."""
+        found: dict[str, dict[str, None]] = {}
+        for request, said in self.told:
+            found.setdefault(request.question, {})[said.tenant] = None
+        return {question: list(tenants) for question, tenants in found.items()}
+
+    @property
+    def suspects(self) -> list[Suspect]:
+        """The tenants whose feedback contradicts the others'."""
+        told = self.told[-MOST_COMPARED:]
+        found = suspects(Tally.count(_by_release(told)), "the served responses")
+        others = suspects(Tally.count(_by_others(told)), "other tenants' answers to questions alike")
+        return [*found, *(s for s in others if s.tenant not in {suspect.tenant for suspect in found})]
+
+    def without(self, found: Sequence[Suspect]) -> Collected:
+        """The rest, without the feedback of tenants."""
+        named = {suspect.tenant for suspect in found}
+        return Collected(tuple(one for one in self.told if one[1].tenant not in named))
+
+    def lessons(self, params: Params) -> list[Pair]:
+        """The problems to learn: distinct, with one answer each, the newest, of no tenant more than its share."""
+        pairs, tellers, adapt = agreed(self.pairs, len(self.told)), self.tellers, params.adapt
+        tenants = [tellers[question][-1] for question, _ in pairs]
+        return [pairs[i] for i in fair(tenants, adapt.tenant_share, adapt.min_problems, adapt.max_problems)]
+
+
+def _by_release(told: Sequence[Told]) -> Iterator[tuple[str, bool]]:
+    """(tenant, whether the verifier calls the served response right by its answer), of questions as other tenants ask
+    them: a tenant that asks other things may well meet a release that cannot do them."""
+    scored = [(request, said) for request, said in told if said.scored_by == "verifier" and said.reward is not None]
+    for tenant in {said.tenant for _, said in scored}:
+        mine = [one for one in scored if one[1].tenant == tenant]
+        others = [request.question for request, said in scored if said.tenant != tenant]
+        if len(mine) < LEAST or len(others) < LEAST:
+            continue
+        routes = Router({"others": others}).routes([request.question for request, _ in mine])
+        yield from ((tenant, (said.reward or 0) >= 0.5) for (_, said), r in zip(mine, routes, strict=True) if r.known)
+
+
+def _by_others(told: Sequence[Told]) -> Iterator[tuple[str, bool]]:
+    """(tenant, whether the nearest question of another tenant has the same answer), where one is alike."""
+    if not told:
+        return
+    vectors = embed([request.question for request, _ in told]).astype(np.float32)
+    tenants = np.array([said.tenant for _, said in told])
+    answers = [(said.answer or "").strip().casefold() for _, said in told]
+    for i, tenant in enumerate(tenants):
+        near = np.where(tenants == tenant, -1.0, vectors @ vectors[i])
+        if near[nearest := int(near.argmax())] >= ALIKE:
+            yield str(tenant), answers[i] == answers[nearest]
 
 
 def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> Collected:
@@ -58,4 +120,11 @@ def plan_adaptation(params: Params, places: Places, domain: str, channel: str, s
     """The adaptation of a domain to its traffic since a time (seconds since the epoch). Raises DataError while there
     are too few problems, ConfigError when the channel has no release or it cannot be built on."""
     found = collected(places.root / params.traffic.folder, places.monitoring, domain, since)
-    return plan(params, places, domain, found.pairs, channel, found.comments)
+    named = found.suspects
+    rest = found.without(named)
+    left_out = tuple(suspect.sentence for suspect in named)
+    try:
+        made = plan(params, places, domain, rest.lessons(params), channel, rest.comments, rest.tellers)
+    except DataError as exc:
+        raise DataError("; ".join([str(exc), *left_out])) from exc
+    return replace(made, left_out=left_out)

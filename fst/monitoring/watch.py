@@ -19,6 +19,7 @@ from fst.monitoring.calibration import Thresholds
 from fst.monitoring.newcomers import EXAMPLES, Newcomer, clusters, name_for
 from fst.monitoring.signals import Reference, columns_of, distance, is_worse, mix_distance
 from fst.traffic.log import Exchange, Request
+from fst.traffic.trust import FAR, Tally, suspects
 
 PAST_WINDOWS = 5  # windows that the mix of the next one is compared with
 
@@ -109,8 +110,8 @@ class Watch:
             if len(streak) >= self.params.windows_in_a_row and now >= self.quiet_until.get(domain, 0.0):
                 self.quiet_until[domain] = now + self.params.cool_down_seconds
                 mine = [e.request.question for e in window if e.request.domain == domain]
-                examples = tuple(mine[:5])
-                alerts.append(Alert(now, streak[0], "drifted", domain, self.channel, self.release, beyond, examples))
+                examples, signals = tuple(mine[:5]), (*beyond, *_contradicting(window, domain))
+                alerts.append(Alert(now, streak[0], "drifted", domain, self.channel, self.release, signals, examples))
                 streak.clear()
         return alerts
 
@@ -125,3 +126,18 @@ class Watch:
         found = Newcomer(name, tuple(dict.fromkeys(texts))[:EXAMPLES], min(request.at for request in mine))
         self.newcomers[name] = found
         return found
+
+
+def _contradicting(window: Sequence[Exchange], domain: str) -> list[dict[str, Any]]:
+    """A signal for each tenant whose feedback contradicts the others': how many of its answers are confirmed."""
+    told = [e.feedback for e in window if e.request.domain == domain and e.feedback]
+    scored = [(said.tenant, said.reward >= 0.5) for said in told if said.reward is not None]
+    return [
+        {
+            "domain": domain,
+            "signal": f"feedback of {suspect.tenant} contradicts the others', confirmed",
+            "score": suspect.tally.confirmed / suspect.tally.of,
+            "threshold": FAR * suspect.median,
+        }
+        for suspect in suspects(Tally.count(scored), "the served responses")
+    ]

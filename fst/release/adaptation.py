@@ -31,7 +31,7 @@ from fst.stages.places import BASE, Places
 from fst.stages.workspace import Workspace
 from fst.store.bundle import MANIFEST, Bundle, write_bundle
 from fst.store.releases import Releases
-from fst.traffic.problems import NO_COMMENTS, Pair, agreed, write_problems
+from fst.traffic.problems import NO_COMMENTS, NOBODY, Pair, Tellers, agreed, write_problems
 from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
@@ -45,7 +45,8 @@ class Adaptation:
     """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
     how many there are; `production` is the id of the release on `channel` that is adapted, and `start` the stage that
     made it. `answer` is how answers are found in responses of the domain, as it is served now, and `verifier` what
-    scores them (empty: equality); both are empty for a new one."""
+    scores them (empty: equality); both are empty for a new one. `left_out` says, a sentence each, which tenants'
+    feedback was not used."""
 
     domain: str
     data: str
@@ -55,6 +56,7 @@ class Adaptation:
     answer: AnswerSetting = ""
     verifier: str = ""
     production: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def fast(self) -> str:
@@ -103,9 +105,10 @@ def plan(
     pairs: list[Pair],
     channel: str,
     comments: Mapping[str, str] = NO_COMMENTS,
+    tellers: Tellers = NOBODY,
 ) -> Adaptation:
-    """Write the problems down, with the comments on their questions, and find what to build on. Raises DataError when
-    there are too few, ConfigError when there is no production."""
+    """Write the problems down, with the comments on their questions and who gave their answers, and find what to build
+    on. Raises DataError when there are too few, ConfigError when there is no production."""
     clear = agreed(pairs, params.adapt.max_problems)
     if len(clear) < params.adapt.min_problems:
         raise DataError(
@@ -115,7 +118,7 @@ def plan(
     production = production_of(params, places, channel)
     start = restore_candidate(production, places)
     restore_problems(production, places)
-    file = write_problems(clear, places.root / FOLDER, domain, comments)
+    file = write_problems(clear, places.root / FOLDER, domain, comments, tellers)
     served = production.manifest["domains"].get(domain)
     answer: AnswerSetting = answer_mode(served["spec"]) if served else ""
     verifier = text_of(served.get("verifier", {})) if served else ""

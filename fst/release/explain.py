@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
+from fst.data.types import TENANTS
 from fst.release.recipe import CHANGED
 from fst.release.references import Known
 from fst.release.views import trained
 from fst.stages.places import BASE
 from fst.store.bundle import Bundle
+from fst.traffic.trust import mark
 
 _BASES = "the base: it serves no domain"
 
@@ -43,11 +45,13 @@ class Ancestor:
 @dataclass(frozen=True)
 class Explanation:
     """Everything that leads back from a bundle. `facts` are (name, value); `ancestry` holds, by domain, the shipped
-    prompts, best first; `gate` is the decision, None for a candidate."""
+    prompts, best first; `gate` is the decision, None for a candidate; `tenants` are those whose feedback problems were
+    made of."""
 
     id: str
     facts: tuple[tuple[str, str], ...]
     data: tuple[tuple[str, str, str], ...]  # (domain, spec, sha256)
+    tenants: tuple[tuple[str, str, int], ...]  # (domain, mark and name, problems)
     chain: tuple[Link, ...]
     ancestry: Mapping[str, tuple[Ancestor, ...]]
     gate: Mapping[str, Any] | None
@@ -55,13 +59,15 @@ class Explanation:
     commands: tuple[str, ...]
 
 
-def explain(bundle: Bundle, known: Iterable[Known]) -> Explanation:
-    """`known` are the bundles that can be looked up; the chain ends where one is missing."""
+def explain(bundle: Bundle, known: Iterable[Known], names: Iterable[str] = ()) -> Explanation:
+    """`known` are the bundles that can be looked up; the chain ends where one is missing. `names` are those of tenants
+    that may stand behind the marks in the bundle."""
     manifest, known = bundle.manifest, list(known)
     return Explanation(
         id=bundle.id,
         facts=tuple(_facts(bundle)),
         data=tuple((d, facts["spec"], facts["data_sha256"]) for d, facts in manifest["domains"].items()),
+        tenants=tuple(_tenants(manifest, names)),
         chain=tuple(chain(manifest, known)),
         ancestry={domain: ancestors(entry) for domain, entry in bundle.prompts().items()},
         gate=bundle.gate(),
@@ -134,6 +140,13 @@ def commands(bundle: Bundle, apart: bool = False) -> Sequence[str]:
         f"dvc repro --force --no-run-cache {target}",
         check,
     ]
+
+
+def _tenants(manifest: Mapping[str, Any], names: Iterable[str]) -> Iterable[tuple[str, str, int]]:
+    known = {mark(name): name for name in names}
+    for domain, facts in manifest["domains"].items():
+        for tenant, count in sorted(facts.get(TENANTS, {}).items(), key=lambda one: (-one[1], one[0])):
+            yield domain, f"{tenant} ({known[tenant]})" if tenant in known else tenant, count
 
 
 def _facts(bundle: Bundle) -> Iterable[tuple[str, str]]:

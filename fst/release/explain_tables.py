@@ -19,6 +19,8 @@ def explain_page(found: Explanation) -> RenderableType:
     parts: list[RenderableType] = [facts_table(found.facts)]
     if found.data:
         parts.append(_data(found))
+    if found.tenants:
+        parts.append(_tenants(found))
     parts += [_params(found), _chain(found)]
     parts += [_ancestry(domain, prompts) for domain, prompts in found.ancestry.items()]
     parts.append(decision_page(found.gate) if found.gate else text("No gate has judged it: it is a candidate."))
@@ -31,6 +33,15 @@ def _data(found: Explanation) -> Table:
         table.add_column(name, overflow="fold")
     for domain, spec, sha256 in found.data:
         table.add_row(text(domain), text(spec), text(sha256))
+    return table
+
+
+def _tenants(found: Explanation) -> Table:
+    table = Table(title="whose feedback the problems were made of", title_justify="left", title_style="bold")
+    for name in ("domain", "tenant", "problems"):
+        table.add_column(name, overflow="fold")
+    for domain, tenant, problems in found.tenants:
+        table.add_row(text(domain), text(tenant), text(str(problems)))
     return table
 
 

@@ -11,6 +11,8 @@ Rules, each with the number it judged (all are evaluated, so that a refusal is c
  coverage    every domain that production serves has held-out problems and is served by the candidate
  kl          KL from the base, at most `max_kl` on each domain
  prompt      tokens of each domain's best prompt, at most `max_prompt_tokens`
+ feedback    refuses nothing: held-out problems of a tenant whose feedback contradicts the others' are left out of all
+             comparisons, and the tenant is named (fst/traffic/trust.py; the candidate's answers are the evidence)
  cost        tokens an answer beside its prompt's, at most `max_cost_ratio` of production's, on each domain that
              production serves; prompts have their own rule, and requests share them
 """
@@ -18,13 +20,15 @@ Rules, each with the number it judged (all are evaluated, so that a refusal is c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from fst.config import GateParams
+from fst.data.types import TENANTS
+from fst.traffic.trust import FAR, Suspect, Tally, suspects
 
 Entry = Mapping[str, Any]  # a domain's entry of evaluation.json
 Verdict = Literal["release", "refuse"]
@@ -84,8 +88,11 @@ class Decision:
 
 def decide(candidate: str, production: str | None, cases: Sequence[Case], limits: GateParams) -> Decision:
     """Judge a candidate (by its id) against production, by `Params.gate_limits`. Deterministic for `limits.seed`."""
+    named = {case.domain: _suspects(case) for case in cases}
+    cases = [_without(case, {suspect.tenant for suspect in named[case.domain]}) for case in cases]
     intervals = bootstrap(cases, limits)
     findings = [*_reward(intervals[""], limits), *(f for case in cases for f in _domain(case, intervals, limits))]
+    findings += [_feedback(domain, suspect) for domain, found in named.items() for suspect in found]
     verdict: Verdict = "release" if all(f.passed for f in findings) else "refuse"
     return Decision(verdict, candidate, production, tuple(findings), intervals, limits)
 
@@ -148,6 +155,36 @@ def _domain(case: Case, intervals: Mapping[str, Interval], limits: GateParams) -
         cost, before = (entry["tokens_per_answer"] - entry["prompt_tokens"] for entry in (ours, theirs))
         says = "{0:.2f} of production's tokens an answer, prompts aside"
         yield _at_most("cost", name, _figure(cost / max(1e-9, before)), limits.max_cost_ratio, says)
+
+
+def _suspects(case: Case) -> list[Suspect]:
+    """The tenants to whose held-out problems the candidate has far fewer right answers than to the others'."""
+    if case.candidate is None:
+        return []
+    rewards = case.candidate["problems"]
+    held_out = {tenant: found["held_out"] for tenant, found in case.candidate.get(TENANTS, {}).items()}
+    right = [(tenant, rewards[key] >= 0.5) for tenant, keys in held_out.items() for key in keys if key in rewards]
+    return suspects(Tally.count(right), "the candidate")
+
+
+def _without(case: Case, named: Collection[str]) -> Case:
+    """A case without the held-out problems that only these tenants' feedback made."""
+    if case.candidate is None or not named:
+        return case
+    told = {tenant: set(found["held_out"]) for tenant, found in case.candidate[TENANTS].items()}
+    kept = set().union(*(keys for tenant, keys in told.items() if tenant not in named))
+    gone = set().union(*(told[tenant] for tenant in named)) - kept
+
+    def rest(entry: Entry | None) -> Entry | None:
+        return entry and {**entry, "problems": {k: v for k, v in entry["problems"].items() if k not in gone}}
+
+    return dataclasses.replace(case, candidate=rest(case.candidate), production=rest(case.production))
+
+
+def _feedback(domain: str, suspect: Suspect) -> Finding:
+    rate = _figure(suspect.tally.confirmed / suspect.tally.of)
+    says = f"{domain}: {suspect.sentence}; its held-out problems are left out"
+    return Finding("feedback", domain, True, rate, _figure(FAR * suspect.median), says)
 
 
 def _at_most(rule: str, domain: str, value: float, limit: float, says: str) -> Finding:

@@ -227,7 +227,7 @@ class Answering:
 
     @staticmethod
     def _asking(plan: Plan, asked: Asked, index: int) -> Ask:
-        return Ask(plan.ids, plan.release.adapter, asked.max_tokens, asked.temperature, asked.seed + index)
+        return Ask(plan.ids, plan.release.adapter, asked.max_tokens, asked.temperature, asked.seed + index, asked.top_p)
 
 
 def _known(release: Release) -> str:

@@ -5,30 +5,35 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from fst.config import ServeParams
+from fst.environment import from_environment
 from fst.errors import EngineError, FstError, VerifierError
 from fst.serving import openai
+from fst.serving.allowance import allowance
 from fst.serving.answering import MODEL, Answering
-from fst.serving.feedback import reward_of
-from fst.serving.keys import Allowance, Caller, Keys
+from fst.serving.door import Door
+from fst.serving.feedback import reward_of, said
+from fst.serving.keys import Caller, Keys, Right
 from fst.serving.openai import Asked, BadRequest
 from fst.serving.patience import unless_gone
-from fst.traffic.log import Feedback
+from fst.serving.replies import SAFE, Busy, event, failure, reply
 
 log = logging.getLogger("fst.gateway")
-SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+JSON = "application/json"
+SAYS: dict[Right, str] = {"ask": "ask", "feedback": "give feedback", "admin": "roll back"}
 Handler = Callable[[Request, Caller], Awaitable[Response]]
 
 
@@ -38,7 +43,7 @@ class Gateway:
     def __init__(self, answering: Answering, params: ServeParams, keys: Keys, max_new_tokens: int) -> None:
         self.answering, self.params, self.keys, self.most_tokens = answering, params, keys, max_new_tokens
         self.live, self.metrics = answering.live, answering.metrics
-        self.allowance = Allowance(params.requests_per_minute)
+        self.allowance = allowance(params.requests_per_minute, from_environment("serve.limits_url", params.limits_url))
         self.in_hand = 0
         self.draining = False
         self.began = time.time()
@@ -46,17 +51,18 @@ class Gateway:
     def app(self, pages: Sequence[BaseRoute] = ()) -> Starlette:
         """The ASGI application, with `pages` as further routes. Its lifespan starts and ends the engine."""
         routes: list[BaseRoute] = [
-            Route("/v1/chat/completions", self._guarded(self._completions), methods=["POST"]),
-            Route("/v1/completions", self._guarded(self._completions), methods=["POST"]),
+            Route("/v1/chat/completions", self._guarded(self._completions, "ask"), methods=["POST"]),
+            Route("/v1/completions", self._guarded(self._completions, "ask"), methods=["POST"]),
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
-            Route("/v1/feedback", self._guarded(self._feedback), methods=["POST"]),
-            Route("/admin/rollback", self._guarded(self._rollback, admin=True), methods=["POST"]),
+            Route("/v1/feedback", self._guarded(self._feedback, "feedback"), methods=["POST"]),
+            Route("/admin/rollback", self._guarded(self._rollback, "admin"), methods=["POST"]),
             Route("/admin/state", self._guarded(self._state), methods=["GET"]),
             Route("/healthz", self._health, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
             *pages,
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan)
+        door = Middleware(Door, self.keys, self.params.allowed_hosts)
+        return Starlette(routes=routes, lifespan=self._lifespan, middleware=[door])
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -73,14 +79,16 @@ class Gateway:
 
     # -- authentication, errors and accounting ----------------------------------------------------------
 
-    def _guarded(self, handler: Handler, admin: bool = False) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, handler: Handler, right: Right | None = None) -> Callable[[Request], Awaitable[Response]]:
+        """The handler, for callers whose key is known and has the right (None: any key)."""
+
         async def guarded(request: Request) -> Response:
             started, caller = time.monotonic(), None
             try:
-                caller = self._admitted(request, admin)
+                caller = await self._admitted(request, right)
                 response = await handler(request, caller)
             except BadRequest as exc:
-                response = failure(str(exc), exc.status, exc.code, getattr(exc, "seconds", None))
+                response = failure(str(exc), exc.status, exc.code, getattr(exc, "seconds", None), exc.param)
             except EngineError as exc:
                 response = failure(str(exc), 503, "engine_unavailable", 2)
             except FstError as exc:
@@ -96,7 +104,7 @@ class Gateway:
 
         return guarded
 
-    def _admitted(self, request: Request, admin: bool) -> Caller:
+    async def _admitted(self, request: Request, right: Right | None) -> Caller:
         """The caller of a request that is admitted. Raises BadRequest."""
         for name in ("x-fst-domain", "authorization"):
             if any(ord(c) < 32 or ord(c) == 127 for c in request.headers.get(name, "")):
@@ -104,13 +112,23 @@ class Gateway:
         caller = self.keys.caller(request.headers.get("authorization", ""))
         if caller is None:
             raise BadRequest("no such key; send one as `Authorization: Bearer KEY`", 401, "invalid_api_key")
-        if admin and caller.role != "admin":
-            raise BadRequest("this needs the key of an admin (`fst keys add NAME --admin`)", 403, "forbidden")
+        if right and not caller.may(right):
+            raise BadRequest(
+                f"this needs a key with another role ({caller.role} may not {SAYS[right]})", 403, "forbidden"
+            )
         if self.draining:
             raise Busy("the gateway is being stopped", 503, 5)
-        if wait := self.allowance.wait_seconds(caller.tenant):
+        if wait := await self.allowance.wait_seconds(caller.tenant):
             raise Busy(f"more than {self.params.requests_per_minute} requests a minute", 429, wait)
         return caller
+
+    async def _values(self, request: Request) -> dict[str, Any]:
+        """The JSON object in a request's body. Raises BadRequest; for another content type too, since a browser sends
+        JSON across sites only where a server agrees to it, and plain text without asking."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != JSON:
+            raise BadRequest(f"Content-Type: expected {JSON}", 415, "unsupported_media_type")
+        return openai.parse_json(await self._body(request))
 
     async def _body(self, request: Request) -> bytes:
         """The body of a request. Raises BadRequest as soon as it is known to exceed `serve.max_body_bytes`. Starlette's
@@ -154,7 +172,7 @@ class Gateway:
         self.in_hand += 1
         counted = True
         try:
-            values = openai.parse_json(await self._body(request))
+            values = await self._values(request)
             asked = openai.parse_request(values, self.most_tokens, request.url.path.endswith("/chat/completions"))
             plan = self.answering.plan(asked, request.headers.get("x-fst-domain", ""))
             if asked.stream:
@@ -178,19 +196,19 @@ class Gateway:
         try:
             if asked.chat:
                 for index in range(asked.n):
-                    yield _event(openai.chunk(plan.id, asked, asked.model, index, None, None))
+                    yield event(openai.chunk(plan.id, asked, asked.model, index, None, None))
             async for index, text, finish in self.answering.stream(plan, asked, caller.tenant):
                 written += 1
                 if text:
-                    yield _event(openai.chunk(plan.id, asked, asked.model, index, text, None))
+                    yield event(openai.chunk(plan.id, asked, asked.model, index, text, None))
                 if finish:
-                    yield _event(openai.chunk(plan.id, asked, asked.model, index, "", finish))
+                    yield event(openai.chunk(plan.id, asked, asked.model, index, "", finish))
             if asked.usage:
-                yield _event(openai.last_chunk(plan.id, asked, asked.model, (len(plan.ids), written)))
+                yield event(openai.last_chunk(plan.id, asked, asked.model, (len(plan.ids), written)))
             yield b"data: [DONE]\n\n"
         except (EngineError, TimeoutError) as exc:
             status = 503 if isinstance(exc, EngineError) else 504
-            yield _event(openai.error(str(exc) or "no token in time", "engine_unavailable"))
+            yield event(openai.error(str(exc) or "no token in time", "engine_unavailable"))
         finally:
             self.in_hand -= 1
             self._account(request, status, plan.headers, caller, time.monotonic() - started)
@@ -202,37 +220,25 @@ class Gateway:
         return reply({"object": "list", "data": data})
 
     async def _feedback(self, request: Request, caller: Caller) -> Response:
-        values = openai.parse_json(await self._body(request))
-        response, answer, reward, comment = (values.get(key) for key in ("id", "answer", "reward", "comment"))
-        if not isinstance(response, str) or not isinstance(answer, (str, type(None))):
-            raise BadRequest("id and answer: expected texts")
-        if not isinstance(comment, (str, type(None))):
-            raise BadRequest("comment: expected a text")
-        is_number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
-        if reward is not None and not (is_number and 0 <= reward <= 1):
-            raise BadRequest("reward: expected a number from 0 to 1")
-        if answer is None and reward is None and not comment:
-            raise BadRequest("say something: an answer, a reward or a comment")
-        found = self.answering.responses.get(response, caller.tenant)
+        told = said(await self._values(request), caller.tenant)
+        found = self.answering.responses.get(told.id, caller.tenant)
         if found is None:
             raise BadRequest("no response of yours has that id", 404, "unknown_response")
-        scored_by, production = "client", self.live.production
-        if answer is not None and production:
+        if told.answer is not None and self.live.production:
             try:
-                scored = reward_of(found, answer, production.manifest)
+                scored = reward_of(found, told.answer, self.live.production.manifest)
             except VerifierError as exc:
                 raise BadRequest(f"answer: {exc}") from exc
             if scored is not None:
-                reward, scored_by = scored, "verifier"
-        said = Feedback(response, time.time(), caller.tenant, reward, answer, comment or "", scored_by)  # type: ignore[arg-type]
-        self.answering.log.append(said)
-        if reward is not None:
-            self.metrics.rewards.labels(found.domain).observe(reward)
-            self.live.scored(found.release, reward)
-        return reply({"id": response, "reward": reward, "scored_by": scored_by})
+                told = replace(told, reward=scored, scored_by="verifier")
+        self.answering.log.append(told)
+        if told.reward is not None:
+            self.metrics.rewards.labels(found.domain).observe(told.reward)
+            self.live.scored(found.release, told.reward)
+        return reply({"id": told.id, "reward": told.reward, "scored_by": told.scored_by})
 
     async def _rollback(self, request: Request, caller: Caller) -> Response:
-        values = openai.parse_json(await self._body(request))
+        values = await self._values(request)
         to, channel = values.get("to"), values.get("channel", self.live.channel)
         if not isinstance(to, (str, type(None))) or not isinstance(channel, str):
             raise BadRequest("to and channel: expected texts")
@@ -276,25 +282,3 @@ class Gateway:
         self.metrics.restarts.set(self.answering.worker.restarts)
         self.metrics.swaps.set(self.live.swaps)
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4", headers=SAFE)
-
-
-class Busy(BadRequest):
-    """A refusal for the moment; `seconds` is the header Retry-After."""
-
-    def __init__(self, message: str, status: int, seconds: float) -> None:
-        super().__init__(message, status, "busy")
-        self.seconds = seconds
-
-
-def reply(values: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    body = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return Response(body, status, {**SAFE, **(headers or {})}, "application/json")
-
-
-def failure(message: str, status: int, code: str, wait_seconds: float | None = None) -> Response:
-    headers = {"Retry-After": str(max(1, math.ceil(wait_seconds)))} if wait_seconds else {}
-    return reply(openai.error(message, code), status, headers)
-
-
-def _event(values: Any) -> bytes:
-    return b"data: " + json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from fst.models.engines.registry import engine_class, load_engine
 from fst.models.reader import load_reader
 from fst.serving.answering import Answering
 from fst.serving.app import Gateway
+from fst.serving.door import is_loopback
 from fst.serving.encode import Encoder
 from fst.serving.feedback import Responses
 from fst.serving.keys import Keys
@@ -38,7 +38,7 @@ def build(params: Params, fetched: Callable[[str], Path], channel: str) -> Gatew
     an address beyond loopback without a key file, and for an unknown redactor."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keys = Keys(Path(params.serve.keys) if params.serve.keys else None)
-    if keys.open and not _is_loopback(params.serve.host):
+    if keys.open and not is_loopback(params.serve.host):
         raise ConfigError(
             f"serve.keys: without a key file only loopback is served, not {params.serve.host}; "
             "make one with `fst keys add NAME`"
@@ -75,13 +75,6 @@ def run(gateway: Gateway, pages: Sequence[BaseRoute]) -> None:
     )
     print(f"http://{serve.host}:{serve.port}/ serves channel {gateway.live.channel}", flush=True)
     uvicorn.Server(config).run()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _redactor(name: str) -> Redactor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from fst.data.types import Problem, Verifier
 from fst.data.verifiers import build_verifier
 from fst.errors import VerifierError
 from fst.files import is_inner_path
-from fst.traffic.log import Position, Request, read, segments
+from fst.serving.openai import BadRequest, only
+from fst.traffic.log import Feedback, Position, Request, read, segments
 
 REMEMBERED = 100_000  # responses
 SEGMENTS = 3  # that are read again at a start
@@ -60,6 +62,23 @@ class Responses:
         """A tenant's own response; None for an unknown id and, so that nothing is given away, for another tenant's."""
         found = self._found.get(response)
         return found if found and found.tenant == tenant else None
+
+
+def said(values: Mapping[str, Any], tenant: str) -> Feedback:
+    """The feedback in a request's body, with the reward that the client gives. Raises BadRequest that names the
+    field."""
+    only(dict(values), frozenset(("id", "answer", "reward", "comment")))
+    response, answer, reward, comment = (values.get(key) for key in ("id", "answer", "reward", "comment"))
+    if not isinstance(response, str) or not isinstance(answer, (str, type(None))):
+        raise BadRequest("id and answer: expected texts")
+    if not isinstance(comment, (str, type(None))):
+        raise BadRequest("comment: expected a text")
+    is_number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
+    if reward is not None and not (is_number and 0 <= reward <= 1):
+        raise BadRequest("reward: expected a number from 0 to 1")
+    if answer is None and reward is None and not comment:
+        raise BadRequest("say something: an answer, a reward or a comment")
+    return Feedback(response, time.time(), tenant, reward, answer, comment or "", "client")
 
 
 def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float | None:

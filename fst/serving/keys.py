@@ -1,6 +1,9 @@
-"""API keys, and the rate limit of each tenant. A key file holds sha256 digests, each with its tenant and role:
+"""API keys. A key file holds sha256 digests, each with its tenant and role:
 
-{"keys": [{"sha256": "...", "tenant": "alice", "role": "user" | "admin"}]}
+{"keys": [{"sha256": "...", "tenant": "alice", "role": "user" | "ask" | "feedback" | "admin"}]}
+
+Feedback becomes training data, so it is a right of its own: a key may ask (`ask`), may give feedback on its tenant's
+responses (`feedback`), or both (`user`). An `admin` may also roll a release back.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,8 +19,16 @@ from typing import Literal
 from fst.errors import ConfigError
 from fst.files import write_atomic
 
-Role = Literal["user", "admin"]
+Role = Literal["user", "ask", "feedback", "admin"]
+Right = Literal["ask", "feedback", "admin"]
+RIGHTS: dict[Role, frozenset[Right]] = {
+    "user": frozenset({"ask", "feedback"}),
+    "ask": frozenset({"ask"}),
+    "feedback": frozenset({"feedback"}),
+    "admin": frozenset({"ask", "feedback", "admin"}),
+}
 PREFIX = "fst-"
+LOCAL = "local"  # everybody, where no keys are asked for
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,9 @@ class Caller:
 
     tenant: str
     role: Role
+
+    def may(self, right: Right) -> bool:
+        return right in RIGHTS[self.role]
 
 
 class Keys:
@@ -46,7 +59,7 @@ class Keys:
         known one, in constant time."""
         self._read()
         if self._file is None:
-            return Caller("local", "user")
+            return Caller(LOCAL, "user")
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -73,24 +86,14 @@ class Keys:
                 ) from exc
 
 
-class Allowance:
-    """A token bucket per tenant; an empty one is full again after a minute."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute, self._buckets = per_minute, dict[str, tuple[float, float]]()
-
-    def wait_seconds(self, tenant: str) -> float:
-        """0 when the tenant may send a request now, which is then counted; otherwise the seconds until it may."""
-        if not self._per_minute:
-            return 0.0
-        now, rate = time.monotonic(), self._per_minute / 60
-        left, at = self._buckets.get(tenant, (float(self._per_minute), now))
-        left = min(self._per_minute, left + (now - at) * rate)
-        if left < 1:
-            self._buckets[tenant] = (left, now)
-            return (1 - left) / rate
-        self._buckets[tenant] = (left - 1, now)
-        return 0.0
+def tenants_of(file: str) -> list[str]:
+    """The names of all tenants that may have given feedback: those of a key file (empty: none), and that of a gateway
+    without keys. A file that cannot be read names nobody."""
+    try:
+        known = _parse(Path(file)).values() if file else ()
+    except (OSError, ValueError, KeyError, TypeError):
+        known = ()
+    return sorted({LOCAL, *(caller.tenant for caller in known)})
 
 
 def add_key(file: Path, tenant: str, role: Role) -> str:
@@ -113,8 +116,8 @@ def _parse(file: Path) -> dict[str, Caller]:
     entries = json.loads(file.read_text(encoding="utf-8"))["keys"]
     found = {str(entry["sha256"]): Caller(str(entry["tenant"]), entry["role"]) for entry in entries}
     for caller in found.values():
-        if caller.role not in ("user", "admin"):
-            raise ValueError(f"role {caller.role!r} is neither user nor admin")
+        if caller.role not in RIGHTS:
+            raise ValueError(f"role {caller.role!r} is none of {', '.join(RIGHTS)}")
     return found
 
 

@@ -1,5 +1,5 @@
-"""The shapes of OpenAI's API: requests are checked, answers are built. Unknown fields are ignored, as by OpenAI's own
-servers."""
+"""The shapes of OpenAI's API: requests are checked, answers are built. A field that is not served is refused by its
+name, unless its value asks for nothing: what a client asked for is never left out in silence."""
 
 from __future__ import annotations
 
@@ -15,15 +15,42 @@ from typing import Any
 from fst.models.sampler import Answer
 
 MOST_ANSWERS = 8
+LEAST_TOP_P = 1e-9  # the likeliest token alone, which is what top_p 0 asks for
+SERVED = frozenset((
+    "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stop", "stream",
+    "stream_options",
+))  # fmt: skip
+UNREAD = frozenset(("user", "metadata", "safety_identifier", "prompt_cache_key"))  # they change no answer
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields that are not served -> values that ask for nothing
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "logprobs": (False,),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+}
 ROLES = ("system", "developer", "user", "assistant")
 
 
 class BadRequest(Exception):
-    """A request that is refused: `status` is the HTTP status, `code` the error code for programs."""
+    """A request that is refused: `status` is the HTTP status, `code` the error code for programs, `param` the field
+    that is not served."""
 
-    def __init__(self, message: str, status: int = 400, code: str = "invalid_request") -> None:
+    def __init__(
+        self, message: str, status: int = 400, code: str = "invalid_request", param: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.param = status, code, param
 
 
 @dataclass(frozen=True)
@@ -34,6 +61,7 @@ class Asked:
     model: str
     messages: tuple[dict[str, str], ...]
     temperature: float
+    top_p: float
     max_tokens: int
     n: int
     seed: int
@@ -65,6 +93,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 def parse_request(values: dict[str, Any], most_tokens: int, chat: bool) -> Asked:
     """Check a request; answers have at most `most_tokens` tokens. Raises BadRequest that names the field."""
+    _served(values, SERVED | {"messages" if chat else "prompt"})
     messages = _messages(values.get("messages")) if chat else _completion(values.get("prompt"))
     asked = _integer(values, "max_completion_tokens", None, 1) or _integer(values, "max_tokens", most_tokens, 1)
     stop = values.get("stop") or ()
@@ -73,16 +102,20 @@ def parse_request(values: dict[str, Any], most_tokens: int, chat: bool) -> Asked
         raise BadRequest("stop: expected a text, or up to 4 of them")
     seed = _integer(values, "seed", None, None)
     options = values.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise BadRequest("stream_options: expected an object")
+    only(options, frozenset(("include_usage",)), "stream_options.")
     return Asked(
         model=_text(values, "model", "fst"),
         messages=messages,
-        temperature=_temperature(values.get("temperature")),
+        temperature=_number(values, "temperature", 2.0),
+        top_p=_number(values, "top_p", 1.0) or LEAST_TOP_P,
         max_tokens=min(asked or most_tokens, most_tokens),
         n=_integer(values, "n", 1, 1, MOST_ANSWERS) or 1,
         seed=random.getrandbits(62) if seed is None else seed % 2**62,
         stop=tuple(stop),
         stream=_boolean(values, "stream"),
-        usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        usage=_boolean(options, "include_usage"),
         chat=chat,
     )
 
@@ -123,8 +156,8 @@ def used(usage: tuple[int, int]) -> dict[str, int]:
     return {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
 
 
-def error(message: str, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": code, "param": None, "code": code}}
+def error(message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": code, "param": param, "code": code}}
 
 
 def finished(answer: Answer, asked: Asked, is_control: Callable[[int], bool]) -> tuple[str, str]:
@@ -155,6 +188,7 @@ def _messages(values: Any) -> tuple[dict[str, str], ...]:
             content = None if any(not isinstance(p, str) for p in parts) else "".join(parts)  # type: ignore[arg-type]
         if not isinstance(content, str):
             raise BadRequest(f"{where}.content: expected a text")
+        only({k: v for k, v in message.items() if v}, frozenset(("role", "content")), f"{where}.")
         role = "system" if message["role"] == "developer" else message["role"]
         found.append({"role": role, "content": _encodable(content, where)})
     if not any(m["role"] == "user" for m in found):
@@ -205,9 +239,27 @@ def _integer(
     return int(value)
 
 
-def _temperature(value: Any) -> float:
+def _number(values: dict[str, Any], key: str, most: float) -> float:
+    value = values.get(key)
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2 or math.isnan(value):
-        raise BadRequest("temperature: expected a number from 0 to 2")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most or math.isnan(value):
+        raise BadRequest(f"{key}: expected a number from 0 to {most:g}")
     return float(value)
+
+
+def only(values: dict[str, Any], known: frozenset[str], where: str = "") -> None:
+    """Raise BadRequest for a field that is none of the known ones; one that is null counts as not sent."""
+    for key, value in values.items():
+        if key not in known and value is not None:
+            name = f"{where}{key}"[:100]
+            raise BadRequest(f"{name}: is not served here; leave it out", 400, "unsupported_field", name)
+
+
+def _served(values: dict[str, Any], known: frozenset[str]) -> None:
+    asking = {k: v for k, v in values.items() if k not in UNREAD and not _asks_for_nothing(v, NEUTRAL.get(k, ()))}
+    only(asking, known)
+
+
+def _asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fst.data.types import TENANTS
 from fst.stages.outputs import adapter, read_document, start
 from fst.stages.packing import Contents, pack
 from fst.stages.workspace import Workspace
@@ -43,6 +44,8 @@ def bundle(workspace: Workspace, name: str) -> Path:
 
 def _origin(spec: str, stage: str, entry: dict[str, Any]) -> dict[str, Any]:
     """A domain's entry in the manifest: where its problems and its served prompt come from, and what scores answers
-    where the spec does not say it."""
+    where the spec does not say it; and how many of the problems were made of which tenant's feedback."""
     scored = {"verifier": entry["verifier"]} if "verifier" in entry else {}
+    if TENANTS in entry:
+        scored[TENANTS] = {tenant: found["problems"] for tenant, found in entry[TENANTS].items()}
     return {"spec": spec, "stage": stage, "data_sha256": entry["data_sha256"], "prompt": entry["prompt"], **scored}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fst.data.scored_by import verifier_facts
-from fst.data.types import Domain
+from fst.data.types import TENANTS, Domain
 from fst.files import document, replacing, write_atomic
 from fst.runs.origin import data_sha256
 from fst.stages.measure import Served
@@ -47,9 +47,16 @@ def evaluate(workspace: Workspace, name: str) -> Path:
 
 
 def _scored(domain: Domain) -> dict[str, Any]:
-    """What an entry says of the domain's verifier, where its spec does not say it."""
-    facts = verifier_facts(domain)
-    return {"verifier": facts} if facts else {}
+    """What an entry says of the domain's verifier, where its spec does not say it, and of whose feedback its problems
+    were made: by tenant's mark, how many of all problems, and which of the held-out ones."""
+    facts, tenants = verifier_facts(domain), dict[str, dict[str, Any]]()
+    held_out = {problem.id for problem in domain.test}
+    for problem in domain.problems:
+        for tenant in problem.meta.get(TENANTS, ()):
+            mine = tenants.setdefault(tenant, {"problems": 0, "held_out": []})
+            mine["problems"] += 1
+            mine["held_out"] += [problem.id] if problem.id in held_out else []
+    return {**({"verifier": facts} if facts else {}), **({TENANTS: tenants} if tenants else {})}
 
 
 def _metrics(own: str, entries: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

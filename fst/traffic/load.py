@@ -7,7 +7,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,13 @@ class Load:
 
     def quantile(self, share: float) -> float:
         """Seconds within which that share of the requests was answered."""
-        ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return quantile(self.seconds, share)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that a share of the values is not above; 0 without any."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 async def closed_loop(calls: Sequence[Call], seconds: float) -> Load:
@@ -60,25 +65,51 @@ class Connection:
 
     async def post(self, path: str, values: Any) -> tuple[int, bytes]:
         """Status and body. Raises OSError or EOFError when the server does not answer."""
-        body = json.dumps(values).encode()
-        request = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         try:
-            return await self._ask(request)
+            return await self._ask(self._request(path, values))
         except (OSError, EOFError, ValueError):
             await self.close()
             raise
+
+    async def events(self, path: str, values: Any) -> AsyncIterator[Any]:
+        """The data of server-sent events, each as it comes, without the last one. Raises OSError or EOFError when the
+        server does not answer, ValueError for an answer that is no stream."""
+        whole = False
+        try:
+            reader, head = await self._answered(self._request(path, values))
+            if "text/event-stream" not in head or "transfer-encoding: chunked" not in head:
+                raise ValueError(f"no stream of events: {head.partition(chr(13))[0]}")
+            while size := int((await reader.readline()).strip(), 16):
+                chunk = (await reader.readexactly(size + 2))[:-2]
+                for line in chunk.split(b"\n\n"):
+                    data = line.removeprefix(b"data: ")
+                    if data and data != b"[DONE]":
+                        yield json.loads(data)
+            await reader.readline()
+            whole = True
+        finally:
+            if not whole:
+                await self.close()
 
     async def close(self) -> None:
         if self._streams:
             self._streams[1].close()
             self._streams = None
 
-    async def _ask(self, request: bytes) -> tuple[int, bytes]:
+    def _request(self, path: str, values: Any) -> bytes:
+        body = json.dumps(values).encode()
+        return f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def _answered(self, request: bytes) -> tuple[asyncio.StreamReader, str]:
+        """What the rest of the answer is read from, and its head in lower case."""
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._place)
         reader, writer = self._streams
         writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        return reader, (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+
+    async def _ask(self, request: bytes) -> tuple[int, bytes]:
+        reader, head = await self._answered(request)
         status = int(head.split(" ", 2)[1])
         length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
         body = await reader.readexactly(length)

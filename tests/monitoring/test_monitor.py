@@ -3,7 +3,7 @@
 window is judged once, also after a restart; W5 a cluster keeps its name, and names are taken once; W6 the collected
 problems are the cluster's own; W7 thresholds are the same for the same reference and grow as windows shrink; W8 alerts
 reach webhook, Slack, e-mail and Apprise's services, a dead channel stops nobody, secrets stay unsaid; W9 Evidently's
-pages are real."""
+pages are real; W10 an alert names the tenant whose feedback contradicts the others'."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fst.bench.drift import Simulated
+from fst.bench.poison import traffic_of
 from fst.config import AlertParams, DriftParams
 from fst.errors import ConfigError
 from fst.lines import read_lines
@@ -59,6 +60,18 @@ def test_w1_silent_without_drift_and_heard_with_it() -> None:
     assert found[1] == ["drifted"]
     traffic.pools["new"] = traffic._fresh("lab/letters:reverse", 1)
     assert "new_domain" in traffic.alerts(traffic.window({"digits": 0.8, "new": 0.2}, {}))
+
+
+def test_w10_an_alert_names_the_tenant_whose_feedback_contradicts_the_others() -> None:
+    told = traffic_of(200, 0.3, rate=0.95)
+    watch = Simulated(SERVED, PARAMS, 1).watch
+    alerts = []
+    for window in (told[:100], told[100:]):
+        alerts += watch.judge([Exchange(request, said) for request, said in window], 0.0)[1]
+    (alert,) = alerts
+    named = [s["signal"] for s in alert.signals if "feedback" in s["signal"]]
+    assert named == ["feedback of mallory contradicts the others', confirmed"]
+    assert f"{named[0]} 0 (limit 0." in alert.sentence
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@ under the domain's name; A2 their splits are disjoint shares of all problems; A3
 changes; A4 what is built on is the candidate that production was made of, byte for byte, whatever its stage has made
 since, with production's parameters and the problems that it was measured on; A5 too few problems, no release: errors
 that say what to do; A6 an adaptation of an adaptation keeps the first one's domains; A7 its stages serve the domain
-under its name, carry its prompts on, and leave the weights as they are."""
+under its name, carry its prompts on, leave the weights as they are, and record the tenants whose feedback the problems
+were made of."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ from fst.stages.prepare import prepare
 from fst.stages.train import job_of
 from fst.stages.workspace import Workspace
 from fst.store.bundle import Bundle, write_bundle
+from fst.traffic.trust import mark
 from support.release_toys import PARAMS, ToyProject
 from support.stages import run_stages
 
@@ -191,7 +193,8 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     newer = load_domain("lab/sort_desc", SplitSizes(64, 1, 1), 0).train
     pairs = [(p.question, p.answer) for p in newer]
     values["adapt"] = {**values["adapt"], "min_problems": 60}
-    found = plan(params_from_dict(values), project.places, "first", pairs, "prod")
+    tellers = {p.question: ["alice"] if i % 4 else ["alice", "bob"] for i, p in enumerate(newer)}
+    found = plan(params_from_dict(values), project.places, "first", pairs, "prod", {}, tellers)
     adapted = found.workspace(params_from_dict(values), project.places, production)
     run_stages(adapted, found.fast)
     after = candidate(adapted, found.fast)
@@ -204,4 +207,7 @@ def test_a7_the_stages_of_an_adaptation(tmp_path: Path, monkeypatch: pytest.Monk
     served = before.prompts()["first"]["prompts"][0]["id"]
     begun = load_run(job_of(adapted, found.fast).folder).evaluations[0]
     assert begun["prompt"] == served, "the prompt that was served is where it began"
+    assert facts["tenants"] == {mark("alice"): 64, mark("bob"): 16}, "the trail back to who said so"
+    held_out = after.evaluation()["first"]["tenants"]
+    assert set(held_out[mark("alice")]["held_out"]) == set(after.evaluation()["first"]["problems"])
     assert {row["question"] for row in after.reference()["first"]["rows"]} <= {question for question, _ in pairs}

@@ -9,6 +9,7 @@ e6  a release leads back to its candidate, byte for byte; one that does not is r
 e7  what differs between two manifests is told, files with both hashes
 e8  ids are folded in a narrow terminal, never cut
 e9  a release that it builds on is a step of its own on the way back, where commit or parameters are others
+e10 the tenants whose feedback the problems were made of are told, by name where the key file has it
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from fst.release.explain import Ancestor, ancestors, chain, commands, explain
 from fst.release.explain_tables import explain_page
 from fst.release.recipe import candidate_manifest, differences, in_order, recipe_of, steps_of
 from fst.release.references import References
+from fst.serving.keys import add_key, tenants_of
 from fst.store.bundle import Bundle, read_bundle, write_bundle
+from fst.traffic.trust import mark
 from fst.types import prompt_id
 from support.release_toys import COMMIT, PARAMS, SEED, ToyProject, prompt
 
@@ -350,3 +353,24 @@ def test_e9_releases_that_name_each_other_end_and_strange_names_are_refused(proj
     planted = {**alpha.manifest, "provenance": {**alpha.manifest["provenance"], "lineage": evil}}
     with pytest.raises(IntegrityError, match="to build on 'x; touch owned', which is no domain"):
         steps_of(planted, recipe, project.params, [zeta.manifest])
+
+
+def test_e10_the_tenants_whose_feedback_made_the_problems(release: Bundle) -> None:
+    """Known names stand beside their marks; others stay marks."""
+    domains = {d: dict(facts) for d, facts in release.manifest["domains"].items()}
+    domains["zeta"]["tenants"] = {mark("alice"): 12, mark("bob"): 30}
+    told = Bundle(release.folder, {**release.manifest, "domains": domains})
+    found = explain(told, [], ["alice", "carol"])
+    assert found.tenants == (("zeta", mark("bob"), 30), ("zeta", f"{mark('alice')} (alice)", 12))
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(explain_page(found))
+    shown = console.export_text()
+    assert "whose feedback the problems were made of" in shown
+    assert f"{mark('alice')} (alice)" in shown
+    assert explain(release, []).tenants == ()
+
+
+def test_e10_the_names_are_those_of_the_key_file(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.json", "bob", "feedback")
+    assert tenants_of(str(tmp_path / "keys.json")) == ["bob", "local"]
+    assert tenants_of("") == tenants_of(str(tmp_path / "none.json")) == ["local"]

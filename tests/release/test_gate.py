@@ -1,7 +1,8 @@
 """The gate. G1 better, worse and tied are told apart by the interval; G2 a tie follows gate.tie; G3 each rule refuses
 just beyond its limit and passes at it; G4 a domain that production serves must be covered; G5 a new domain is compared
 with production's answer to it and cannot be forgotten; G6 no production: forgetting and cost are not judged; G7 the
-bootstrap is paired, stratified and deterministic; G8 the decision holds every figure and every reason."""
+bootstrap is paired, stratified and deterministic; G8 the decision holds every figure and every reason; G9 a tenant that
+only lies is named, and neither stops a release nor passes one."""
 
 from __future__ import annotations
 
@@ -176,3 +177,34 @@ def test_g8_the_decision_is_complete_and_json() -> None:
     assert (values["candidate"], values["production"], values["verdict"]) == ("new", "old", "refuse")
     assert values["limits"]["max_kl"] == 2.0
     assert values["intervals"]["a"]["mean"] == pytest.approx(-0.2)
+
+
+def poisoned(rewards: Any, lies: range) -> dict[str, Any]:
+    """An entry whose problems come from four tenants in turn, but for those of the liar."""
+    found = entry(rewards)
+    tellers = {key: "tenant-liar" if i in lies else f"tenant-{i % 4}" for i, key in enumerate(found["problems"])}
+    held_out = {t: {"problems": 300, "held_out": [k for k, v in tellers.items() if v == t]} for t in tellers.values()}
+    return {**found, "tenants": held_out}
+
+
+def test_g9_a_tenant_that_only_lies_neither_stops_a_release_nor_passes_one() -> None:
+    """It told a third of the held-out problems, and production answers them as it says: with them, the gain on the
+    others would be lost."""
+    lies = range(0, 200, 3)
+    lied = np.array([i in lies for i in range(200)])
+    truth = np.where(np.arange(200) % 10 < 9, 1.0, 0.0)
+    learned, before = np.where(lied, 0.0, truth), np.where(lied, 1.0, np.maximum(0.0, truth - 0.3))
+    decision = judged(Case("a", poisoned(learned, lies), entry(before), True))
+    assert decision.verdict == "release"
+    assert decision.intervals[""].mean == pytest.approx(0.3 * truth[~lied].mean(), abs=1e-5)
+    (finding,) = [finding for finding in decision.findings if finding.rule == "feedback"]
+    assert (finding.passed, finding.value, finding.limit) == (True, 0.0, pytest.approx(0.43, abs=0.03))
+    assert finding.sentence.startswith("a: the feedback of tenant-liar contradicts the others': 0 of 67 answers are ")
+    assert judged(Case("a", entry(learned), entry(before), True)).verdict == "refuse", "with it, the gain is lost"
+
+
+def test_g9_nobody_is_named_where_nobody_differs() -> None:
+    for rewards in (np.ones(200), np.zeros(200), np.full(200, 0.4)):
+        decision = judged(Case("a", poisoned(rewards, range(0, 200, 3)), entry(SETTLED - 0.1), True))
+        assert [finding for finding in decision.findings if finding.rule == "feedback"] == []
+        assert decision == judged(Case("a", entry(rewards), entry(SETTLED - 0.1), True))

@@ -4,10 +4,11 @@ adapter is unloaded; G4 a killed engine costs a pause, and every request a whole
 is scored by the verifier and logged, also after a restart; G6 a canary is promoted or rolled back on reward; G7 a
 shadow answers for the log alone; G8 too much is told to come back; G9 what is in hand at a shutdown is finished; G10
 figures and health; G11 the frontier's prompts may be dealt; G12 a broken release leaves the old one in force; G13 a
-client that hangs up takes its request out of the engine."""
+client that hangs up takes its request out of the engine; G14 a page of another site gets nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import httpx
 import openai
 import pytest
 
+from fst.bench.tokens import streamed
 from fst.serving.live import Trial, share_of, worse
 from support.gateway_toys import REVERSE, SORT, Place, Running, serving, wait_until
 
@@ -73,6 +75,42 @@ def test_g1_the_official_client_works_unchanged(running: Running) -> None:
         client.chat.completions.create(model="gpt-4o", messages=messages)  # type: ignore[call-overload]
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.chat.completions.create(model="fst", messages=messages, temperature=7)  # type: ignore[call-overload]
+
+
+def test_g1_what_is_not_served_is_refused_and_top_p_is_kept_to(running: Running) -> None:
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
+    messages = [{"role": "user", "content": "digits: 3 1 4 2 5"}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="fst", messages=messages, response_format={"type": "json_object"})  # type: ignore[call-overload]
+    assert (refused.value.param, refused.value.code) == ("response_format", "unsupported_field")
+    narrow = [
+        client.chat.completions.create(model="fst", messages=messages, temperature=2, top_p=0, seed=seed)  # type: ignore[call-overload]
+        for seed in range(4)
+    ]
+    assert {answer.choices[0].message.content for answer in narrow} == {"5 2 4 1 3"}, "the likeliest token each time"
+
+
+def test_g10_streams_are_timed_token_by_token(running: Running) -> None:
+    body = {"model": "fst/digits", "messages": [{"role": "user", "content": "digits: 3 1 4 2 5"}], "temperature": 0}
+    port = int(running.url.rpartition(":")[2])
+    found = asyncio.run(streamed(port, "/v1/chat/completions", [body], clients=2, seconds=0.5))
+    assert len(found.first) >= 2
+    assert len(found.next) == 4 * len(found.first), "five digits an answer"
+    assert min(found.first + found.next) >= 0
+    assert "time to the first token p50 " in found.says
+    with pytest.raises(ValueError, match=r"no stream of events: http/1\.1 404"):
+        asyncio.run(streamed(port, "/v1/chat/completions", [{**body, "model": "x"}], 1, 0.5))
+
+
+def test_g14_a_page_in_a_browser_gets_nothing_without_keys(running: Running) -> None:
+    """Every route, since the gateway has none that another site needs."""
+    with running.client() as client:
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            for path in ("/v1/chat/completions", "/v1/feedback", "/admin/rollback"):
+                assert client.post(path, json={}, headers=headers).status_code == 403
+            for path in ("/v1/models", "/admin/state", "/metrics", "/healthz"):
+                assert client.get(path, headers=headers).status_code == 403
+        assert client.get("/healthz", headers={"Origin": running.url}).status_code == 200
 
 
 def test_g2_the_domain_is_said_or_found_and_its_prompt_put_in_front(running: Running, place: Place) -> None:
@@ -242,7 +280,7 @@ def test_g8_g9_too_much_is_told_to_come_back_and_a_shutdown_finishes_what_is_in_
             statuses = [running.ask("digits: 3 1 4 2 5", client) for _ in range(7)]
         assert [r.status_code for r in statuses] == [200] * 5 + [429] * 2
         assert 1 <= int(statuses[-1].headers["Retry-After"]) <= 12
-        running.gateway.allowance._per_minute = 0
+        running.gateway.allowance.per_minute = 0  # type: ignore[attr-defined]
         running.gateway.in_hand = 2
         full = running.ask("digits: 3 1 4 2 5")
         assert (full.status_code, full.headers["Retry-After"]) == (429, "1")

@@ -2,7 +2,8 @@
 oversized body, said or not, S5 a body that is no JSON object, S6 header injection, S7 path traversal in the names of
 bundles and adapters, S8 a tampered bundle, S9 a pickle in an adapter, S10 a prompt that tries to close its turn, S11
 feedback for another tenant's response, S12 secrets and texts stay out of the gateway's own log, S13 no key file, no
-address but loopback."""
+address but loopback, S14 a key that may only ask gives no feedback, and the other way round, S15 a body that does not
+say it is JSON; S16, pages in a browser, is in test_door.py."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ from support.gateway_toys import REVERSE, SORT, Place, Running, serving, wait_un
 QUESTION = "digits: 3 1 4 2 5"
 CHAT = "/v1/chat/completions"
 DEEP = b'{"model": ' + b"[" * 1500 + b"]" * 1500 + b"}"
+JSON = {"Content-Type": "application/json"}
 BODY = {"model": "fst", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
 
 
@@ -41,7 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture(scope="module")
 def keys(place: Place) -> dict[str, str]:
-    return {"alice": place.key("alice"), "bob": place.key("bob"), "root": place.key("root", admin=True)}
+    made = {"alice": place.key("alice"), "bob": place.key("bob"), "root": place.key("root", admin=True)}
+    more = {role: add_key(place.root / "keys.json", "carol", role) for role in ("ask", "feedback")}  # type: ignore[arg-type]
+    return {**made, **more}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def test_s4_an_oversized_body(running: Running, keys: dict[str, str]) -> None:
             for _ in range(100):
                 yield b" " * 1000
 
-        refused(client.post(CHAT, content=parts()), 413, "too_large")
+        refused(client.post(CHAT, content=parts(), headers=JSON), 413, "too_large")
         assert client.post(CHAT, json=BODY).status_code == 200
 
 
@@ -119,7 +123,7 @@ def test_s4_an_oversized_body(running: Running, keys: dict[str, str]) -> None:
 def test_s5_a_body_that_is_no_json_object(running: Running, keys: dict[str, str], body: bytes) -> None:
     with running.client(keys["alice"]) as client:
         for path in (CHAT, "/v1/completions", "/v1/feedback"):
-            answer = client.post(path, content=body)
+            answer = client.post(path, content=body, headers=JSON)
             assert answer.status_code == 400
             assert answer.json()["error"]["code"] == "invalid_request"
 
@@ -137,7 +141,7 @@ def test_s5_a_body_that_is_no_json_object(running: Running, keys: dict[str, str]
 )  # fmt: skip
 def test_s5_fields_of_the_wrong_kind(running: Running, keys: dict[str, str], values: dict[str, object]) -> None:
     with running.client(keys["alice"]) as client:
-        answer = client.post(CHAT, content=json.dumps({**BODY, **values}).encode())
+        answer = client.post(CHAT, content=json.dumps({**BODY, **values}).encode(), headers=JSON)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"]
 
@@ -147,7 +151,7 @@ def test_s6_header_injection(running: Running, keys: dict[str, str]) -> None:
     """Neither a header that smuggles a line in, nor a domain that is reflected into the answer's headers."""
     body = json.dumps(BODY).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {keys['alice']}\r\n".encode()
-    head += f"Content-Length: {len(body)}\r\nConnection: close\r\n".encode()
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n".encode()
     for value in (b"digits\x01", b"digits\x7f", b"digits\x00"):
         answer = raw(running, head + b"X-FST-Domain: " + value + b"\r\n\r\n" + body)
         assert answer.split(b" ")[1] == b"400", answer[:200]
@@ -287,6 +291,31 @@ def test_s11_feedback_for_another_tenants_response(running: Running, keys: dict[
         assert theirs.json() == never.json(), "nothing tells that it exists"
         assert alice.post("/v1/feedback", json={"id": response, "reward": 1}).status_code == 200
     assert [(f.tenant, f.reward) for f in place.feedback() if f.id == response] == [("alice", 1)]
+
+
+@pytest.mark.slow
+def test_s14_asking_and_feedback_are_rights_of_their_own(running: Running, keys: dict[str, str], place: Place) -> None:
+    with running.client(keys["ask"]) as asks, running.client(keys["feedback"]) as tells:
+        refused(tells.post(CHAT, json=BODY), 403, "forbidden")
+        refused(tells.post("/v1/completions", json={"prompt": QUESTION}), 403, "forbidden")
+        response = asks.post(CHAT, json=BODY).headers["X-FST-Response-Id"]
+        refused(asks.post("/v1/feedback", json={"id": response, "reward": 1}), 403, "forbidden")
+        assert [f for f in place.feedback() if f.id == response] == []
+        assert tells.post("/v1/feedback", json={"id": response, "reward": 1}).status_code == 200
+        for client in (asks, tells):
+            refused(client.post("/admin/rollback", json={}), 403, "forbidden")
+    assert [(f.tenant, f.reward) for f in place.feedback() if f.id == response] == [("carol", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", None])
+def test_s15_a_body_that_does_not_say_it_is_json(running: Running, keys: dict[str, str], kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    with running.client(keys["root"]) as client:
+        for path in (CHAT, "/v1/completions", "/v1/feedback", "/admin/rollback"):
+            refused(client.post(path, content=json.dumps(BODY), headers=headers), 415, "unsupported_media_type")
+        for same in ("application/json; charset=utf-8", "Application/JSON"):
+            assert client.post(CHAT, content=json.dumps(BODY), headers={"Content-Type": same}).status_code == 200
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ class JoinedRows(Decoder):
         left = max(0, other.mask.shape[-1] - self.mask.shape[-1])
         for mine, theirs in zip(self._layers, other._layers, strict=True):
             mine.put(places, theirs, left, below)
-        for name in ("mask", "noise", "positions", "chosen", "drawn", "temperatures"):
+        for name in ("mask", "noise", "positions", "chosen", "drawn", "temperatures", "top_ps"):
             setattr(self, name, _merged(getattr(self, name), getattr(other, name), places, below, name == "mask"))
         self.rows += other.rows[len(other.rows) - below :]
         for place, row in zip(taken, other.rows, strict=True):

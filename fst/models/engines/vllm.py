@@ -152,6 +152,7 @@ class VllmEngine:
             "prompt": list(ask.tokens),
             "max_tokens": ask.max_new_tokens,
             "temperature": ask.temperature,
+            "top_p": ask.top_p,
             "seed": ask.seed % 2**31,
             "stop_token_ids": list(self._policy.end_ids),
             **_TOKENS,

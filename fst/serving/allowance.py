@@ -1,0 +1,86 @@
+"""How many requests a tenant may send: a count of this process, or one that all replicas share in a Redis."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Protocol
+
+from fst.errors import ConfigError
+from fst.extras import require
+
+TIMEOUT_SECONDS = 1.0  # of the Redis
+SCHEMES = ("redis://", "rediss://", "redis+unix://")
+WARN_SECONDS = 60.0  # between two warnings that the Redis does not answer
+_log = logging.getLogger("fst.gateway")
+
+
+class Allowance(Protocol):
+    """Counts the requests of tenants."""
+
+    async def wait_seconds(self, tenant: str) -> float:
+        """0 when the tenant may send a request now, which is then counted; otherwise the seconds until it may."""
+        ...
+
+
+class Own:
+    """A token bucket per tenant in this process; an empty one is full again after a minute. 0 is no limit."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute, self._buckets = per_minute, dict[str, tuple[float, float]]()
+
+    async def wait_seconds(self, tenant: str) -> float:
+        if not self.per_minute:
+            return 0.0
+        now, rate = time.monotonic(), self.per_minute / 60
+        left, at = self._buckets.get(tenant, (float(self.per_minute), now))
+        left = min(self.per_minute, left + (now - at) * rate)
+        if left < 1:
+            self._buckets[tenant] = (left, now)
+            return (1 - left) / rate
+        self._buckets[tenant] = (left - 1, now)
+        return 0.0
+
+
+class Shared:
+    """A window of the last minute per tenant, in a Redis that all replicas count in. While it cannot be reached, each
+    replica counts for itself: a limit that is missed is better than no answers."""
+
+    def __init__(self, per_minute: int, url: str, **options: Any) -> None:
+        """`options` are those of the client (redis-py). Raises ConfigError for a URL that is none of a Redis, without
+        repeating it: it may hold a password."""
+        require("limits")
+        from limits import RateLimitItemPerMinute
+        from limits.aio.storage import RedisStorage
+        from limits.aio.strategies import MovingWindowRateLimiter
+
+        options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **options}
+        try:
+            if not url.startswith(SCHEMES):
+                raise ValueError("another scheme")
+            store = RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **options)
+        except ValueError as exc:
+            raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from exc
+        self._limiter, self._limit = MovingWindowRateLimiter(store), RateLimitItemPerMinute(per_minute, 1, "fst")
+        self._own, self._warned = Own(per_minute), -WARN_SECONDS
+
+    async def wait_seconds(self, tenant: str) -> float:
+        from limits.errors import StorageError
+
+        try:
+            if await self._limiter.hit(self._limit, tenant):
+                return 0.0
+            free_at = (await self._limiter.get_window_stats(self._limit, tenant)).reset_time
+            return max(0.1, free_at - time.time())
+        except StorageError as exc:
+            if time.monotonic() - self._warned >= WARN_SECONDS:
+                self._warned = time.monotonic()
+                said = type(exc.storage_error).__name__  # its message may hold the URL, and with it a password
+                _log.warning("the Redis of serve.limits_url does not answer (%s): this replica counts for itself", said)
+            return await self._own.wait_seconds(tenant)
+
+
+def allowance(per_minute: int, url: str) -> Allowance:
+    """The count that parameters ask for; an empty `url` is that of this process. Raises ConfigError, and
+    MissingDependency where the extra `limits` is not installed."""
+    return Shared(per_minute, url) if per_minute and url else Own(per_minute)

@@ -1,0 +1,72 @@
+"""The Host and Origin of every request, looked at before it is answered.
+
+Any page that is open in a browser can send requests to a port of its own machine. The browser names the page's site in
+the header `Origin`; and where that site's name was made to point at 127.0.0.1 (DNS rebinding), in `Host`. So without
+keys the gateway answers to the names of the loopback interface alone, and no request of another origin is answered.
+
+Starlette's TrustedHostMiddleware does not fit: it answers in plain text, and before a key is looked at, which would
+hide a 401.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fst.serving.keys import Keys
+from fst.serving.replies import failure
+
+
+class Door:
+    """ASGI middleware that refuses requests with status 403. `hosts` are the names that the gateway answers to besides
+    those of the loopback interface; with keys and without `hosts` it answers to every name. Where keys are asked for, a
+    request without a known one passes: it gets its 401, or a page that is open to all."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, hosts: Iterable[str]) -> None:
+        self._app, self._keys = app, keys
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if self._keys.caller(headers.get("authorization", "")) and (refused := self._refused(headers)):
+                await failure(*refused)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refused(self, headers: Headers) -> tuple[str, int, str] | None:
+        """(message, status, code) of a refusal."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if (self._keys.open or self._hosts) and not self._answers_to(host):
+            says = "the gateway does not answer to the name in the header Host; `serve.allowed_hosts` says to which"
+            return says, 403, "forbidden_host"
+        if origin is not None and _authority(origin) != host.lower():
+            return "pages of other sites (header Origin) may not use the gateway", 403, "forbidden_origin"
+        return None
+
+    def _answers_to(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return is_loopback(name) or name in self._hosts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _authority(origin: str) -> str | None:
+    """Host and port of an origin; None for one that is opaque (`null`) or broken."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
