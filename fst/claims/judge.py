@@ -69,7 +69,8 @@ def _claims_of(rows: Sequence[Row]) -> list[str]:
 def _verdict(claim: str, rows: Sequence[Row]) -> Verdict:
     held = sum(row.holds is True for row in rows)
     open_ = sum(row.holds is None for row in rows)
-    needed, floors = len(rows), [True]
+    needed: int = len(rows)
+    floors: list[bool | None] = []
     if claim in _MOSTLY:
         needed = math.ceil(MOST * len(rows))
         floors = [_above(_MOSTLY[claim], row) for row in rows]
