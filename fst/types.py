@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-Arm = Literal["fst", "rl", "gepa"]
+Arm = Literal["fst", "rl", "gepa", "rl_gepa", "gepa_rl"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+COMPARED: tuple[Arm, ...] = ARMS[:3]  # what `fst run` trains unless told otherwise; the others are sequences of the two
 Purpose = Literal["train", "fast", "eval"]
 Origin = Literal["seed", "reflection", "demonstration"]
 AnswerMode = Literal["whole", "last_line", "tag", "boxed", "marker", "auto"]  # see fst/data/answers.py

@@ -15,6 +15,7 @@ from typing import Any
 from fst.claims.curves import Interval
 from fst.claims.evidence import Evidence
 from fst.claims.judge_learning import ceiling, drift_at_accuracy, efficiency, four_cells
+from fst.claims.judge_sequence import interleaving
 from fst.claims.judge_tasks import cold_start, continual, elsewhere, plasticity
 from fst.claims.rows import Row, Target
 
@@ -28,6 +29,7 @@ _BY_DOMAIN: dict[str, Callable[[str, Evidence], list[Row]]] = {
     "C4": plasticity,
     "C7": four_cells,
     "C8": elsewhere,
+    "C9": interleaving,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 
 from fst.claims.curves import (
@@ -16,7 +17,7 @@ from fst.claims.curves import (
     ratio_interval,
     running_max,
 )
-from fst.claims.evidence import Evidence
+from fst.claims.evidence import Evidence, Run
 from fst.claims.rows import COUNTS, Row, Target, at_the_end, row_of, times
 
 RESAMPLES = 200
@@ -28,13 +29,8 @@ def efficiency(domain: str, evidence: Evidence) -> list[Row]:
     ours, theirs = evidence.of("fst", domain), evidence.of("rl", domain)
     rows = []
     for name, count in COUNTS.items():
-        ratios, missed, early = [], 0, 0
-        for a, b in zip(ours, theirs, strict=True):
-            level = max(running_max(b.curve))
-            reached, needed = first_reach(a.curve, level), first_reach(b.curve, level)
-            missed += reached is None
-            early += reached is not None and reached.steps == 0
-            ratios.append(times(count, needed or b.curve[-1], reached or a.curve[-1], b.curve[-1]))
+        ratios, missed = lead(ours, theirs, count)
+        early = sum(_there_at_once(a.curve, max(running_max(b.curve))) for a, b in zip(ours, theirs, strict=True))
         best = fmean(max(running_max(run.curve)) for run in theirs)
         note = f"RL alone gets to {best:.1%}" + (f"; FST did not on {missed} seeds" if missed else "")
         note += f"; FST was there before its first RL step on {early} of {len(ours)} seeds" if early else ""
@@ -49,6 +45,24 @@ def efficiency(domain: str, evidence: Evidence) -> list[Row]:
             )
         )  # fmt: skip
     return rows
+
+
+def lead(ours: Sequence[Run], theirs: Sequence[Run], count: Measure) -> tuple[list[float], int]:
+    """How many times more each of theirs takes to its running maximum than ours, of the same seed, to that accuracy;
+    and how many of ours never get there, which count whole."""
+    ratios, missed = [], 0
+    for a, b in zip(ours, theirs, strict=True):
+        level = max(running_max(b.curve))
+        reached, needed = first_reach(a.curve, level), first_reach(b.curve, level)
+        missed += reached is None
+        ratios.append(times(count, needed or b.curve[-1], reached or a.curve[-1], b.curve[-1]))
+    return ratios, missed
+
+
+def _there_at_once(curve: Curve, level: float) -> bool:
+    """Whether an accuracy is reached before the first RL step."""
+    found = first_reach(curve, level)
+    return found is not None and found.steps == 0
 
 
 def ceiling(domain: str, evidence: Evidence) -> list[Row]:

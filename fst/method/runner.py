@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -25,6 +26,7 @@ from fst.method.demonstrations import cleared
 from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
+from fst.method.parts import parts_of
 from fst.method.plan import Plan, plan_run
 from fst.method.reflectors import build_reflector
 from fst.method.slow import SlowWeights
@@ -62,7 +64,8 @@ def plan_of(job: Job, domain: Domain) -> Plan:
     reader = load_reader(job.params.model)
     encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
     room = reader.room(job.params)  # longer questions are left out
-    return plan_run(job.params, max((n for n in map(len, encoded) if room is None or n <= room), default=0))
+    plan = plan_run(job.params, max((n for n in map(len, encoded) if room is None or n <= room), default=0))
+    return dataclasses.replace(plan, parts=parts_of(job.arm, job.params).says())
 
 
 def problems_of(job: Job) -> Domain:
@@ -178,12 +181,12 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
         asked = (job.arm, job.domain, job.seed, params.of_run())
         check_same(job.folder, dict(zip(ASKED, asked, strict=True)))
         return
-    steps = (
-        params.rollout_budget // params.rollouts_per_step
-        if job.arm == "rl"
-        else params.loop.cycles * params.loop.steps_per_cycle
-    )
-    with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
+    steps, cycles = params.loop.cycles * params.loop.steps_per_cycle, params.loop.cycles
+    if (parts := parts_of(job.arm, params)).sequential or job.arm == "rl":
+        steps = parts.slow // params.rollouts_per_step
+    if parts.sequential:
+        cycles = parts.fast_rounds + steps // params.loop.steps_per_cycle
+    with Progress(steps, cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
         learner = prepare(job, progress, resume)
         progress.drawn = lambda: learner.policy.drawn
         try:

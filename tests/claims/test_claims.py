@@ -141,11 +141,12 @@ def test_k6_runs_are_shared_and_starts_come_first() -> None:
     assert len({w.name for w in works}) == len(works)
     assert all(w.start is None or works.index(w.start) < works.index(w) for w in works)
     runs = [w for w in works if w.kind == "run" and w.domain in DOMAINS]
-    assert len(runs) == 3 * len(DOMAINS) * len(seeds)
+    assert len(runs) == 5 * len(DOMAINS) * len(seeds)
+    assert {w.arm for w in plan(["C9"], DOMAINS, seeds)} == {"fst", "rl_gepa", "gepa_rl"}
     assert len([w for w in works if w.kind == "transfer"]) == (1 + 2 * len(DOMAINS)) * len(seeds)
     assert {w.kind for w in plan(["C7"], DOMAINS, seeds)} == {"run"}
-    with pytest.raises(ConfigError, match="C9: no such claim; known: C1, C2"):
-        plan(["C9"], DOMAINS, seeds)
+    with pytest.raises(ConfigError, match="C10: no such claim; known: C1, C2"):
+        plan(["C10"], DOMAINS, seeds)
 
 
 def test_k6_no_seed_or_rule_that_chose_a_default_is_reported_on() -> None:
@@ -253,6 +254,25 @@ def test_k7_c8_noise_is_neither_loss_nor_gain() -> None:
     assert rows("C8", runs, measured([0.7, 0.6, 0.8], [0.71, 0.6, 0.8]))[0].holds is None
     assert rows("C8", runs, measured([0.8, 0.8, 0.81], [0.71, 0.7, 0.7]))[0].holds is True
     assert rows("C8", runs, measured([0.5, 0.5, 0.51], [0.7, 0.71, 0.7]))[0].holds is False
+
+
+def test_k7_c9_compares_with_the_sequence_that_is_better_over_all_seeds() -> None:
+    def arms(seed: int, ours: float, slow_first: float, fast_first: float) -> list[Run]:
+        return [
+            run("fst", [0, ours], seed),
+            run("rl_gepa", [0, 0.2, slow_first], seed),
+            run("gepa_rl", [0, 0.2, fast_first], seed),
+        ]
+
+    runs = [*arms(10, 0.9, 0.7, 0.5), *arms(11, 0.9, 0.8, 0.85), *arms(12, 0.95, 0.8, 0.6)]
+    accuracy, rollouts = rows("C9", runs)
+    assert accuracy.measure == "accuracy of FST less rl_gepa's"
+    assert accuracy.each == pytest.approx((0.2, 0.1, 0.15)), "rl_gepa, also on the seed where gepa_rl is better"
+    assert (accuracy.holds, accuracy.target) == (True, "> 0")
+    assert rollouts.each == pytest.approx((2.0, 2.0, 2.0))
+    assert (rollouts.holds, rollouts.target) == (None, "")
+    even = [*arms(10, 0.75, 0.7, 0.5), *arms(11, 0.7, 0.8, 0.85), *arms(12, 0.95, 0.8, 0.6)]
+    assert rows("C9", even)[0].holds is None
 
 
 def test_k9_c5_normalises_by_the_best_of_any_arm() -> None:
@@ -377,7 +397,7 @@ def test_k11_another_number_of_rollouts_scales_all_that_is_spent() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["C9"], "C9: no such claim; known: C1,"),
+        (["C10"], "C10: no such claim; known: C1,"),
         (["--domains", "lab/nonsense"], "unknown operation 'nonsense'"),
         (["--domains", "lab/reverse", "lab/reverse"], "each only once"),
         (["--rollouts", "127"], "--rollouts 127: one RL step takes 128"),
