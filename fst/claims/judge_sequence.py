@@ -8,7 +8,7 @@ from fst.claims.curves import interval, ratio_interval
 from fst.claims.evidence import Evidence
 from fst.claims.judge_learning import lead
 from fst.claims.rows import COUNTS, Row, Target, row_of
-from fst.method.parts import SEQUENTIAL
+from fst.types import SEQUENTIAL
 
 
 def interleaving(domain: str, evidence: Evidence) -> list[Row]:

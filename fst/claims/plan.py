@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fst.errors import ConfigError
-from fst.method.parts import SEQUENTIAL
-from fst.types import Arm
+from fst.types import SEQUENTIAL, Arm
 
 CLAIMS = {
     "C1": "sample efficiency: fewer rollouts to what RL alone reaches",

@@ -74,7 +74,7 @@ def train(
 
     Args:
         arm: What learns: fst is both, rl the weights only, gepa the prompts only; rl_gepa the weights first and then
-            the prompts, gepa_rl the other way round, on as many rollouts as fst.
+            the prompts, gepa_rl the other way round, on as many rollouts as fst; distill has `fst distill`.
         seed: Seed of everything that is drawn.
         run: Name of the run folder; made of domain, arm and seed if not given.
         resume: Go on from the last completed round.

@@ -3,7 +3,8 @@
 Each cycle, a fast round evolves the prompts under the current slow weights; then a slow round takes T RL steps
 with every problem's group of rollouts dealt over the K prompts. The arms `rl` and `gepa` are the same loop with
 one of the two rounds left out, `rl_gepa` and `gepa_rl` take all rounds of one kind before those of the other
-(fst/method/parts.py). A round is the unit of resumption: what it needs is in the checkpoint before it.
+(fst/method/parts.py); in `distill` a step is one of fst/method/distill.py. A round is the unit of resumption: what it
+needs is in the checkpoint before it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROUNDS: dict[Arm, tuple[tuple[Purpose, ...], ...]] = {  # of each part, over and
     "gepa": (("fast",),),
     "rl_gepa": (("train",), ("fast",)),
     "gepa_rl": (("fast",), ("train",)),
+    "distill": (("train",),),
 }
 
 

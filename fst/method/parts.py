@@ -11,12 +11,9 @@ Q4 a fast round has no more than its part has left.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from fst.config import Params
-from fst.types import Arm, Budget
-
-SEQUENTIAL: Final[tuple[Arm, ...]] = ("rl_gepa", "gepa_rl")
+from fst.types import SEQUENTIAL, Arm, Budget
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ ARM_NAMES = {
     "gepa": "Fast only",
     "rl_gepa": "Slow, then fast",
     "gepa_rl": "Fast, then slow",
+    "distill": "Distilled",
 }
 
 _CONFIG_FIELDS = ("arm", "domain", "seed", "params", "commit", "versions")

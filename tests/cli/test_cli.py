@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COMMANDS = {
     "train": "Train one arm on one domain",
-    "run": "Train all arms on each domain",
+    "run": "Train fst, rl and gepa on each domain",
     "report": "an HTML page",
     "evaluate": "Measure mean@n and KL",
     "doctor": "List what is missing",
@@ -158,7 +158,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["train", "--amr", "fst"], "unknown option: --amr. Did you mean --arm? See `fst train --help`."),
         (
             ["train", "--arm", "both"],
-            'invalid value "both" for --arm. Choose from: "fst", "rl", "gepa", "rl_gepa", "gepa_rl".',
+            'invalid value "both" for --arm. Choose from: "fst", "rl", "gepa", "rl_gepa", "gepa_rl", "distill".',
         ),
         (["train", "--seed", "x"], 'invalid value for --seed: unable to convert "x" into int.'),
         (["train", "sort_add"], "unexpected argument: sort_add. See `fst train --help`."),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fst.config import Params, load_params, params_from_dict
 from fst.method.loop import ROUNDS
-from fst.method.parts import SEQUENTIAL, Parts, parts_of
+from fst.method.parts import Parts, parts_of
 from fst.method.runner import Job, plan_of, problems_of, run_job, run_rounds, summary_of
 from fst.runs.view import load_run
-from fst.types import ARMS, Arm, Budget
+from fst.types import ARMS, SEQUENTIAL, Arm, Budget
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = {"loop": {"rollout_budget": 12_288}}
