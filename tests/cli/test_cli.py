@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "train": "Train one arm on one domain",
     "run": "Train fst, rl and gepa on each domain",
+    "distill": "so that the seed prompt does as well",
     "report": "an HTML page",
     "evaluate": "Measure mean@n and KL",
     "doctor": "List what is missing",

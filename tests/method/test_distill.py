@@ -27,11 +27,12 @@ from fst.types import Population, Prompt
 from support.slow_toys import PROBLEMS, PROMPTS, verify
 
 SEED, EVOLVED = PROMPTS[0], PROMPTS[2]
-SCALE = 0.3  # of what moves the adapter off the base
 ANSWERS = [(20, 21, 22), (30,), (40, 41, 42, 43, 44), (50, 51)]
 
 
-def weights(policy: Policy, folder: Path, prompt: Prompt = EVOLVED, **slow: int | float) -> DistilledWeights:
+def weights(
+    policy: Policy, folder: Path, prompt: Prompt = EVOLVED, scale: float = 0.3, **slow: int
+) -> DistilledWeights:
     """A student whose adapter has moved off the base, and a teacher that has the same adapter."""
     params = SlowParams.model_validate(
         {"problems_per_step": 4, "group_size": 2, "lora_rank": 4, "warmup_steps": 0, "learning_rate": 0.001, **slow}
@@ -42,7 +43,7 @@ def weights(policy: Policy, folder: Path, prompt: Prompt = EVOLVED, **slow: int 
     with torch.no_grad():
         for _, parameter in sorted(found.trainer.model.named_parameters()):
             if parameter.requires_grad:
-                parameter.add_(SCALE * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     save_adapter(found.trainer.model, folder / "teacher")
     found.teach(prompt, folder / "teacher")
     return found
@@ -53,7 +54,7 @@ def trainable(slow: DistilledWeights) -> dict[str, torch.nn.Parameter]:
 
 
 def test_w1_the_teacher_never_moves_and_only_the_adapter_learns(policy: Policy, tmp_path: Path) -> None:
-    slow = weights(policy, tmp_path)
+    slow = weights(policy, tmp_path, scale=0.1)
     model = slow.trainer.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     first = slow.apart(SEED, PROBLEMS[:4], ANSWERS)
@@ -110,7 +111,7 @@ def test_w3_slices_change_neither_loss_nor_gradient(policy: Policy, tmp_path: Pa
     expected.backward()  # type: ignore[no-untyped-call]
     wanted = {name: p.grad.clone() for name, p in trainable(slow).items() if p.grad is not None}
     slow.trainer.model.zero_grad()
-    assert slow._backward(SEED, PROBLEMS[:4], ANSWERS) == pytest.approx(float(expected), rel=1e-5)
+    assert slow._backward(SEED, PROBLEMS[:4], ANSWERS) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert wanted.keys() == trainable(slow).keys()
     for name, parameter in trainable(slow).items():
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-6)
