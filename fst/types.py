@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-Arm = Literal["fst", "rl", "gepa"]
+Arm = Literal["fst", "rl", "gepa", "rl_gepa", "gepa_rl", "distill"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+SEQUENTIAL: tuple[Arm, ...] = ("rl_gepa", "gepa_rl")  # one kind of round after the other
+COMPARED: tuple[Arm, ...] = ARMS[:3]  # what `fst run` trains unless told otherwise
 Purpose = Literal["train", "fast", "eval"]
 Origin = Literal["seed", "reflection", "demonstration"]
 AnswerMode = Literal["whole", "last_line", "tag", "boxed", "marker", "auto"]  # see fst/data/answers.py

@@ -46,6 +46,9 @@ class Interval:
     high: float | None
 
 
+UNKNOWN = Interval(math.nan, None, None)  # of a figure that is not defined
+
+
 def interval(values: Sequence[float]) -> Interval:
     """Student's interval of a mean."""
     n, mean = len(values), float(np.mean(values))

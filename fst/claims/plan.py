@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fst.errors import ConfigError
-from fst.types import Arm
+from fst.types import SEQUENTIAL, Arm
 
 CLAIMS = {
     "C1": "sample efficiency: fewer rollouts to what RL alone reaches",
@@ -20,6 +20,7 @@ CLAIMS = {
     "C6": "cold start: reward leaves zero",
     "C7": "both channels contribute: the four cells",
     "C8": "nothing is lost on other and harder tasks, without the evolved prompt",
+    "C9": "interleaving: better than the better sequence, RL then GEPA or GEPA then RL (not in the paper)",
 }
 Kind = Literal["run", "transfer", "continual", "following", "zero"]
 
@@ -126,6 +127,8 @@ def _needs(claim: str, domains: Sequence[str], seed: int) -> list[Work]:
     runs = {(arm, domain): Work("run", arm, domain, seed) for domain in domains for arm in arms}
     if claim in ("C1", "C2", "C3", "C7"):
         return list(runs.values())
+    if claim == "C9":
+        return [Work("run", arm, domain, seed) for domain in domains for arm in ("fst", *SEQUENTIAL)]
     if claim == "C4":
         starts = [None, *(runs[arm, domain] for domain in domains for arm in arms[:2])]
         return [Work("transfer", "rl", TRANSFER, seed, start) for start in starts]

@@ -10,6 +10,7 @@ from cyclopts import App, Group
 from fst.cli import lab, release, runs, serve, sharing, traffic
 from fst.cli.bench import bench
 from fst.cli.bundles import bundles
+from fst.cli.distill import distill
 from fst.cli.models import model
 from fst.cli.stage import stage
 from fst.commandline import application, execute
@@ -17,7 +18,7 @@ from fst.data.domains import describe_families
 from fst.lifeline import hold
 
 SUBJECTS: dict[str, tuple[App | Callable[..., None], ...]] = {
-    "Runs": (runs.train, runs.run, runs.evaluate, runs.report, sharing.export, traffic.validate),
+    "Runs": (runs.train, runs.run, distill, runs.evaluate, runs.report, sharing.export, traffic.validate),
     "Pipeline and releases": (
         *(stage, release.release, release.rollback, bundles, release.explain, release.reproduce),
         sharing.push,

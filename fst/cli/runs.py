@@ -24,7 +24,7 @@ from fst.cli.options import (
 )
 from fst.commandline import goes_on
 from fst.errors import ConfigError
-from fst.types import ARMS, AnswerMode, Arm, scored_with, with_answer
+from fst.types import COMPARED, AnswerMode, Arm, scored_with, with_answer
 
 DOMAIN = "lab/sort_desc+add_one"
 TITLE = "Fast-Slow Training"
@@ -76,7 +76,8 @@ def train(
     Example: fst train --data tickets.jsonl --verifier choice
 
     Args:
-        arm: What learns: fst is both, rl the weights only, gepa the prompts only.
+        arm: What learns: fst is both, rl the weights only, gepa the prompts only; rl_gepa the weights first and then
+            the prompts, gepa_rl the other way round, on as many rollouts as fst; distill has `fst distill`.
         seed: Seed of everything that is drawn.
         run: Name of the run folder; made of domain, arm and seed if not given.
         resume: Go on from the last completed round.
@@ -111,12 +112,12 @@ def train(
 def run(
     *,
     domain: tuple[str, ...] = (DOMAIN,),
-    arms: Annotated[tuple[Arm, ...], Several] = ARMS,
+    arms: Annotated[tuple[Arm, ...], Several] = COMPARED,
     seeds: Annotated[tuple[int, ...], Several] = (0,),
     out: Path = Path("reports/run"),
     settings: TrainingSettings = TRAINING,
 ) -> None:
-    """Train all arms on each domain and seed, then write the report.
+    """Train fst, rl and gepa on each domain and seed, then write the report.
 
     A run that was cut off goes on; one that ended with the same parameters is kept. Exit code 8: none learned anything,
     and why.
@@ -125,7 +126,7 @@ def run(
 
     Args:
         domain: Domain spec; repeatable.
-        arms: Arms to train.
+        arms: Arms to train, see `fst train --help`.
         seeds: Seeds, one run per domain, arm and seed.
         out: Folder of the report.
     """

@@ -121,7 +121,7 @@ class Params(Section):
         """The parameters of a domain's stages: these, with the domain's own overrides. Raises ConfigError."""
         own = self.domain(name).set
         try:
-            return params_from_dict(_overridden(self.as_dict(), own)) if own else self
+            return params_from_dict(overridden(self.as_dict(), own)) if own else self
         except ConfigError as exc:
             raise ConfigError(f"domains.{name}.set: {exc}") from exc
 
@@ -198,10 +198,10 @@ def load_params(path: Path | None, overrides: Sequence[str] = ()) -> Params:
             raise ConfigError(f"{path}: not readable as YAML: {exc}") from exc
         if not isinstance(values, dict | None):
             raise ConfigError(f"{path}: expected sections with keys at the top")
-    return params_from_dict(_overridden(values or {}, overrides))
+    return params_from_dict(overridden(values or {}, overrides))
 
 
-def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
     """Nested values with overrides, the later ones over the earlier ones."""
     for override in overrides:
         key, sign, text = override.partition("=")

@@ -45,7 +45,11 @@ class ValidateParams(Section):
 class TrainParams(Section):
     """The stage `train`."""
 
-    arm: Arm = Field("fst", description="what learns: `fst` both, `rl` the adapter alone, `gepa` the prompts alone")
+    arm: Arm = Field(
+        "fst",
+        description="what learns: `fst` both, `rl` the adapter alone, `gepa` the prompts alone, `rl_gepa` and "
+        "`gepa_rl` one after the other; `distill` moves the prompt of the bundle it starts from into the adapter",
+    )
     seed: int = Field(0, ge=0, description="of everything the stage draws")
 
 

@@ -15,7 +15,6 @@ from fst.models.likelihood import answer_states, chunks, head_logits
 from fst.models.policy import Policy
 
 
-@torch.inference_mode()
 def token_kl(trained_logits: torch.Tensor, base_logits: torch.Tensor) -> torch.Tensor:
     """KL(softmax(trained) || softmax(base)) over the vocabulary V, in nats; shapes (..., V) -> (...)."""
     trained = torch.log_softmax(trained_logits.float(), -1)

@@ -16,6 +16,7 @@ from fst.method.books import Books, RoundAccount
 from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
 from fst.method.fast import Evolver, RoundPlan
+from fst.method.parts import Parts, parts_of
 from fst.method.rollouts import Asker, Pair
 from fst.method.schedule import Schedule, draw_seed, schedule_for
 from fst.method.slow import SlowWeights
@@ -75,8 +76,30 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        """Whether the cycles of the arm are complete, or its learning rollouts spent."""
+        """Whether the cycles or the parts of the arm are complete, or its learning rollouts spent."""
+        if self.parts.sequential:
+            return self.parts.over(self.books.budget, self.fast_rounds)
         return (self.arm != "rl" and self.cycle >= self.params.loop.cycles) or self.books.left <= 0
+
+    @property
+    def parts(self) -> Parts:
+        """What the arm may spend on which rounds."""
+        return parts_of(self.arm, self.params)
+
+    @property
+    def part(self) -> int:
+        """The part under way: 1 in the second of a sequential arm."""
+        return self.parts.part(self.books.budget, self.fast_rounds)
+
+    @property
+    def fast_rounds(self) -> int:
+        """Fast rounds completed."""
+        return self.round - self.step // self.params.loop.steps_per_cycle
+
+    @property
+    def dealt(self) -> Population:
+        """The prompts that a slow round deals over its groups: `gepa_rl` trains under the best one alone."""
+        return Population((self.population.best,)) if self.arm == "gepa_rl" else self.population
 
     @property
     def schedule(self) -> Schedule:
@@ -95,9 +118,9 @@ class Learner:
         )
 
     def fast_plan(self) -> RoundPlan:
-        """The next fast round. `gepa` alone may spend on it what `fst` spends on both kinds of round."""
-        budget = self.params.rollouts_per_cycle if self.arm == "gepa" else self.params.fast.budget
-        return RoundPlan(self.round, self.draw("fast"), min(budget, self.books.left), self.step)
+        """The next fast round. An arm that does not alternate may spend on it what `fst` spends on both kinds."""
+        budget = self.params.fast.budget if self.arm == "fst" else self.params.rollouts_per_cycle
+        return RoundPlan(self.round, self.draw("fast"), min(budget, self.parts.left(self.books.budget)), self.step)
 
     def draw(self, purpose: Purpose) -> int:
         """The seed of the next batch of samples."""

@@ -2,7 +2,9 @@
 
 Each cycle, a fast round evolves the prompts under the current slow weights; then a slow round takes T RL steps
 with every problem's group of rollouts dealt over the K prompts. The arms `rl` and `gepa` are the same loop with
-one of the two rounds left out. A round is the unit of resumption: what it needs is in the checkpoint before it.
+one of the two rounds left out, `rl_gepa` and `gepa_rl` take all rounds of one kind before those of the other
+(fst/method/parts.py); in `distill` a step is one of fst/method/distill.py. A round is the unit of resumption: what it
+needs is in the checkpoint before it.
 """
 
 from __future__ import annotations
@@ -15,16 +17,23 @@ from fst.method.fast import fast_round
 from fst.method.learner import Learner
 from fst.types import Arm, Purpose
 
-ROUNDS: dict[Arm, tuple[Purpose, ...]] = {"fst": ("fast", "train"), "rl": ("train",), "gepa": ("fast",)}
+ROUNDS: dict[Arm, tuple[tuple[Purpose, ...], ...]] = {  # of each part, over and over
+    "fst": (("fast", "train"),),
+    "rl": (("train",),),
+    "gepa": (("fast",),),
+    "rl_gepa": (("train",), ("fast",)),
+    "gepa_rl": (("fast",), ("train",)),
+    "distill": (("train",),),
+}
 
 
 def rounds(learner: Learner) -> Iterator[Purpose]:
     """The rounds of the arm, each yielded once it is complete and saved, to the end of its cycles or of its rollout
     budget, whichever comes first; `rl` has no cycles of its own and goes on until it has spent what `fst` might."""
-    order = ROUNDS[learner.arm]
     if learner.round == 0:
         learner.evaluate()
     while not learner.finished:
+        order = ROUNDS[learner.arm][learner.part]
         purpose = order[learner.round % len(order)]
         if purpose == "fast":
             evolve_prompts(learner)
@@ -52,5 +61,5 @@ def train_adapter(learner: Learner) -> None:
     """Slow weights: T steps on fresh problems, the population frozen."""
     with learner.in_round("train") as account:
         for problems in learner.schedule.batches(learner.step):
-            result, rollouts = learner.slow.train_step(learner.population, problems)
+            result, rollouts = learner.slow.train_step(learner.dealt, problems)
             account.step(learner.step, result, rollouts)

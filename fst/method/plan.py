@@ -47,6 +47,7 @@ class Plan:
     rollouts: dict[str, int]
     tokens: int
     fast: str = ""  # what a fast round cannot do within its budget
+    parts: str = ""  # what a sequential arm spends on which kind of round
 
     @property
     def peak(self) -> int:
@@ -78,6 +79,7 @@ class Plan:
             f"peak        {_gib(self.peak)}",
             f"per cycle   at most {rollouts} rollouts, {self.tokens:,} new tokens",
             *([f"fast round  {self.fast}"] if self.fast else []),
+            *([f"rollouts    {self.parts}"] if self.parts else []),
         ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 
 from fst.config import Params, params_from_record
-from fst.data.domains import load_domain
+from fst.data.domains import load_domain, seed_prompt
 from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
 from fst.errors import ConfigError, RecordError
@@ -22,9 +24,11 @@ from fst.method import ranks
 from fst.method.books import Books
 from fst.method.checkpoint import restore, take
 from fst.method.demonstrations import cleared
+from fst.method.distill import DistilledWeights, prompt_to_distil
 from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
+from fst.method.parts import parts_of
 from fst.method.plan import Plan, plan_run
 from fst.method.reflectors import build_reflector
 from fst.method.slow import SlowWeights
@@ -37,7 +41,7 @@ from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, v
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back
 from fst.store.bundle import Bundle, read_bundle
-from fst.types import Arm, Prompt
+from fst.types import Arm, Population, Prompt
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def plan_of(job: Job, domain: Domain) -> Plan:
     reader = load_reader(job.params.model)
     encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
     room = reader.room(job.params)  # longer questions are left out
-    return plan_run(job.params, max((n for n in map(len, encoded) if room is None or n <= room), default=0))
+    plan = plan_run(job.params, max((n for n in map(len, encoded) if room is None or n <= room), default=0))
+    return dataclasses.replace(plan, parts=parts_of(job.arm, job.params).says())
 
 
 def problems_of(job: Job) -> Domain:
@@ -96,7 +101,11 @@ def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
         "data_sha256": data_sha256(domain),
         "test_sha256": problems_sha256(domain.test),
         "start": start_key(start, job.domain, job.serves),
-        "places": {"problems": job.problems and str(job.problems), "start": job.start and str(job.start)},
+        "places": {
+            "problems": job.problems and str(job.problems),
+            "start": job.start and str(job.start),
+            "serves": job.serves,
+        },
         "commit": commit(),
         "versions": versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -124,7 +133,11 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params, domain)
     trl_config(params.slow, params.model, job.folder, job.seed)  # in every arm: refuses options, joins the ranks
-    if job.arm != "rl":
+    population = first_population(start, job.domain, params, job.serves)
+    if job.arm == "distill":
+        seed = Population((Prompt(seed_prompt(params.loop.seed_prompt, job.domain)),))
+        taught, population = prompt_to_distil(population, seed.best, job.domain), seed
+    elif job.arm != "rl":
         ranks.of_first(reflector.check)
     config = config_of(job, problems, start)
     alike = {key: value for key, value in config.items() if key not in ("run", "places", "created")}
@@ -138,9 +151,12 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     slow = None
     adapter = start.adapter if start else None
     if job.arm != "gepa":
-        slow = SlowWeights(policy, params.slow, params.model, domain.verify, job.folder, job.seed)
+        kind = DistilledWeights if job.arm == "distill" else SlowWeights
+        slow = kind(policy, params.slow, params.model, domain.verify, job.folder, job.seed)
         if adapter:
             slow.start_from(adapter)
+        if isinstance(slow, DistilledWeights):
+            slow.teach(taught, adapter)
     elif adapter:
         policy.model = attach_adapter(policy.model, adapter)
     learner = Learner(
@@ -152,7 +168,7 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
         books=Books(folder, progress, params.rollout_budget),
         seed=job.seed,
         slow_weights=slow,
-        population=cleared(first_population(start, job.domain, params, job.serves), problems),
+        population=cleared(population, problems),
         started=adapter is not None,
     )
     if going_on:
@@ -178,12 +194,12 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
         asked = (job.arm, job.domain, job.seed, params.of_run())
         check_same(job.folder, dict(zip(ASKED, asked, strict=True)))
         return
-    steps = (
-        params.rollout_budget // params.rollouts_per_step
-        if job.arm == "rl"
-        else params.loop.cycles * params.loop.steps_per_cycle
-    )
-    with Progress(steps, params.loop.cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
+    steps, cycles = params.loop.cycles * params.loop.steps_per_cycle, params.loop.cycles
+    if (parts := parts_of(job.arm, params)).sequential or job.arm == "rl":
+        steps = parts.slow // params.rollouts_per_step
+    if parts.sequential:
+        cycles = parts.fast_rounds + steps // params.loop.steps_per_cycle
+    with Progress(steps, cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
         learner = prepare(job, progress, resume)
         progress.drawn = lambda: learner.policy.drawn
         try:
@@ -203,6 +219,28 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
 
     Raises RecordError when the folder has no run or no checkpoint.
     """
+    with reopened(folder) as (learner, last):
+        take(learner, last)
+        chosen = Prompt(prompt) if prompt is not None else learner.population.best
+        problems = getattr(learner.domain, split)
+        result = learner.measure(chosen, problems)
+    return {
+        "run": folder.name,
+        "split": split,
+        "prompt": chosen.text,
+        "accuracy": result.accuracy,
+        "stderr": result.stderr,
+        "n": len(problems),
+        "binary": result.binary,
+        "kl": result.kl,
+        "rollouts": len(problems) * learner.params.evaluate.samples,
+    }
+
+
+@contextlib.contextmanager
+def reopened(folder: Path) -> Iterator[tuple[Learner, Path]]:
+    """The learner of a run as it was before its first round, and the folder of its last checkpoint. What it rolls is
+    not recorded with the run, and its reflector is not needed. Raises RecordError as `evaluate_run`."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as exc:
@@ -220,21 +258,10 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
             params.replace(reflector=params.reflector.replace(kind="policy")),
             problems=_path(places.get("problems")),
             start=_path(places.get("start")),
+            serves=places.get("serves", ""),
         )
         learner = prepare(job, Progress(1, 1, job.arm, job.domain, quiet=True))
-        take(learner, last[1])
-        chosen = Prompt(prompt) if prompt is not None else learner.population.best
-        problems = getattr(learner.domain, split)
-        result = learner.measure(chosen, problems)
-        learner.books.close()
-    return {
-        "run": folder.name,
-        "split": split,
-        "prompt": chosen.text,
-        "accuracy": result.accuracy,
-        "stderr": result.stderr,
-        "n": len(problems),
-        "binary": result.binary,
-        "kl": result.kl,
-        "rollouts": len(problems) * learner.params.evaluate.samples,
-    }
+        try:
+            yield learner, last[1]
+        finally:
+            learner.books.close()

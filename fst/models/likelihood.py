@@ -44,11 +44,13 @@ def answer_states(
         states = []
         for manager in under:
             with manager():
-                states.append(_states(model, [contexts[i] for i in rows], [answers[i] for i in rows], pad_id))
+                states.append(states_of(model, [contexts[i] for i in rows], [answers[i] for i in rows], pad_id))
         yield rows, states
 
 
-def _states(model: nn.Module, contexts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int) -> torch.Tensor:
+def states_of(model: nn.Module, contexts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int) -> torch.Tensor:
+    """The last hidden state before each answer token, (sum of the answers' lengths, width), of one batch of rows whose
+    answers are not empty. Gradients flow where they are on."""
     plain = plain_model(model)
     device = next(plain.parameters()).device
     leaves = encode_contexts(model, contexts, pad_id).spread(range(len(contexts)))

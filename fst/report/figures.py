@@ -21,11 +21,26 @@ from fst.runs.view import ARM_NAMES, RunView, mean_curve, number
 # Okabe and Ito's palette (safe for the common colour-vision deficiencies), lightened for dark pages.
 # Arms also differ by line style and marker, so a grey print can be read.
 COLOURS = {
-    "light": {"fst": "#0072b2", "rl": "#d55e00", "gepa": "#009e73"},
-    "dark": {"fst": "#56b4e9", "rl": "#f0884a", "gepa": "#2fc596"},
+    "light": {
+        "fst": "#0072b2",
+        "rl": "#d55e00",
+        "gepa": "#009e73",
+        "rl_gepa": "#8a6d00",
+        "gepa_rl": "#5b5fc7",
+        "distill": "#7a4b2a",
+    },
+    "dark": {
+        "fst": "#56b4e9",
+        "rl": "#f0884a",
+        "gepa": "#2fc596",
+        "rl_gepa": "#d9b64a",
+        "gepa_rl": "#a3a6f5",
+        "distill": "#c99b78",
+    },
 }
 LINES: dict[str, Any] = {"fst": "-", "rl": (0, (5, 2)), "gepa": (0, (1.5, 1.5))}
-MARKERS = {"fst": "o", "rl": "s", "gepa": "^"}
+LINES |= {"rl_gepa": (0, (5, 2, 1.5, 2)), "gepa_rl": (0, (1.5, 1.5, 5, 1.5)), "distill": "-"}
+MARKERS = {"fst": "o", "rl": "s", "gepa": "^", "rl_gepa": "D", "gepa_rl": "v", "distill": "P"}
 MEMBER = {"light": "#b0467f", "dark": "#e590c0"}
 INK = {"light": "#33373d", "dark": "#c9ced6"}
 GRID = {"light": "#e3e5e8", "dark": "#33383f"}

@@ -152,7 +152,7 @@ class Progress:
         """Fast rounds and RL steps that remain, the running fast round in parts."""
         fast_rounds = self._cycles - self._cycle - (self._fast_share if self._kind == "fast" else 1.0)
         return {
-            "fast": max(0.0, fast_rounds) if self._arm != "rl" else 0.0,
+            "fast": max(0.0, fast_rounds) if self._arm not in ("rl", "distill") else 0.0,
             "slow": float(max(0, self._total_steps - self._step)) if self._arm != "gepa" else 0.0,
         }
 

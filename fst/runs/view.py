@@ -19,7 +19,14 @@ from fst.types import ARMS, prompt_id
 
 Event = dict[str, Any]
 
-ARM_NAMES = {"fst": "Fast-slow", "rl": "Slow only", "gepa": "Fast only"}
+ARM_NAMES = {
+    "fst": "Fast-slow",
+    "rl": "Slow only",
+    "gepa": "Fast only",
+    "rl_gepa": "Slow, then fast",
+    "gepa_rl": "Fast, then slow",
+    "distill": "Distilled",
+}
 
 _CONFIG_FIELDS = ("arm", "domain", "seed", "params", "commit", "versions")
 _EVENT_FIELDS = {

@@ -2,11 +2,12 @@
 what others build on comes first; K7 verdicts follow from the figures: planted curves with known ratios; K8 what
 cannot be told is not called a failure; K9 a stage's end, its prompt and what was forgotten are those of the run; K10 a
 claim as a whole stands on its rows: most domains and none worse (C1, C2), or all; K11 another number of rollouts scales
-everything that is spent; K12 what cannot be run is refused before anything is."""
+everything that is spent; K12 what cannot be run is refused before anything is; K13 as in fst/claims/rows.py."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fst.claims.curves import (
+    Interval,
     Point,
     ceiling_interval,
     first_reach,
@@ -30,7 +32,7 @@ from fst.claims.evidence import Evidence, Run
 from fst.claims.judge import judge, sum_up
 from fst.claims.page import figure_of, verdict
 from fst.claims.plan import CLAIMS, COLD, DOMAINS, SIZES, TRANSFER, Work, plan
-from fst.claims.rows import Row
+from fst.claims.rows import Row, Target
 from fst.cli import main
 from fst.errors import ConfigError
 
@@ -139,11 +141,12 @@ def test_k6_runs_are_shared_and_starts_come_first() -> None:
     assert len({w.name for w in works}) == len(works)
     assert all(w.start is None or works.index(w.start) < works.index(w) for w in works)
     runs = [w for w in works if w.kind == "run" and w.domain in DOMAINS]
-    assert len(runs) == 3 * len(DOMAINS) * len(seeds)
+    assert len(runs) == 5 * len(DOMAINS) * len(seeds)
+    assert {w.arm for w in plan(["C9"], DOMAINS, seeds)} == {"fst", "rl_gepa", "gepa_rl"}
     assert len([w for w in works if w.kind == "transfer"]) == (1 + 2 * len(DOMAINS)) * len(seeds)
     assert {w.kind for w in plan(["C7"], DOMAINS, seeds)} == {"run"}
-    with pytest.raises(ConfigError, match="C9: no such claim; known: C1, C2"):
-        plan(["C9"], DOMAINS, seeds)
+    with pytest.raises(ConfigError, match="C10: no such claim; known: C1, C2"):
+        plan(["C10"], DOMAINS, seeds)
 
 
 def test_k6_no_seed_or_rule_that_chose_a_default_is_reported_on() -> None:
@@ -172,19 +175,25 @@ def rows(claim: str, runs: list[Run], measured: dict[Work, Any] | None = None) -
     return judge([claim], [A], Evidence(tuple(runs), measured or {}))
 
 
+def twice(runs: list[Run]) -> list[Run]:
+    """The same on two seeds, so that the interval is the figure itself."""
+    again = [replace(run, work=replace(run.work, seed=run.work.seed + 1)) for run in runs]
+    return [*runs, *again]
+
+
 def test_k7_c1_counts_rollouts_to_what_rl_reaches() -> None:
     runs = [run("rl", [0, 0.1, 0.2, 0.4, 0.3]), run("fst", [0, 0.2, 0.9], fast=100), run("gepa", [0, 0.5])]
-    by = {row.measure.split(" of ")[0]: row for row in rows("C1", runs)}
+    by = {row.measure.split(" of ")[0]: row for row in rows("C1", twice(runs))}
     assert by["RL steps"].ours == pytest.approx(30 / 20)
     assert by["all rollouts"].ours == pytest.approx(3840 / (2560 + 100))
-    assert by["all rollouts"].holds is False
+    assert (by["all rollouts"].holds, by["RL steps"].holds) == (False, None), "no verdict without a target"
     runs[1] = run("fst", [0.5, 0.6])
     by = {row.measure.split(" of ")[0]: row for row in rows("C1", runs)}
     for name in ("RL steps", "training rollouts"):
         assert by[name].ours == pytest.approx(30), "what is there before the first step took one step"
     assert "FST was there before its first RL step on 1 of 1 seeds" in by["RL steps"].note
     runs[1] = run("fst", [0, 0.4])
-    assert next(row for row in rows("C1", runs) if row.target).holds is True
+    assert next(row for row in rows("C1", twice(runs)) if row.target).holds is True
     runs[1] = run("fst", [0, 0.39])
     missed = next(row for row in rows("C1", runs) if row.target)
     assert missed.holds is False
@@ -194,10 +203,11 @@ def test_k7_c1_counts_rollouts_to_what_rl_reaches() -> None:
 def test_k7_c3_c7_follow_from_the_figures() -> None:
     runs = [run("rl", [0, 0.5, 1.0]), run("fst", [0, 0.5, 1.0], kl=0.3), run("gepa", [0, 0.5])]
     assert [row.ours for row in rows("C3", runs)] == [pytest.approx(0.3)] * 2
-    assert rows("C3", runs)[0].holds is True
+    assert [row.holds for row in rows("C3", twice([runs[0], run("fst", [0, 0.5, 1.0], kl=0.2)]))] == [True, None]
     assert rows("C7", runs)[0].ours == pytest.approx(0.4)
+    assert rows("C7", twice(runs))[0].holds is True
     weak = {"base/seed": 0.0, "base/evolved": 0.95, "trained/seed": 0.2, "trained/evolved": 0.9}
-    assert rows("C7", [*runs[:1], run("fst", [0, 1], cells=weak), runs[2]])[0].holds is False
+    assert rows("C7", twice([runs[0], run("fst", [0, 1], cells=weak), runs[2]]))[0].holds is False
 
 
 def test_k7_c4_compares_with_the_same_seed_from_the_base() -> None:
@@ -213,22 +223,25 @@ def test_k7_c4_compares_with_the_same_seed_from_the_base() -> None:
     ]
     found = {("from fst" in row.measure): row for row in rows("C4", runs)}
     assert (found[True].ours, found[True].holds) == (pytest.approx(0.96), True)
-    assert (found[False].ours, found[False].holds) == (pytest.approx(0.2), False)
+    assert (found[False].ours, found[False].target) == (pytest.approx(0.2), "")
 
 
 def test_k7_c6_a_run_that_never_leaves_zero_counts_whole() -> None:
     zero = {Work("zero", "base", COLD, 0): {"rollouts": 2000, "reward": 0.0}}
     runs = [run("rl", [0.0] * 11, domain=COLD), run("fst", [0, 0.2, 0.9], domain=COLD)]
-    by = {row.measure.split(" until")[0]: row for row in rows("C6", runs, zero)}
+    by = {row.measure.split(" until")[0]: row for row in rows("C6", twice(runs), zero)}
     assert by["all rollouts"].ours == pytest.approx(10)
     assert by["all rollouts"].holds is True
-    assert "RL never left zero on 1 of 1 seeds (so the ratio is a lower bound)" in by["all rollouts"].note
+    assert "RL never left zero on 2 of 2 seeds (so the ratio is a lower bound)" in by["all rollouts"].note
+    runs[0] = run("rl", [0.0] * 4, domain=COLD)
+    short = next(row for row in rows("C6", twice(runs), zero) if row.target)
+    assert (short.ours, short.holds) == (pytest.approx(3), None), "a lower bound below the target misses nothing"
     runs[1] = run("fst", [0.0] * 11, domain=COLD)
     neither = next(row for row in rows("C6", runs, zero) if row.target)
     assert (neither.holds, neither.ours, neither.each) == (False, None, (None,))
 
 
-def test_k7_c8_noise_is_no_loss_but_a_clear_one_is() -> None:
+def test_k7_c8_noise_is_neither_loss_nor_gain() -> None:
     def measured(ours: list[float], theirs: list[float]) -> dict[Work, Any]:
         found: dict[Work, Any] = {}
         for arm, values in (("fst", ours), ("rl", theirs), ("base", theirs)):
@@ -238,8 +251,28 @@ def test_k7_c8_noise_is_no_loss_but_a_clear_one_is() -> None:
         return found
 
     runs = [run("fst", [0, 1], seed) for seed in (10, 11, 12)]
-    assert rows("C8", runs, measured([0.7, 0.6, 0.8], [0.71, 0.6, 0.8]))[0].holds is True
+    assert rows("C8", runs, measured([0.7, 0.6, 0.8], [0.71, 0.6, 0.8]))[0].holds is None
+    assert rows("C8", runs, measured([0.8, 0.8, 0.81], [0.71, 0.7, 0.7]))[0].holds is True
     assert rows("C8", runs, measured([0.5, 0.5, 0.51], [0.7, 0.71, 0.7]))[0].holds is False
+
+
+def test_k7_c9_compares_with_the_sequence_that_is_better_over_all_seeds() -> None:
+    def arms(seed: int, ours: float, slow_first: float, fast_first: float) -> list[Run]:
+        return [
+            run("fst", [0, ours], seed),
+            run("rl_gepa", [0, 0.2, slow_first], seed),
+            run("gepa_rl", [0, 0.2, fast_first], seed),
+        ]
+
+    runs = [*arms(10, 0.9, 0.7, 0.5), *arms(11, 0.9, 0.8, 0.85), *arms(12, 0.95, 0.8, 0.6)]
+    accuracy, rollouts = rows("C9", runs)
+    assert accuracy.measure == "accuracy of FST less rl_gepa's"
+    assert accuracy.each == pytest.approx((0.2, 0.1, 0.15)), "rl_gepa, also on the seed where gepa_rl is better"
+    assert (accuracy.holds, accuracy.target) == (True, "> 0")
+    assert rollouts.each == pytest.approx((2.0, 2.0, 2.0))
+    assert (rollouts.holds, rollouts.target) == (None, "")
+    even = [*arms(10, 0.75, 0.7, 0.5), *arms(11, 0.7, 0.8, 0.85), *arms(12, 0.95, 0.8, 0.6)]
+    assert rows("C9", even)[0].holds is None
 
 
 def test_k9_c5_normalises_by_the_best_of_any_arm() -> None:
@@ -258,12 +291,12 @@ def test_k9_c5_normalises_by_the_best_of_any_arm() -> None:
     alone = [
         run(arm, [0, 1], accuracy=a, domain=d) for arm, a, d in (("fst", 1.0, A), ("rl", 0.3, A), ("fst", 0.4, "lab/b"))
     ]
-    found = judge(["C5"], [A, "lab/b"], Evidence((*runs, *alone), {}))
+    found = judge(["C5"], [A, "lab/b"], Evidence(tuple(twice([*runs, *alone])), {}))
     ours = {(row.measure.split(":")[0], row.domain.split(",")[0]): row for row in found}
     assert ours["fst", A].ours == pytest.approx(0.96)
     assert ours["fst", "lab/b"].ours == pytest.approx(1.0)
     assert ours["rl", "lab/b"].ours == pytest.approx(0.25)
-    assert (ours["fst", A].holds, ours["rl", A].holds) == (True, False)
+    assert (ours["fst", A].holds, ours["rl", A].holds) == (True, None), "rl has no target"
     assert "at the end of the run 70.0%" in ours["fst", A].note
 
 
@@ -272,6 +305,7 @@ def test_k8_what_cannot_be_told_is_not_a_failure() -> None:
     found = rows("C2", runs)
     assert [row.holds for row in found] == [None] * 3
     assert "not identified: rl: the curve does not rise" in found[0].note
+    assert [(row.ours, row.low, row.high) for row in found] == [(None, None, None)] * 3, "no fit, no figure"
     assert [verdict(row) for row in found] == ["cannot be told"] * 3
     bent = [run("rl", [0, 0.2, 0.4, 0.5, 0.5, 0.5]), run("fst", [0, 0.9, 0.95, 0.96, 0.96]), run("gepa", [0, 0.5])]
     assert rows("C2", bent)[-1].holds is None, "one seed has no interval"
@@ -284,26 +318,71 @@ def test_k8_what_cannot_be_told_is_not_a_failure() -> None:
     ("claim", "found", "holds"),
     [
         ("C1", [(4.0, True), (3.5, True), (1.2, False)], True),
-        ("C1", [(4.0, True), (3.5, True), (0.9, False)], False),
+        ("C1", [(4.0, True), (3.5, True), (0.8, False)], False),
+        ("C1", [(4.0, True), (3.5, True), (1.05, False)], None),
+        ("C1", [(4.0, True), (3.5, True), (3.05, None)], True),
         ("C1", [(4.0, True), (2.0, False), (1.2, False)], False),
-        ("C2", [(0.2, True), (0.1, True), (0.1, False)], True),
-        ("C2", [(0.2, True), (0.1, True), (-0.1, None)], None),
-        ("C2", [(0.2, True), (0.1, None), (0.1, None)], None),
-        ("C2", [(0.2, True), (0.1, True), (-0.1, False)], False),
+        ("C2", [(0.2, True), (0.15, True), (0.11, True)], True),
+        ("C2", [(0.2, True), (0.15, True), (0.05, None)], None),
+        ("C2", [(0.2, True), (None, None), (None, None)], None),
+        ("C2", [(0.3, True), (0.2, True), (-0.2, False)], False),
         ("C3", [(0.2, True), (0.2, True), (0.4, False)], False),
         ("C3", [(0.2, True), (None, None), (0.1, True)], None),
         ("C3", [(0.5, False), (None, None), (0.1, True)], False),
-        ("C7", [(0.1, True), (0.2, True), (0.3, True)], True),
+        ("C7", [(0.2, True), (0.2, True), (0.3, True)], True),
+        ("C7", [(0.2, True), (0.2, True), (0.05, None)], None),
     ],
 )
 def test_k10_a_claim_stands_on_its_rows(
     claim: str, found: list[tuple[float | None, bool | None]], holds: bool | None
 ) -> None:
-    rows = [Row(claim, A, "m", "x", ours, None, None, "", "some", held, (10,)) for ours, held in found]
-    rows.append(Row(claim, A, "without a target", "x", 0.0, None, None, "", "", False, (10,)))
+    """Each figure's interval reaches 0.1 to both sides."""
+    rows = [
+        Row(claim, A, "m", "x", ours, ours and ours - 0.1, ours and ours + 0.1, "", "some", held, (10,))
+        for ours, held in found
+    ]
+    rows.append(Row(claim, A, "without a target", "x", 0.0, None, None, "", "", None, (10,)))
     (verdict,) = sum_up(rows)
     held = sum(one is True for _, one in found)
     assert (verdict.claim, verdict.held, verdict.rows, verdict.holds) == (claim, held, 3, holds)
+
+
+@pytest.mark.parametrize(
+    ("target", "low", "high", "met"),
+    [
+        (Target(">=", 3, "x"), 3.0, 4.0, True),
+        (Target(">=", 3, "x"), 2.9, 4.0, None),
+        (Target(">=", 3, "x"), 1.0, 2.9, False),
+        (Target(">", 0), 0.0, 1.0, None),
+        (Target(">", 0), 0.1, 1.0, True),
+        (Target(">", 0), 0.0, 0.0, False),
+        (Target("<=", 0.3), 0.0, 0.3, True),
+        (Target("<=", 0.3), 0.2, 0.4, None),
+        (Target("<=", 0.3), 0.31, 0.4, False),
+        (Target("<=", 0.3), None, None, None),
+    ],
+)
+def test_k13_a_verdict_is_that_of_the_interval(
+    target: Target, low: float | None, high: float | None, met: bool | None
+) -> None:
+    assert target.met(Interval(math.nan if low is None else low, low, high)) is met
+
+
+def test_k13_two_seeds_that_disagree_tell_nothing() -> None:
+    """C7 of +23.5 points from two seeds at +0.4 and +46.6: the mean meets the target, the interval does not."""
+
+    def joint(points: float, seed: int) -> Run:
+        cells = {"base/seed": 0.0, "base/evolved": 0.5, "trained/seed": 0.2, "trained/evolved": 0.5 + points}
+        return run("fst", [0, 1], seed, cells=cells)
+
+    others = [run(arm, [0, 0.5], seed) for arm in ("rl", "gepa") for seed in (10, 11)]
+    (row,) = rows("C7", [joint(0.004, 10), joint(0.466, 11), *others])
+    assert figure_of(row) == "+23.5 [-270.0, +317.0]"
+    assert (verdict(row), sum_up([row])[0].holds) == ("cannot be told", None)
+    (row,) = rows("C7", [joint(0.22, 10), joint(0.25, 11), *others])
+    assert (figure_of(row), verdict(row)) == ("+23.5 [+4.4, +42.6]", "holds")
+    (row,) = rows("C7", [joint(0.22, 10), *others[::2]])
+    assert (figure_of(row), verdict(row)) == ("+22.0", "cannot be told"), "one seed has no interval"
 
 
 def test_k11_another_number_of_rollouts_scales_all_that_is_spent() -> None:
@@ -318,7 +397,7 @@ def test_k11_another_number_of_rollouts_scales_all_that_is_spent() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["C9"], "C9: no such claim; known: C1,"),
+        (["C10"], "C10: no such claim; known: C1,"),
         (["--domains", "lab/nonsense"], "unknown operation 'nonsense'"),
         (["--domains", "lab/reverse", "lab/reverse"], "each only once"),
         (["--rollouts", "127"], "--rollouts 127: one RL step takes 128"),

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COMMANDS = {
     "train": "Train one arm on one domain",
-    "run": "Train all arms on each domain",
+    "run": "Train fst, rl and gepa on each domain",
+    "distill": "so that the seed prompt does as well",
     "report": "an HTML page",
     "evaluate": "Measure mean@n and KL",
     "doctor": "List what is missing",
@@ -157,7 +158,10 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["trian"], 'unknown command "trian". Did you mean "train"? See `fst --help`.'),
         (["bundles", "lits"], 'unknown command "lits". Did you mean "list"? See `fst bundles --help`.'),
         (["train", "--amr", "fst"], "unknown option: --amr. Did you mean --arm? See `fst train --help`."),
-        (["train", "--arm", "both"], 'invalid value "both" for --arm. Choose from: "fst", "rl", "gepa".'),
+        (
+            ["train", "--arm", "both"],
+            'invalid value "both" for --arm. Choose from: "fst", "rl", "gepa", "rl_gepa", "gepa_rl", "distill".',
+        ),
         (["train", "--seed", "x"], 'invalid value for --seed: unable to convert "x" into int.'),
         (["train", "sort_add"], "unexpected argument: sort_add. See `fst train --help`."),
         (["train", "--no-quiet"], "unknown option: --no-quiet. Did you mean --quiet?"),
