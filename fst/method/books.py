@@ -119,6 +119,8 @@ class Books:
             loss=result.loss,
             grad_norm=result.grad_norm,
             seconds=round(result.seconds, 3),
+            reused=result.reused,
+            optimism=result.optimism,
         )
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
         signal = f"signal in {result.kept_groups} of {result.groups} groups"

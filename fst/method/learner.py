@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fst.config import Params
@@ -15,7 +15,8 @@ from fst.method import ranks
 from fst.method.books import Books, RoundAccount
 from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
-from fst.method.fast import Evolver, RoundPlan
+from fst.method.fast import Evolver, FastRound, RoundPlan
+from fst.method.reuse import Spare, spare
 from fst.method.rollouts import Asker, Pair
 from fst.method.schedule import Schedule, draw_seed, schedule_for
 from fst.method.slow import SlowWeights
@@ -30,7 +31,8 @@ T = TypeVar("T")
 @dataclass
 class Learner:
     """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `draws` the seeds
-    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before."""
+    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before. `spare`:
+    what the slow round after a fast one may reuse."""
 
     arm: Arm
     domain: Domain
@@ -45,6 +47,7 @@ class Learner:
     round: int = 0
     cycle: int = 0
     draws: int = 0
+    spare: Spare = field(default_factory=Spare)
 
     @property
     def slow(self) -> SlowWeights:
@@ -99,6 +102,11 @@ class Learner:
         budget = self.params.rollouts_per_cycle if self.arm == "gepa" else self.params.fast.budget
         return RoundPlan(self.round, self.draw("fast"), min(budget, self.books.left), self.step)
 
+    def adopt(self, found: FastRound) -> None:
+        """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused."""
+        self.population = found.population
+        self.spare = spare(found.rollouts if self.params.loop.reuse else (), found.population)
+
     def draw(self, purpose: Purpose) -> int:
         """The seed of the next batch of samples."""
         self.draws += 1
@@ -106,7 +114,7 @@ class Learner:
 
     def switch(self, domain: Domain) -> None:
         """Go on with the problems of another domain."""
-        self.domain = domain
+        self.domain, self.spare = domain, Spare()
         if self.slow_weights:
             self.slow_weights.verify = domain.verify
 
@@ -117,6 +125,8 @@ class Learner:
         yield account
         self.books.close_round(account, self.step, self.population)
         self.round += 1
+        if purpose == "train":
+            self.spare = Spare()
 
     def once(self, work: Callable[[], T]) -> T:
         """Do `work`, on rank 0 alone where several processes train. Every rank returns what it returned, and goes on
