@@ -124,6 +124,7 @@ class Books:
         )
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
         signal = f"signal in {result.kept_groups} of {result.groups} groups"
+        signal += f", {result.reused} rollouts reused" if result.reused else ""
         spent = f"{result.seconds:.1f} s for {tokens:,} new tokens, at most {peak_bytes() / 2**30:.1f} GiB so far"
         self.progress.step(step, result.reward, f"{signal}, {spent}")
 

@@ -44,8 +44,8 @@ log = logging.getLogger("fst")
 class FastRound:
     """The result: the new population, every prompt met with its parents and scores, and the cost: rollouts `spent`,
     what reflection took, and the reflector's own account since the run began, where it keeps one. `anchors` is how many
-    problems prompts were scored on, `given_up` how many proposals were not scored on all of them; `rollouts` are all
-    that the round sampled, in order."""
+    problems prompts were scored on, `given_up` how many proposals were not scored on all of them; `rollouts` are
+    those of the population's prompts, in the order in which they were sampled."""
 
     population: Population
     scores: dict[str, dict[str, float]]
@@ -296,5 +296,5 @@ def _result(adapter: _Adapter, state: GEPAState[Any, Any], acceptance: Acceptanc
         getattr(adapter.evolver.reflector, "usage", None),
         len(acceptance.anchors),
         acceptance.given_up,
-        adapter.rollouts,
+        [rollout for rollout in adapter.rollouts if rollout.prompt_id in population.scores],
     )

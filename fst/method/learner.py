@@ -105,7 +105,7 @@ class Learner:
     def adopt(self, found: FastRound) -> None:
         """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused."""
         self.population = found.population
-        self.spare = spare(found.rollouts if self.params.loop.reuse else (), found.population)
+        self.spare = spare(found.rollouts if self.params.loop.reuse else ())
 
     def draw(self, purpose: Purpose) -> int:
         """The seed of the next batch of samples."""
@@ -113,8 +113,8 @@ class Learner:
         return draw_seed(self.seed, purpose, self.round, self.draws)
 
     def switch(self, domain: Domain) -> None:
-        """Go on with the problems of another domain."""
-        self.domain, self.spare = domain, Spare()
+        """Go on with the problems of another domain, from a cycle's end."""
+        self.domain = domain
         if self.slow_weights:
             self.slow_weights.verify = domain.verify
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from fst.data.types import Problem
 from fst.method.dealing import slot
-from fst.types import Population, Prompt, Rollout
+from fst.types import Prompt, Rollout
 
 
 @dataclass
@@ -53,22 +53,18 @@ class Spare:
         return [dataclasses.asdict(rollout) for cell in self.cells.values() for rollout in cell]
 
 
-def spare(rollouts: Iterable[Rollout], population: Population) -> Spare:
-    """Of a fast round's rollouts, those of the prompts that it chose."""
-    chosen, found = {prompt.id for prompt in population.prompts}, Spare()
+def spare(rollouts: Iterable[Rollout]) -> Spare:
+    """Rollouts, as they may be reused."""
+    found = Spare()
     for rollout in rollouts:
-        if rollout.prompt_id in chosen:
-            found.cells.setdefault((rollout.problem_id, rollout.prompt_id), []).append(rollout)
+        found.cells.setdefault((rollout.problem_id, rollout.prompt_id), []).append(rollout)
     return found
 
 
 def spare_from(saved: Iterable[Mapping[str, Any]]) -> Spare:
     """What `Spare.as_list` wrote."""
-    found = Spare()
-    for values in saved:
-        rollout = Rollout(**{**values, "tokens": tuple(values["tokens"]), "logprobs": tuple(values["logprobs"])})
-        found.cells.setdefault((rollout.problem_id, rollout.prompt_id), []).append(rollout)
-    return found
+    lists = ("tokens", "logprobs")
+    return spare(Rollout(**{**values, **{key: tuple(values[key]) for key in lists}}) for values in saved)
 
 
 def optimism(reused: Sequence[Rollout], sampled: Sequence[Rollout]) -> float | None:

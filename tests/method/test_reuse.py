@@ -13,14 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.data.types import Problem
+from fst.config import params_from_dict
+from fst.data.types import Domain, Problem
+from fst.method.books import Books
 from fst.method.dealing import group_advantages, grouped, slot
+from fst.method.fast import FastRound, Screening
+from fst.method.learner import Learner
 from fst.method.reuse import Spare, optimism, spare, spare_from
 from fst.models.policy import Policy
-from fst.types import Population, Prompt, Rollout
+from fst.runs.progress import Progress
+from fst.runs.records import RunFolder
+from fst.types import Prompt, Rollout
 from support.slow_toys import PROBLEMS, PROMPTS, Watched, drawn, population, verify
 
 GROUP = 4
+TOY = Domain("toy", PROBLEMS, (), (), verify)
 
 
 def rollout(problem: str, prompt: Prompt, reward: float = 1.0, text: str = "a") -> Rollout:
@@ -35,7 +42,7 @@ def test_u1_u2_u3_what_is_dealt(data: st.DataObject) -> None:
     problems = [PROBLEMS[i] for i in data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))]
     cells = data.draw(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(PROMPTS)), max_size=30))
     had = [rollout(f"p{i}", prompt, text=str(at)) for at, (i, prompt) in enumerate(cells)]
-    rest = spare(had, Population(tuple(prompts)))
+    rest = spare(had)
     dealt = rest.deal(problems, prompts, 8)
 
     assert len(dealt) == 8 * len(problems)
@@ -58,10 +65,20 @@ def test_u1_u2_u3_what_is_dealt(data: st.DataObject) -> None:
         assert sum(dealt[p] is not None for p in rows) == min(room, has), "nothing that fits is left out"
 
 
-def test_only_the_chosen_prompts_have_spare_rollouts() -> None:
-    had = [rollout("p0", PROMPTS[0]), rollout("p0", PROMPTS[1]), rollout("p0", PROMPTS[0], text="b")]
-    found = spare(had, population(1))
-    assert {key: [r.text for r in cell] for key, cell in found.cells.items()} == {("p0", PROMPTS[0].id): ["a", "b"]}
+@pytest.mark.parametrize("reuse", [True, False])
+def test_u2_a_run_has_them_from_a_fast_round_to_the_end_of_the_slow_one(reuse: bool, tmp_path: Path) -> None:
+    books = Books(RunFolder.create(tmp_path / "run", {}), Progress(1, 1, "fst", "toy", quiet=True), limit=10)
+    params = params_from_dict({"loop": {"reuse": reuse}})
+    learner = Learner("fst", TOY, params, None, None, books, 0, None, population(1))
+    kept = [rollout("p0", PROMPTS[1])]
+    with learner.in_round("fast"):
+        learner.adopt(FastRound(population(2), {}, {}, {}, 1, Screening(), rollouts=kept))
+    assert learner.population == population(2)
+    assert learner.spare == spare(kept if reuse else ())
+    with learner.in_round("train"):
+        assert learner.spare == spare(kept if reuse else ())
+    assert learner.spare == Spare()
+    books.close()
 
 
 def test_a_checkpoint_gives_back_what_it_was_given() -> None:
@@ -104,7 +121,7 @@ def test_u1_u5_a_step_samples_the_rest_alone(policy: Policy, tmp_path: Path, had
         return verify(problem, text)
 
     slow.verify = watched
-    result, rollouts = slow.train_step(population(2), PROBLEMS[:3], spare(had, population(2)))
+    result, rollouts = slow.train_step(population(2), PROBLEMS[:3], spare(had))
     a, b = (prompt.id for prompt in PROMPTS[:2])
     cells = [("p0", a), ("p0", b), ("p1", a), ("p1", b), ("p2", a), ("p2", a), ("p2", b), ("p2", b)]
     assert [(r.problem_id, r.prompt_id) for r in rollouts] == cells, "U5: what was sampled, and that alone"
@@ -128,7 +145,7 @@ def test_u4_the_loss_knows_what_a_reused_answer_was_sampled_with(
     """A fresh answer's ratio is 1: what it was sampled with is what the model gives it."""
     slow = Watched(policy, tmp_path, learning_rate=0.0)
     slow.perturb()
-    slow.train_step(population(2), PROBLEMS[:3], spare(had, population(2)))
+    slow.train_step(population(2), PROBLEMS[:3], spare(had))
     old, mask = slow.before["old_per_token_logps"], slow.before["completion_mask"]
     for place, row in zip((0, 2, 4, 6), had, strict=True):
         assert old[place][mask[place].bool()].tolist() == list(row.logprobs)

@@ -80,7 +80,7 @@ def expect_step(
     """Take the step and compare its loss and gradient with `loss`."""
     parameters = slow.parameters()
     gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
-    result, _ = slow.train_step(population(prompts), PROBLEMS[:3], spare(reused, population(prompts)))
+    result, _ = slow.train_step(population(prompts), PROBLEMS[:3], spare(reused))
     assert result.reused == len(reused)
     assert result.loss == pytest.approx(loss.item(), abs=1e-5)
     assert result.kept_groups == len(rows) // GROUP

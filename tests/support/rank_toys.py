@@ -52,7 +52,7 @@ def had(answers: list[Answer]) -> Spare:
         reward, prompt = verify(problem, answer.text).reward, population(2).prompts[slot(place, GROUP, 2)]
         what = (answer.text, answer.tokens, answer.logprobs, reward)
         found.append(Rollout("fast", problem.id, prompt.id, 0, *what, ""))
-    return spare(found, population(2))
+    return spare(found)
 
 
 def take_step(model: str, out: Path, case: str) -> dict[str, Any]:
