@@ -11,11 +11,11 @@ what it sampled itself; U6 a run that was killed and resumed reuses what the who
 what one does; U7 where rewards are 0 or 1, what selection does to a reused answer changes how much its cell counts, and
 not which way it points.
 
-Selection: a prompt was chosen by these very rewards, so they are too high. Given its reward, though, an answer is one
-like any other. With p the chance of a reward of 1, p' that of a reused one and b any baseline, the expected gradient
-of a reused row is c times that of a fresh one, c = (1 - b) p'/p + b (1 - p')/(1 - p): positive, and between the two
-ratios. So advantages are taken over the whole group, as without reuse, and U3 is the bound: at G/K = 2 a cell counts
-for at least half. `optimism` measures p' - p while a run goes on.
+Selection: prompts were chosen by these very rewards, which are too high for the first of them. Given its reward,
+though, an answer is one like any other. With p the chance of a reward of 1, p' that of a reused one and b a baseline in
+[0, 1], the expected gradient of a reused row is c times that of a fresh one, c = (1 - b) p'/p + b (1 - p')/(1 - p):
+positive, and between the two ratios. So advantages are taken over the whole group, as without reuse, and U3 is the
+bound: at G/K = 2 a cell counts for at least half. `optimism` measures p' - p while a run goes on.
 """
 
 from __future__ import annotations
