@@ -244,6 +244,11 @@ class LoopParams(Section):
 
     cycles: int = Field(10, ge=1, description="cycles per run at most")
     steps_per_cycle: int = Field(6, ge=1, description="T: RL steps per cycle")
+    reuse: bool = Field(
+        False,
+        description="the rollouts that a fast round has of the prompts it chose enter the groups of the slow round "
+        "after it; only the rest is sampled",
+    )
     seed_prompt: str = Field("solve the task", description="the first prompt, and the one KL is compared under")
     rollout_budget: int = Field(0, ge=0, description="learning rollouts per run at most; 0: what `fst` may spend")
 

@@ -119,9 +119,12 @@ class Books:
             loss=result.loss,
             grad_norm=result.grad_norm,
             seconds=round(result.seconds, 3),
+            reused=result.reused,
+            optimism=result.optimism,
         )
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
         signal = f"signal in {result.kept_groups} of {result.groups} groups"
+        signal += f", {result.reused} rollouts reused" if result.reused else ""
         spent = f"{result.seconds:.1f} s for {tokens:,} new tokens, at most {peak_bytes() / 2**30:.1f} GiB so far"
         self.progress.step(step, result.reward, f"{signal}, {spent}")
 

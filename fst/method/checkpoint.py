@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 from fst.method.learner import Learner
+from fst.method.reuse import spare_from
 from fst.runs.records import RunFolder
 from fst.types import Budget, Population, prompt_from_dict
+
+_SPARE = "spare.json"
 
 
 def save(learner: Learner) -> None:
@@ -27,6 +30,8 @@ def save(learner: Learner) -> None:
     }
     with books.folder.checkpoint(learner.round - 1) as folder:
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        if learner.spare.cells:
+            (folder / _SPARE).write_text(json.dumps(learner.spare.as_list()), encoding="utf-8")
         if learner.slow_weights:
             learner.slow_weights.save(folder)
 
@@ -50,5 +55,7 @@ def take(learner: Learner, path: Path) -> None:
     books.seconds, books.budget = state["seconds"], Budget(**state["budget"])
     prompts = tuple(map(prompt_from_dict, saved["prompts"]))
     learner.population = Population(prompts, saved["scores"], saved["weights"])
+    if (path / _SPARE).exists():
+        learner.spare = spare_from(json.loads((path / _SPARE).read_text(encoding="utf-8")))
     if learner.slow_weights:
         learner.slow_weights.load(path)

@@ -23,6 +23,21 @@ def slot(place: int, group_size: int, prompts: int) -> int:
     return place % group_size * prompts // group_size
 
 
+def grouped(requests: Sequence[list[int]]) -> tuple[list[list[int]], int]:
+    """What to ask, and for how many answers each, so that the answers are one a row in the rows' order: neighbours that
+    are equal are asked once where all are equally many."""
+    counts: list[tuple[list[int], int]] = []
+    for ids in requests:
+        if counts and counts[-1][0] == ids:
+            counts[-1] = (ids, counts[-1][1] + 1)
+        else:
+            counts.append((ids, 1))
+    sizes = {n for _, n in counts}
+    if len(sizes) != 1:
+        return list(requests), 1
+    return [ids for ids, _ in counts], sizes.pop()
+
+
 def group_advantages(rewards_B: torch.Tensor, group_size: int, eps: float = 1e-4) -> torch.Tensor:
     """A_i = (r_i - mean) / (std + eps) over all G rollouts of one problem (paper, section 3; unbiased std,
     as TRL computes it). The trainer takes TRL's; this is the reference that tests compare it with."""

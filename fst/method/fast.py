@@ -44,7 +44,8 @@ log = logging.getLogger("fst")
 class FastRound:
     """The result: the new population, every prompt met with its parents and scores, and the cost: rollouts `spent`,
     what reflection took, and the reflector's own account since the run began, where it keeps one. `anchors` is how many
-    problems prompts were scored on, `given_up` how many proposals were not scored on all of them."""
+    problems prompts were scored on, `given_up` how many proposals were not scored on all of them; `rollouts` are
+    those of the population's prompts, in the order in which they were sampled."""
 
     population: Population
     scores: dict[str, dict[str, float]]
@@ -55,6 +56,7 @@ class FastRound:
     usage: Mapping[str, Any] | None = None
     anchors: int = 0
     given_up: int = 0
+    rollouts: list[Rollout] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,15 @@ class _Adapter:
     reflections: dict[str, dict[str, Any]] = field(default_factory=dict)
     feedback: dict[str, str] = field(default_factory=dict)  # the latest of each anchor
     scored: dict[str, list[Rollout]] = field(default_factory=dict)  # on all anchors, for GEPA to fetch
-    spent: int = 0
+    rollouts: list[Rollout] = field(default_factory=list)
     barren: int = 0
     best: float = 0.0
     failure: Exception | None = None  # the reflector's last
     propose_new_texts: None = None  # part of GEPA's protocol; proposals come from `propose` below
+
+    @property
+    def spent(self) -> int:
+        return len(self.rollouts)
 
     def told(self, rollout: Rollout) -> str:
         """The feedback on a rollout that reflection may read; with `feedback: reward`, without the right answer."""
@@ -102,8 +108,8 @@ class _Adapter:
         return rollout.feedback if full else without_answer(rollout.feedback, rollout.reward)
 
     def score(self, pairs: Sequence[tuple[Prompt, Problem]]) -> list[Rollout]:
-        self.spent += len(pairs)
         rollouts = self.evolver.roll(pairs) if pairs else []
+        self.rollouts += rollouts
         self.feedback.update((rollout.problem_id, self.told(rollout)) for rollout in rollouts)
         return rollouts
 
@@ -290,4 +296,5 @@ def _result(adapter: _Adapter, state: GEPAState[Any, Any], acceptance: Acceptanc
         getattr(adapter.evolver.reflector, "usage", None),
         len(acceptance.anchors),
         acceptance.given_up,
+        [rollout for rollout in adapter.rollouts if rollout.prompt_id in population.scores],
     )

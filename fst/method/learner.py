@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fst.config import Params
@@ -15,8 +15,9 @@ from fst.method import ranks
 from fst.method.books import Books, RoundAccount
 from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
-from fst.method.fast import Evolver, RoundPlan
+from fst.method.fast import Evolver, FastRound, RoundPlan
 from fst.method.parts import Parts, parts_of
+from fst.method.reuse import Spare, spare
 from fst.method.rollouts import Asker, Pair
 from fst.method.schedule import Schedule, draw_seed, schedule_for
 from fst.method.slow import SlowWeights
@@ -31,7 +32,8 @@ T = TypeVar("T")
 @dataclass
 class Learner:
     """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `draws` the seeds
-    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before."""
+    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before. `spare`:
+    what the slow round after a fast one may reuse."""
 
     arm: Arm
     domain: Domain
@@ -46,6 +48,7 @@ class Learner:
     round: int = 0
     cycle: int = 0
     draws: int = 0
+    spare: Spare = field(default_factory=Spare)
 
     @property
     def slow(self) -> SlowWeights:
@@ -122,13 +125,18 @@ class Learner:
         budget = self.params.fast.budget if self.arm == "fst" else self.params.rollouts_per_cycle
         return RoundPlan(self.round, self.draw("fast"), min(budget, self.parts.left(self.books.budget)), self.step)
 
+    def adopt(self, found: FastRound) -> None:
+        """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused."""
+        self.population = found.population
+        self.spare = spare(found.rollouts if self.params.loop.reuse else ())
+
     def draw(self, purpose: Purpose) -> int:
         """The seed of the next batch of samples."""
         self.draws += 1
         return draw_seed(self.seed, purpose, self.round, self.draws)
 
     def switch(self, domain: Domain) -> None:
-        """Go on with the problems of another domain."""
+        """Go on with the problems of another domain, from a cycle's end."""
         self.domain = domain
         if self.slow_weights:
             self.slow_weights.verify = domain.verify
@@ -140,6 +148,8 @@ class Learner:
         yield account
         self.books.close_round(account, self.step, self.population)
         self.round += 1
+        if purpose == "train":
+            self.spare = Spare()
 
     def once(self, work: Callable[[], T]) -> T:
         """Do `work`, on rank 0 alone where several processes train. Every rank returns what it returned, and goes on

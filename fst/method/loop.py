@@ -52,7 +52,7 @@ def evolve_prompts(learner: Learner) -> None:
     with learner.in_round("fast") as account:
         anchors = learner.schedule.anchors(learner.cycle)
         found = learner.once(lambda: fast_round(learner.evolver, learner.carried, anchors, learner.fast_plan()))
-        learner.population = found.population
+        learner.adopt(found)
         ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
         account.fast(found)
 
@@ -61,5 +61,5 @@ def train_adapter(learner: Learner) -> None:
     """Slow weights: T steps on fresh problems, the population frozen."""
     with learner.in_round("train") as account:
         for problems in learner.schedule.batches(learner.step):
-            result, rollouts = learner.slow.train_step(learner.dealt, problems)
+            result, rollouts = learner.slow.train_step(learner.dealt, problems, learner.spare)
             account.step(learner.step, result, rollouts)

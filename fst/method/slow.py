@@ -27,7 +27,8 @@ from fst.config import ModelParams, SlowParams
 from fst.data.types import Problem, Verifier
 from fst.errors import ConfigError
 from fst.method import ranks
-from fst.method.dealing import cell_weights, kept_rows, slot
+from fst.method.dealing import cell_weights, grouped, kept_rows, slot
+from fst.method.reuse import Spare, optimism
 from fst.method.rollouts import Asker
 from fst.method.slow_batch import accumulate, tree_logprobs
 from fst.method.slow_trl import trl_config
@@ -46,7 +47,8 @@ _WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step: `reward` is the mean over all rollouts, `kept_groups` those that carried signal."""
+    """One optimizer step: `reward` is the mean over the rollouts it sampled, `kept_groups` those that carried signal,
+    `reused` how many more rollouts it had, and `optimism` how much higher their rewards were (fst/method/reuse.py)."""
 
     reward: float
     groups: int
@@ -54,6 +56,8 @@ class StepResult:
     loss: float
     grad_norm: float
     seconds: float
+    reused: int = 0
+    optimism: float | None = None
 
 
 @dataclass
@@ -62,6 +66,7 @@ class _Batch:
 
     problems: list[Problem]
     prompts: list[Prompt]
+    reused: list[Rollout | None]
     answers: list[Answer]
     rollouts: list[Rollout]
     kept_groups: int = 0
@@ -106,7 +111,7 @@ class SlowWeights:
     ) -> None:
         self.policy, self.params, self.verify, self.seed = policy, params, verify, seed
         self.step = 0
-        self._batch = _Batch([], [], [], [])
+        self._batch = _Batch([], [], [], [], [])
         config = trl_config(params, model, workdir, seed)
         placeholder = Dataset.from_list([{"prompt": policy.messages("", "placeholder")}])
         torch.manual_seed(seed)
@@ -137,8 +142,11 @@ class SlowWeights:
         if single:
             log.warning("prompts and questions are not shared in training, each row runs by itself: %s", single)
 
-    def train_step(self, population: Population, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
-        """One RL step on `problems`: G rollouts each, dealt over the population's K prompts."""
+    def train_step(
+        self, population: Population, problems: Sequence[Problem], spare: Spare | None = None
+    ) -> tuple[StepResult, list[Rollout]]:
+        """One RL step on `problems`: G rollouts each, dealt over the population's K prompts. Some may come from
+        `spare`; the others are sampled, and returned."""
         started = time.monotonic()
         group, prompts = self.params.group_size, population.prompts
         rank, world = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
@@ -150,13 +158,16 @@ class SlowWeights:
             )
         share = len(rows) // world
         places = range(rank * share, (rank + 1) * share)
-        self._batch = _Batch([rows[p] for p in places], [prompts[slot(p, group, len(prompts))] for p in places], [], [])
+        dealt = (spare or Spare()).deal(problems, prompts, group)
+        asked = [prompts[slot(p, group, len(prompts))] for p in places]
+        self._batch = _Batch([rows[p] for p in places], asked, [dealt[p] for p in places], [], [])
         inputs = [
             {"prompt": self.policy.messages(prompt.text, problem.question)}
             for problem, prompt in zip(self._batch.problems, self._batch.prompts, strict=True)
         ]
         loss = self._optimize(inputs)
-        rollouts = ranks.everyones(self._batch.rollouts)
+        mine, reused = zip(self._batch.rollouts, self._batch.reused, strict=True), [r for r in dealt if r]
+        rollouts = ranks.everyones([rollout for rollout, old in mine if old is None])
         rewards = [r.reward for r in rollouts]
         result = StepResult(
             reward=sum(rewards) / len(rewards),
@@ -165,6 +176,8 @@ class SlowWeights:
             loss=sum(ranks.everyones([loss])) / world,
             grad_norm=self._grad_norm,
             seconds=time.monotonic() - started,
+            reused=len(reused),
+            optimism=optimism(reused, rollouts),
         )
         return result, rollouts
 
@@ -194,37 +207,31 @@ class SlowWeights:
         return loss
 
     def sample(self, prompt_ids: Sequence[list[int]]) -> list[Answer]:
-        """Answers to the batch's rows; equal neighbouring requests share one prefill."""
-        counts: list[tuple[list[int], int]] = []
-        for ids in prompt_ids:
-            if counts and counts[-1][0] == ids:
-                counts[-1] = (ids, counts[-1][1] + 1)
-            else:
-                counts.append((ids, 1))
+        """Answers to the batch's rows, those that are not reused; equal neighbouring requests share one prefill."""
+        reused = self._batch.reused
+        requests, n = grouped([ids for ids, old in zip(prompt_ids, reused, strict=True) if old is None])
         rank = self.trainer.accelerator.process_index
         seed = hash((self.seed, 1, self.step, rank)) % 2**63
-        sizes = {n for _, n in counts}
-        n = sizes.pop() if len(sizes) == 1 else 1
-        requests = [ids for ids, _ in counts] if n > 1 else list(prompt_ids)
         engine = self.policy.engine
         ranks.share(engine)
         groups = self.policy.answer_ids(requests, n, seed)
         ranks.wait()  # all have their answers
         engine.rest()
-        self._batch.answers = [answer for answers in groups for answer in answers]
+        drawn = (answer for answers in groups for answer in answers)
+        self._batch.answers = [Answer(o.tokens, o.logprobs, o.text) if o else next(drawn) for o in reused]
         return self._batch.answers
 
     def _reward(self, prompts: Any, completions: Any, **_: Any) -> list[float]:
         batch, asker = self._batch, Asker(self.policy, self.verify, "train", self.step)
-        for problem, prompt, answer in zip(batch.problems, batch.prompts, batch.answers, strict=True):
-            batch.rollouts.append(asker.score(prompt, problem, answer))
+        rows = zip(batch.problems, batch.prompts, batch.answers, batch.reused, strict=True)
+        batch.rollouts = [old or asker.score(prompt, problem, answer) for problem, prompt, answer, old in rows]
         return [rollout.reward for rollout in batch.rollouts]
 
     def with_behaviour(self, output: dict[str, Any]) -> dict[str, Any]:
-        """With the log-probabilities that the answers were sampled with, where the engine is not the trained model
-        itself: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
-        ratio)."""
-        if self.policy.engine.exact:
+        """With the log-probabilities that the answers were sampled with, where not all come from the trained model as
+        it is: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
+        ratio, 1 but for rounding where the answer is this model's)."""
+        if self.policy.engine.exact and not any(self._batch.reused):
             return output
         behaviour = torch.zeros_like(output["completion_ids"], dtype=torch.float32)
         for row, answer in enumerate(self._batch.answers):

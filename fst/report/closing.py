@@ -20,10 +20,12 @@ def closing(view: RunView) -> list[str]:
     change = f"{shown(before)} -> " if before is not None else ""
     measured = f"{mean_at([view])} on {view.problems} test problems" if view.problems else mean_at([view])
     spent = view.result.rollouts
+    reused = sum(step.get("reused", 0) for step in view.steps)
+    twice = f" ({reused:,} of the fast ones used again in training)" if reused else ""
     lines = [
         f"{view.arm} on {view.domain}: test {what} {change}{shown(end['accuracy'])} "
         f"(± {shown(end['stderr']).removesuffix('%')}, {measured}), KL {end['kl']:.4f} nats per token",
-        f"rollouts {spent['train']:,} training, {spent['fast']:,} fast, {spent['eval']:,} evaluation; "
+        f"rollouts {spent['train']:,} training, {spent['fast']:,} fast, {spent['eval']:,} evaluation{twice}; "
         f"{end['seconds']:,.0f} s of learning",
         f"best prompt: {end['prompts'][0]!r}",
         f"records: {view.path}",

@@ -151,3 +151,7 @@ def test_a_step_shows_what_it_took(books: Books, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fst.method.books.peak_bytes", lambda: 3 * 2**29)
     books.step(0, 1, step(0.5), rollouts("train", 4))
     assert shown == [(1, 0.5, "signal in 1 of 2 groups, 0.1 s for 8 new tokens, at most 1.5 GiB so far")]
+    books.step(0, 2, dataclasses.replace(step(0.5), reused=3, optimism=0.25), rollouts("train", 1))
+    assert shown[1][2].startswith("signal in 1 of 2 groups, 3 rollouts reused, 0.1 s for 2 new tokens")
+    assert [(e["reused"], e["optimism"]) for e in books.events()] == [(0, None), (3, 0.25)]
+    assert books.budget.train == 5, "what was reused was counted when it was sampled"

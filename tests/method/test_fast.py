@@ -23,6 +23,7 @@ from fst.data.scoring import feedback_text, parse_feedback
 from fst.data.types import Problem
 from fst.errors import ReflectorError
 from fst.method.fast import Evolver, FastRound, RoundPlan, fast_round
+from fst.method.frontier import mean_score
 from fst.models.reflector import Proposal
 from fst.types import Population, Prompt, Rollout
 
@@ -147,6 +148,12 @@ def test_p2_p3_the_budget_holds_and_the_population_is_never_empty(
     assert len(found.population.prompts) == prompts
     kept = {prompt.id for prompt in found.population.prompts}
     assert set(found.population.scores) == (kept if budget >= carried else set())
+    for name, scores in found.population.scores.items():
+        mine = [rollout for rollout in found.rollouts if rollout.prompt_id == name]
+        assert found.anchors <= len(mine), "each anchor, and the minibatches"
+        assert {rollout.problem_id for rollout in mine} == set(found.scores[name])
+        assert scores == pytest.approx(mean_score(found.scores[name]))
+    assert {rollout.prompt_id for rollout in found.rollouts} == set(found.population.scores)
 
 
 @settings(max_examples=25, deadline=None)

@@ -66,7 +66,7 @@ def together(world: int, module: str, *arguments: str) -> None:
 def test_r1_r2_r3_two_ranks_take_the_step_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
     (alone,) = steps(1, tiny_model_dir, tmp_path / "one")
     both = steps(2, tiny_model_dir, tmp_path / "two")
-    assert list(alone) == ["all", "silent", "mute"]
+    assert list(alone) == ["all", "silent", "mute", "reused"]
     for case in alone:
         expect_same(case, alone[case], [found[case] for found in both])
 
@@ -74,8 +74,10 @@ def test_r1_r2_r3_two_ranks_take_the_step_of_one(tiny_model_dir: Path, tmp_path:
 def expect_same(case: str, alone: dict[str, Any], both: list[dict[str, Any]]) -> None:
     """The figures of a step on one process, and those of two."""
     assert torch.allclose(torch.cat([found["advantages"] for found in both]), alone["advantages"], atol=1e-6)
-    assert alone["kept_groups"] == {"all": 4, "silent": 2, "mute": 0}[case]
+    assert alone["kept_groups"] == {"all": 4, "silent": 2, "mute": 0, "reused": 4}[case]
+    assert (alone["reused"][0], len(alone["rollouts"])) == ((3, 13) if case == "reused" else (0, 16))
     for found in both:
+        assert found["reused"] == alone["reused"]
         assert found["rollouts"] == alone["rollouts"]
         assert (found["reward"], found["kept_groups"]) == (pytest.approx(alone["reward"]), alone["kept_groups"])
         assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5, abs=1e-7)
@@ -90,6 +92,7 @@ def expect_same(case: str, alone: dict[str, Any], both: list[dict[str, Any]]) ->
 
 
 SMALL = (
+    "loop.reuse=true",
     *("prepare.train=256", "prepare.validation=10", "prepare.test=10", "slow.warmup_steps=2"),
     *("fast.anchors=8", "fast.minibatch=4", "fast.budget=40", "fast.patience=1", "reflector.proposals=16"),
     *(
@@ -149,7 +152,9 @@ def test_r4_r5_a_run_on_two_ranks_is_one_run_and_resumes(tmp_path: Path) -> None
     (end,) = events(tmp_path / "whole", "end")
     lines = list(read_lines(tmp_path / "whole" / "run" / "rollouts.jsonl"))
     assert {c: sum(line["channel"] == c for line in lines) for c in ("train", "fast", "eval")} == end["rollouts"]
-    assert end["rollouts"]["train"] == 2 * 4 * 16 * 8
+    reused = [step["reused"] for step in events(tmp_path / "whole", "step")]
+    assert sum(reused) > 0
+    assert end["rollouts"]["train"] + sum(reused) == 2 * 4 * 16 * 8
     assert [path.name for path in (tmp_path / "whole").iterdir()] == ["run"]
     expect_rank_0_alone(tmp_path / "whole")
 

@@ -36,7 +36,13 @@ SMALL = (
     *("prepare.train=64", "prepare.validation=6", "prepare.test=6", "model.threads=1", "model.max_new_tokens=4"),
     *("slow.problems_per_step=2", "slow.group_size=4", "slow.learning_rate=0.01", "slow.warmup_steps=1"),
     *("fast.prompts=2", "fast.anchors=4", "fast.minibatch=2", "fast.budget=32", "fast.patience=9"),
-    *("loop.cycles=2", "loop.steps_per_cycle=2", "reflector.proposals=8", "reflector.max_new_tokens=6"),
+    *(
+        "loop.cycles=2",
+        "loop.steps_per_cycle=2",
+        "loop.reuse=true",
+        "reflector.proposals=8",
+        "reflector.max_new_tokens=6",
+    ),
     *("evaluate.samples=1", "evaluate.kl_problems=4"),
 )
 
@@ -143,6 +149,11 @@ def test_z0_the_uninterrupted_run_learns_in_both_kinds_of_round(lab: Lab) -> Non
     assert events[-1]["kl"] > 0
     counted = Counter(line["channel"] for line in lab.account("whole", "rollouts.jsonl"))
     assert counted == events[-1]["rollouts"]
+    reused = [e["reused"] for e in events if e["kind"] == "step"]
+    assert min(reused) > 0
+    assert counted["train"] + sum(reused) == 2 * 2 * 2 * 4, "cycles, steps, problems, rollouts of a problem"
+    checkpoints = lab.runs / "whole" / "checkpoints"
+    assert [path.parent.name for path in checkpoints.glob("*/spare.json")] == ["round-0002"], "after the fast round"
 
 
 @pytest.mark.parametrize(

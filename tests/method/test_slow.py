@@ -11,7 +11,7 @@ s3  groups of equal rewards leave the batch, in all its tensors, before the base
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,11 @@ import torch
 
 from fst.data.types import Problem, Score
 from fst.method.dealing import group_advantages, slot
+from fst.method.reuse import spare
 from fst.method.slow_batch import trimmed
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
+from fst.types import Rollout
 from support.slow_toys import PROBLEMS, Watched, drawn, population
 
 GROUP = 4
@@ -72,11 +74,14 @@ def cispo(slow: Watched, rows: list[Row], beta: float, behaviour: list[torch.Ten
     return policy_loss + beta * torch.stack(penalties).mean()
 
 
-def expect_step(slow: Watched, prompts: int, rows: list[Row], loss: torch.Tensor) -> None:
+def expect_step(
+    slow: Watched, prompts: int, rows: list[Row], loss: torch.Tensor, reused: Sequence[Rollout] = ()
+) -> None:
     """Take the step and compare its loss and gradient with `loss`."""
     parameters = slow.parameters()
     gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
-    result, _ = slow.train_step(population(prompts), PROBLEMS[:3])
+    result, _ = slow.train_step(population(prompts), PROBLEMS[:3], spare(reused))
+    assert result.reused == len(reused)
     assert result.loss == pytest.approx(loss.item(), abs=1e-5)
     assert result.kept_groups == len(rows) // GROUP
     assert slow.gradient.keys() == gradient.keys()
@@ -205,6 +210,32 @@ def test_s2_the_ratio_is_capped_above_and_not_below(scripted: Callable[..., Watc
     assert together.gt(2).sum() > 10
     assert together.lt(0.8).sum() > 1
     expect_step(slow, 2, rows, cispo(slow, rows, 0.0, old))
+
+
+def test_s2_reused_answers_carry_the_ratio_of_the_steps_in_between(scripted: Callable[..., Watched]) -> None:
+    """Three rows are reused; the others come from the model as it is."""
+    slow = scripted(kl_penalty=0.0)
+    answers, places = slow.script[0], (0, 2, 8)
+    rows = scripted_rows(slow, 2, answers, REWARDS)
+    kept = [i for i in range(12) if i // GROUP != 1]
+    dice = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        old = [logprobs(slow.trainer.model, row) for row in rows]
+        for i in map(kept.index, places):
+            old[i] = old[i] - (0.2 + 5.8 * torch.rand(len(old[i]), generator=dice)).log()
+    told = dict(zip(kept, old, strict=True))
+    slow.script = [
+        [Answer(a.tokens, tuple(told.get(i, torch.zeros(0)).tolist()), a.text) for i, a in enumerate(answers)]
+    ]
+    reused = [
+        Rollout(
+            *("fast", PROBLEMS[i // GROUP].id, population(2).prompts[slot(i, GROUP, 2)].id, 0),
+            *(a.text, a.tokens, a.logprobs, REWARDS[i], ""),
+        )
+        for i in places
+        for a in [slow.script[0][i]]
+    ]
+    expect_step(slow, 2, rows, cispo(slow, rows, 0.0, old), reused)
 
 
 def test_s3_groups_without_signal_leave_all_tensors(scripted: Callable[..., Watched]) -> None:

@@ -282,6 +282,9 @@ def test_the_closing_lines(tmp_path: Path) -> None:
     )
     assert f"best prompt: {GOOD!r}" in closing(view)
     assert last.startswith("next: `fst report")
+    good[0:0] = [{**step(0, at, 0.5), "reused": 2} for at in (1, 2)]
+    view = load_run(write_run(tmp_path, "fst", 1, good))
+    assert any("30 evaluation (4 of the fast ones used again in training); " in line for line in closing(view))
     partial = {**facts, "binary": False}
     bad = [*barren(trouble(0)), cells, {**end(1, 0.1, 0.0, spent(8), [SEED]), **partial}]
     view = load_run(write_run(tmp_path, "rl", 0, bad))

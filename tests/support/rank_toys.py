@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ import torch
 
 from fst.config import ModelParams
 from fst.method import ranks
+from fst.method.dealing import slot
+from fst.method.reuse import Spare, spare
 from fst.models.policy import Policy, load_policy
 from fst.models.sampler import Answer
+from fst.types import Rollout
 from support.slow_toys import PROBLEMS, Watched, drawn, population, verify
 
 GROUP = 4
-CASES = {"all": (), "silent": range(8, 16), "mute": range(16)}
+CASES = {"all": (), "silent": range(8, 16), "mute": range(16), "reused": ()}
+REUSED = (0, 6, 8)  # places of rollouts that a fast round had already, in the case of that name
 LENGTHS = (3, 8, 1, 5, 2, 7, 4, 6, 8, 8, 1, 2, 3, 5, 2, 1)  # four problems, unequal on the two ranks
 
 
@@ -35,7 +40,19 @@ def scripted(policy: Policy, case: str) -> list[Answer]:
     """Answers of all rows. `silent`: those of rank 1 are equal within each group, so that it has no signal; `mute`:
     everyone's are."""
     answers = next(found for seed in count() if mixed(found := drawn(policy, LENGTHS, seed)))
+    answers = [replace(a, logprobs=(-5.0,) * len(a.tokens)) for a in answers]
     return [answers[i // GROUP * GROUP] if i in CASES[case] else answer for i, answer in enumerate(answers)]
+
+
+def had(answers: list[Answer]) -> Spare:
+    """The rollouts that are reused, with the answers of the script."""
+    found = []
+    for place in REUSED:
+        answer, problem = answers[place], PROBLEMS[place // GROUP]
+        reward, prompt = verify(problem, answer.text).reward, population(2).prompts[slot(place, GROUP, 2)]
+        what = (answer.text, answer.tokens, answer.logprobs, reward)
+        found.append(Rollout("fast", problem.id, prompt.id, 0, *what, ""))
+    return spare(found)
 
 
 def take_step(model: str, out: Path, case: str) -> dict[str, Any]:
@@ -45,11 +62,12 @@ def take_step(model: str, out: Path, case: str) -> dict[str, Any]:
     slow.perturb()
     answers, share = scripted(policy, case), len(LENGTHS) // ranks.world()
     slow.script = [answers[ranks.rank() * share : (ranks.rank() + 1) * share]]
-    result, rollouts = slow.train_step(population(2), PROBLEMS[:4])
+    result, rollouts = slow.train_step(population(2), PROBLEMS[:4], had(answers) if case == "reused" else None)
     return {
         "advantages": slow.before["advantages"],
         "gradient": slow.gradient,
         "reward": result.reward,
+        "reused": (result.reused, result.optimism),
         "kept_groups": result.kept_groups,
         "loss": result.loss,
         "rollouts": [(r.problem_id, r.prompt_id, r.text, r.reward) for r in rollouts],
