@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fst.method.balance import Seen
 from fst.method.learner import Learner
 from fst.runs.records import RunFolder
 from fst.types import Budget, Population, prompt_from_dict
@@ -24,6 +25,7 @@ def save(learner: Learner) -> None:
             "scores": population.scores,
             "weights": population.weights,
         },
+        "balance": {"seen": [vars(one) for one in learner.seen], "spread": learner.spread},
     }
     with books.folder.checkpoint(learner.round - 1) as folder:
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -50,5 +52,7 @@ def take(learner: Learner, path: Path) -> None:
     books.seconds, books.budget = state["seconds"], Budget(**state["budget"])
     prompts = tuple(map(prompt_from_dict, saved["prompts"]))
     learner.population = Population(prompts, saved["scores"], saved["weights"])
+    learner.seen = [Seen(**one) for one in state["balance"]["seen"]]
+    learner.spread = dict(state["balance"]["spread"])
     if learner.slow_weights:
         learner.slow_weights.load(path)

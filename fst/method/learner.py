@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from fst.config import Params
+from fst.config import Params, Signal
 from fst.data.domains import seed_prompt
 from fst.data.types import Domain, Problem
 from fst.method import ranks
+from fst.method.balance import Decision, Seen, decide, spreads, with_mixed
 from fst.method.books import Books, RoundAccount
 from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
-from fst.method.fast import Evolver, RoundPlan
+from fst.method.fast import Evolver, FastRound, RoundPlan
 from fst.method.rollouts import Asker, Pair
 from fst.method.schedule import Schedule, draw_seed, schedule_for
 from fst.method.slow import SlowWeights
@@ -30,7 +31,9 @@ T = TypeVar("T")
 @dataclass
 class Learner:
     """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `draws` the seeds
-    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before."""
+    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before. `seen` are
+    the complete rounds, `spread` is how much the rewards of each problem differed when it was last met, and `decision`
+    what the round under way does."""
 
     arm: Arm
     domain: Domain
@@ -45,6 +48,9 @@ class Learner:
     round: int = 0
     cycle: int = 0
     draws: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    spread: dict[str, float] = field(default_factory=dict)
+    decision: Decision = field(default_factory=Decision)
 
     @property
     def slow(self) -> SlowWeights:
@@ -104,8 +110,46 @@ class Learner:
         self.draws += 1
         return draw_seed(self.seed, purpose, self.round, self.draws)
 
+    def decide(self, order: Sequence[Purpose]) -> Purpose:
+        """The next round of an arm whose cycle has its rounds in this order. The reasons go on the record."""
+        loop = self.params.loop
+        self.decision = decide(loop.balance, order, self.seen)
+        if loop.balance != "fixed" or (loop.signal and self.decision.search):
+            by = list(loop.signal) if self.decision.search else []
+            self.books.balanced(self.round, self.decision, by)
+        return self.decision.purpose
+
+    def searches(self, means: Signal) -> bool:
+        """Whether the round under way looks for signal by these means."""
+        return self.decision.search and means in self.params.loop.signal
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the slow round under way."""
+        return self.params.loop.signal_temperature if self.searches("temperature") else 1.0
+
+    def batches(self) -> Iterator[list[Problem]]:
+        """The problems of each step of the slow round under way."""
+        for batch in self.schedule.batches(self.step):
+            yield with_mixed(batch, self.schedule.problems, self.spread) if self.searches("problems") else batch
+
+    def learned(self, rollouts: Sequence[Rollout]) -> None:
+        """Remember which problems of a step had mixed rewards."""
+        self.spread.update(spreads((rollout.problem_id, rollout.reward) for rollout in rollouts))
+
+    def evolved(self, found: FastRound) -> None:
+        """Go on with the prompts of a fast round, and remember which of its anchors they answer differently."""
+        self.population = found.population
+        if self.searches("prompts"):
+            prompts = (*self.population.prompts[:-1], self.seed_prompt)
+            self.population = replace(self.population, prompts=prompts)
+        rows = [found.scores.get(prompt.id, {}) for prompt in self.population.prompts]
+        self.spread.update(spreads(pair for row in rows for pair in row.items()))
+
     def switch(self, domain: Domain) -> None:
         """Go on with the problems of another domain."""
+        if domain is not self.domain:
+            self.spread.clear()
         self.domain = domain
         if self.slow_weights:
             self.slow_weights.verify = domain.verify
@@ -113,9 +157,10 @@ class Learner:
     @contextlib.contextmanager
     def in_round(self, purpose: Purpose) -> Iterator[RoundAccount]:
         """Time a round; write it down and count it once it is complete."""
-        account = self.books.open_round(purpose, self.round, self.cycle)
+        account, spent = self.books.open_round(purpose, self.round, self.cycle), self.books.budget.learning
         yield account
         self.books.close_round(account, self.step, self.population)
+        self.seen.append(account.seen(self.books.budget.learning - spent))
         self.round += 1
 
     def once(self, work: Callable[[], T]) -> T:

@@ -25,12 +25,12 @@ def rounds(learner: Learner) -> Iterator[Purpose]:
     if learner.round == 0:
         learner.evaluate()
     while not learner.finished:
-        purpose = order[learner.round % len(order)]
+        purpose = learner.decide(order)
         if purpose == "fast":
             evolve_prompts(learner)
         else:
             train_adapter(learner)
-        if learner.round % len(order) == 0:
+        if purpose == order[-1]:
             learner.cycle += 1
         learner.evaluate()
         save(learner)
@@ -43,7 +43,7 @@ def evolve_prompts(learner: Learner) -> None:
     with learner.in_round("fast") as account:
         anchors = learner.schedule.anchors(learner.cycle)
         found = learner.once(lambda: fast_round(learner.evolver, learner.carried, anchors, learner.fast_plan()))
-        learner.population = found.population
+        learner.evolved(found)
         ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")
         account.fast(found)
 
@@ -51,6 +51,7 @@ def evolve_prompts(learner: Learner) -> None:
 def train_adapter(learner: Learner) -> None:
     """Slow weights: T steps on fresh problems, the population frozen."""
     with learner.in_round("train") as account:
-        for problems in learner.schedule.batches(learner.step):
-            result, rollouts = learner.slow.train_step(learner.population, problems)
+        for problems in learner.batches():
+            result, rollouts = learner.slow.train_step(learner.population, problems, learner.temperature)
+            learner.learned(rollouts)
             account.step(learner.step, result, rollouts)

@@ -64,6 +64,7 @@ class _Batch:
     prompts: list[Prompt]
     answers: list[Answer]
     rollouts: list[Rollout]
+    temperature: float = 1.0
     kept_groups: int = 0
 
 
@@ -137,8 +138,11 @@ class SlowWeights:
         if single:
             log.warning("prompts and questions are not shared in training, each row runs by itself: %s", single)
 
-    def train_step(self, population: Population, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
-        """One RL step on `problems`: G rollouts each, dealt over the population's K prompts."""
+    def train_step(
+        self, population: Population, problems: Sequence[Problem], temperature: float = 1.0
+    ) -> tuple[StepResult, list[Rollout]]:
+        """One RL step on `problems`: G rollouts each, dealt over the population's K prompts and sampled at a
+        temperature, which the loss corrects for."""
         started = time.monotonic()
         group, prompts = self.params.group_size, population.prompts
         rank, world = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
@@ -150,7 +154,8 @@ class SlowWeights:
             )
         share = len(rows) // world
         places = range(rank * share, (rank + 1) * share)
-        self._batch = _Batch([rows[p] for p in places], [prompts[slot(p, group, len(prompts))] for p in places], [], [])
+        mine = [prompts[slot(p, group, len(prompts))] for p in places]
+        self._batch = _Batch([rows[p] for p in places], mine, [], [], temperature)
         inputs = [
             {"prompt": self.policy.messages(prompt.text, problem.question)}
             for problem, prompt in zip(self._batch.problems, self._batch.prompts, strict=True)
@@ -208,7 +213,7 @@ class SlowWeights:
         requests = [ids for ids, _ in counts] if n > 1 else list(prompt_ids)
         engine = self.policy.engine
         ranks.share(engine)
-        groups = self.policy.answer_ids(requests, n, seed)
+        groups = self.policy.answer_ids(requests, n, seed, self._batch.temperature)
         ranks.wait()  # all have their answers
         engine.rest()
         self._batch.answers = [answer for answers in groups for answer in answers]
@@ -224,11 +229,11 @@ class SlowWeights:
         """With the log-probabilities that the answers were sampled with, where the engine is not the trained model
         itself: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
         ratio)."""
-        if self.policy.engine.exact:
+        if self.policy.engine.exact and self._batch.temperature == 1:
             return output
         behaviour = torch.zeros_like(output["completion_ids"], dtype=torch.float32)
         for row, answer in enumerate(self._batch.answers):
-            behaviour[row, : len(answer.logprobs)] = torch.tensor(answer.logprobs)
+            behaviour[row, : len(answer.logprobs)] = torch.tensor(answer.tempered or answer.logprobs)
         return {**output, "old_per_token_logps": behaviour}
 
     def weigh(self, output: dict[str, Any]) -> dict[str, Any]:
