@@ -70,7 +70,7 @@ def decide(mode: Balance, order: Sequence[Purpose], seen: Sequence[Seen]) -> Dec
         "fast" if held else "train",
         search,
         f"reward gained per 1,000 rollouts: {fast:.3f} by prompts, {train:.3f} by weights; "
-        f"{rested} slow rounds since the last fast one{signal}",
+        f"slow rounds since the last fast one: {rested}{signal}",
     )
 
 

@@ -126,7 +126,7 @@ def test_a7_decisions_say_why() -> None:
     assert decide("fixed", FST, [FAST, STILL]) == Decision("fast", True, f"turn 2 of the arm; {signal}")
     assert decide("auto", FST, [FAST, STILL, FAST]).why == f"the weights learn under the prompts just found; {signal}"
     assert decide("auto", FST, [replace(FAST, gained=0.03), replace(LEARNING, gained=0.0384)]).why == (
-        "reward gained per 1,000 rollouts: 0.100 by prompts, 0.050 by weights; 1 slow rounds since the last fast one; "
+        "reward gained per 1,000 rollouts: 0.100 by prompts, 0.050 by weights; slow rounds since the last fast one: 1; "
         "60 of 96 groups carried signal at a reward of 0.60"
     )
 
