@@ -148,7 +148,7 @@ class Learner:
 
     def switch(self, domain: Domain) -> None:
         """Go on with the problems of another domain."""
-        if domain is not self.domain:
+        if domain.spec != self.domain.spec:
             self.spread.clear()
         self.domain = domain
         if self.slow_weights:
