@@ -23,12 +23,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from fst.config.learning import (
     PROPOSALS,
+    Balance,
     EvaluateParams,
     FastParams,
     LoopParams,
     ModelParams,
     PrepareParams,
     ReflectorParams,
+    Signal,
     SlowParams,
     VllmParams,
 )
@@ -48,9 +50,9 @@ from fst.errors import ConfigError
 from fst.tables import did_you_mean
 
 __all__ = [
-    "PROPOSALS", "AdaptParams", "AlertParams", "BundleParams", "DomainParams", "DriftParams", "EvaluateParams",
-    "FastParams", "FlowParams", "GateParams", "LoopParams", "ModelParams", "Params", "PrepareParams",
-    "ReflectorParams", "ServeParams", "SlowParams", "StoreParams", "TrafficParams", "TrainParams",
+    "PROPOSALS", "AdaptParams", "AlertParams", "Balance", "BundleParams", "DomainParams", "DriftParams",
+    "EvaluateParams", "FastParams", "FlowParams", "GateParams", "LoopParams", "ModelParams", "Params", "PrepareParams",
+    "ReflectorParams", "ServeParams", "Signal", "SlowParams", "StoreParams", "TrafficParams", "TrainParams",
     "ValidateParams", "VllmParams", "load_params", "params_from_dict", "params_from_record", "upgraded",
 ]  # fmt: skip
 
@@ -94,6 +96,11 @@ class Params(Section):
             )
         if self.fast.minibatch > self.fast.anchors:
             raise ConfigError(f"fast.minibatch: {self.fast.minibatch} is more than fast.anchors ({self.fast.anchors})")
+        if "temperature" in self.loop.signal and self.model.engine != "transformers":
+            raise ConfigError(
+                f"loop.signal: temperature needs model.engine: transformers; {self.model.engine} does not say how "
+                "likely answers were at the temperature that they were drawn at"
+            )
         if not self.fast.room(self.fast.budget, self.fast.carried)[1]:
             raise ConfigError(
                 f"fast.budget: {self.fast.budget} rollouts leave none for a proposal beside scoring again what is "

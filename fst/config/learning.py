@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from fst.config.section import Number, Section, Texts
+from fst.config.section import Number, Section, Texts, as_tuple
 from fst.errors import ConfigError
 from fst.tables import ENGINES
 
@@ -239,6 +239,10 @@ class ReflectorParams(Section):
         return self
 
 
+Balance = Literal["fixed", "auto"]
+Signal = Literal["problems", "prompts", "temperature"]
+
+
 class LoopParams(Section):
     """The alternation: per cycle one fast round and `steps_per_cycle` RL steps."""
 
@@ -250,6 +254,20 @@ class LoopParams(Section):
         "after it; only the rest is sampled",
     )
     seed_prompt: str = Field("solve the task", description="the first prompt, and the one KL is compared under")
+    balance: Balance = Field(
+        "fixed",
+        description="`fixed`: the rounds take turns; `auto`: a fast round is left out while it gains no more per "
+        "rollout than the slow ones (fst/method/balance.py)",
+    )
+    signal: Annotated[tuple[Signal, ...], BeforeValidator(as_tuple)] = Field(
+        (),
+        description="what looks for signal while nearly all groups have equal rewards: `problems` deals half of each "
+        "batch from those with mixed rewards, `prompts` keeps the seed prompt in the population, `temperature` samples "
+        "at `signal_temperature`",
+    )
+    signal_temperature: Number = Field(
+        1.5, ge=1, le=4, description="of training answers where `signal` names temperature; the loss corrects for it"
+    )
     rollout_budget: int = Field(0, ge=0, description="learning rollouts per run at most; 0: what `fst` may spend")
 
 

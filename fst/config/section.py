@@ -16,12 +16,13 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """A list as YAML reads it, as the tuple that a section keeps."""
     return tuple(value) if isinstance(value, list) else value
 
 
 Number = Annotated[float, BeforeValidator(_number)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 
 class Section(BaseModel):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fst.method import ranks
+from fst.method.balance import Decision, Seen, gained_by_prompts, gained_by_steps
 from fst.method.evaluation import Evaluation
 from fst.method.fast import FastRound
 from fst.method.frontier import mean_score
@@ -128,6 +129,10 @@ class Books:
         spent = f"{result.seconds:.1f} s for {tokens:,} new tokens, at most {peak_bytes() / 2**30:.1f} GiB so far"
         self.progress.step(step, result.reward, f"{signal}, {spent}")
 
+    def balanced(self, round_number: int, decision: Decision, by: Sequence[str]) -> None:
+        """Write down what the next round is, why, and `by` what means it looks for signal."""
+        self.note("balance", round=round_number, next=decision.purpose, search=list(by), why=decision.why)
+
     def prompts(self, round_number: int, found: FastRound) -> None:
         """Write down every prompt that a fast round met; its rollouts were counted as they were made."""
         for name, prompt in found.prompts.items():
@@ -202,6 +207,7 @@ class RoundAccount:
     groups: int = 0
     kept_groups: int = 0
     born: int = 0
+    gained: float = 0.0
     reflection: Mapping[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -219,6 +225,7 @@ class RoundAccount:
     def fast(self, found: FastRound) -> None:
         """Account for the prompts that the round found, and for what reflection cost."""
         self.rewards.append(max(found.population.scores.values(), default=0.0))
+        self.gained = gained_by_prompts(found.scores, found.reflections)
         self.reflection = {
             "screening": vars(found.screening),
             "anchors": found.anchors,
@@ -228,6 +235,12 @@ class RoundAccount:
             self.reflection = {**self.reflection, "reflector_usage": found.usage}
         self.born = len(found.reflections)
         self.books.prompts(self.number, found)
+
+    def seen(self, spent: int) -> Seen:
+        """The complete round as the balance sees it; `spent` are its rollouts."""
+        if self.kind == "fast":
+            return Seen("fast", spent, self.reward, self.gained)
+        return Seen("train", spent, self.reward, gained_by_steps(self.rewards), self.groups, self.kept_groups)
 
     def troubles(self, population: Population) -> list[Trouble]:
         """What kept the complete round from teaching anything. What is wrong with all answers explains the rest."""

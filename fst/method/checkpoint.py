@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fst.method.balance import Seen
 from fst.method.learner import Learner
 from fst.method.reuse import spare_from
 from fst.runs.records import RunFolder
@@ -27,6 +28,7 @@ def save(learner: Learner) -> None:
             "scores": population.scores,
             "weights": population.weights,
         },
+        "balance": {"seen": [vars(one) for one in learner.seen], "spread": learner.spread},
     }
     with books.folder.checkpoint(learner.round - 1) as folder:
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -57,5 +59,7 @@ def take(learner: Learner, path: Path) -> None:
     learner.population = Population(prompts, saved["scores"], saved["weights"])
     if (path / _SPARE).exists():
         learner.spare = spare_from(json.loads((path / _SPARE).read_text(encoding="utf-8")))
+    learner.seen = [Seen(**one) for one in state["balance"]["seen"]]
+    learner.spread = dict(state["balance"]["spread"])
     if learner.slow_weights:
         learner.slow_weights.load(path)

@@ -25,6 +25,7 @@ from fst.data.types import Problem
 from fst.errors import ConfigError
 from fst.method import ranks
 from fst.method.kl import token_kl
+from fst.method.reuse import Spare
 from fst.method.rollouts import Asker
 from fst.method.slow import SlowWeights, StepResult
 from fst.models.likelihood import chunks, head_logits, states_of
@@ -62,9 +63,12 @@ class DistilledWeights(SlowWeights):
         finally:
             self.policy.model.set_adapter("default")
 
-    def train_step(self, population: Population, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
+    def train_step(
+        self, population: Population, problems: Sequence[Problem], spare: Spare | None = None, temperature: float = 1.0
+    ) -> tuple[StepResult, list[Rollout]]:
         """One optimizer step towards the teacher on G answers a problem, under the population's best prompt. The
-        result's loss is the KL before the step, in nats a token; every group counts as one with signal."""
+        result's loss is the KL before the step, in nats a token; every group counts as one with signal. Nothing is
+        reused, and the answers are sampled at temperature 1."""
         started, group, trainer = time.monotonic(), self.params.group_size, self.trainer
         asker = Asker(self.policy, self.verify, "train", self.step)
         seed = hash((self.seed, 1, self.step, 0)) % 2**63

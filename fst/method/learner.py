@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from fst.config import Params
+from fst.config import Params, Signal
 from fst.data.domains import seed_prompt
 from fst.data.types import Domain, Problem
 from fst.method import ranks
+from fst.method.balance import Decision, Seen, decide, spreads, with_mixed
 from fst.method.books import Books, RoundAccount
 from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
@@ -20,7 +21,7 @@ from fst.method.parts import Parts, parts_of
 from fst.method.reuse import Spare, spare
 from fst.method.rollouts import Asker, Pair
 from fst.method.schedule import Schedule, draw_seed, schedule_for
-from fst.method.slow import SlowWeights
+from fst.method.slow import SlowWeights, StepResult
 from fst.models.adapter import adapter_sha256
 from fst.models.policy import Policy
 from fst.models.reflector import Reflector
@@ -33,7 +34,8 @@ T = TypeVar("T")
 class Learner:
     """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `draws` the seeds
     drawn for batches of samples. `started`: whether the run began with an adapter that was trained before. `spare`:
-    what the slow round after a fast one may reuse."""
+    what the slow round after a fast one may reuse. `seen` are the complete rounds, `spread` is how much the rewards of
+    each problem differed when it was last met, and `decision` what the round under way does."""
 
     arm: Arm
     domain: Domain
@@ -49,6 +51,9 @@ class Learner:
     cycle: int = 0
     draws: int = 0
     spare: Spare = field(default_factory=Spare)
+    seen: list[Seen] = field(default_factory=list)
+    spread: dict[str, float] = field(default_factory=dict)
+    decision: Decision = field(default_factory=Decision)
 
     @property
     def slow(self) -> SlowWeights:
@@ -125,18 +130,54 @@ class Learner:
         budget = self.params.fast.budget if self.arm == "fst" else self.params.rollouts_per_cycle
         return RoundPlan(self.round, self.draw("fast"), min(budget, self.parts.left(self.books.budget)), self.step)
 
-    def adopt(self, found: FastRound) -> None:
-        """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused."""
-        self.population = found.population
-        self.spare = spare(found.rollouts if self.params.loop.reuse else ())
-
     def draw(self, purpose: Purpose) -> int:
         """The seed of the next batch of samples."""
         self.draws += 1
         return draw_seed(self.seed, purpose, self.round, self.draws)
 
+    def decide(self, order: Sequence[Purpose]) -> Purpose:
+        """The next round of an arm whose cycle has its rounds in this order. The reasons go on the record."""
+        loop = self.params.loop
+        self.decision = decide(loop.balance, order, self.seen)
+        if loop.balance != "fixed" or (loop.signal and self.decision.search):
+            by = list(loop.signal) if self.decision.search else []
+            self.books.balanced(self.round, self.decision, by)
+        return self.decision.purpose
+
+    def searches(self, means: Signal) -> bool:
+        """Whether the round under way looks for signal by these means."""
+        return self.decision.search and means in self.params.loop.signal
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the slow round under way."""
+        return self.params.loop.signal_temperature if self.searches("temperature") else 1.0
+
+    def batches(self) -> Iterator[list[Problem]]:
+        """The problems of each step of the slow round under way."""
+        for batch in self.schedule.batches(self.step):
+            yield with_mixed(batch, self.schedule.problems, self.spread) if self.searches("problems") else batch
+
+    def train_step(self, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
+        """One RL step, see SlowWeights.train_step. Which problems had mixed rewards is remembered."""
+        result, rollouts = self.slow.train_step(self.dealt, problems, self.spare, self.temperature)
+        self.spread.update(spreads((rollout.problem_id, rollout.reward) for rollout in rollouts))
+        return result, rollouts
+
+    def adopt(self, found: FastRound) -> None:
+        """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused;
+        remember which of its anchors they answer differently."""
+        self.population, self.spare = found.population, spare(found.rollouts if self.params.loop.reuse else ())
+        if self.searches("prompts"):
+            prompts = (*self.population.prompts[:-1], self.seed_prompt)
+            self.population = replace(self.population, prompts=prompts)
+        rows = [found.scores.get(prompt.id, {}) for prompt in self.population.prompts]
+        self.spread.update(spreads(pair for row in rows for pair in row.items()))
+
     def switch(self, domain: Domain) -> None:
         """Go on with the problems of another domain, from a cycle's end."""
+        if domain.spec != self.domain.spec:
+            self.spread.clear()
         self.domain = domain
         if self.slow_weights:
             self.slow_weights.verify = domain.verify
@@ -144,9 +185,10 @@ class Learner:
     @contextlib.contextmanager
     def in_round(self, purpose: Purpose) -> Iterator[RoundAccount]:
         """Time a round; write it down and count it once it is complete."""
-        account = self.books.open_round(purpose, self.round, self.cycle)
+        account, spent = self.books.open_round(purpose, self.round, self.cycle), self.books.budget.learning
         yield account
         self.books.close_round(account, self.step, self.population)
+        self.seen.append(account.seen(self.books.budget.learning - spent))
         self.round += 1
         if purpose == "train":
             self.spare = Spare()

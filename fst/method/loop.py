@@ -34,12 +34,12 @@ def rounds(learner: Learner) -> Iterator[Purpose]:
         learner.evaluate()
     while not learner.finished:
         order = ROUNDS[learner.arm][learner.part]
-        purpose = order[learner.round % len(order)]
+        purpose = learner.decide(order)
         if purpose == "fast":
             evolve_prompts(learner)
         else:
             train_adapter(learner)
-        if learner.round % len(order) == 0:
+        if purpose == order[-1]:
             learner.cycle += 1
         learner.evaluate()
         save(learner)
@@ -60,6 +60,6 @@ def evolve_prompts(learner: Learner) -> None:
 def train_adapter(learner: Learner) -> None:
     """Slow weights: T steps on fresh problems, the population frozen."""
     with learner.in_round("train") as account:
-        for problems in learner.schedule.batches(learner.step):
-            result, rollouts = learner.slow.train_step(learner.dealt, problems, learner.spare)
+        for problems in learner.batches():
+            result, rollouts = learner.train_step(problems)
             account.step(learner.step, result, rollouts)

@@ -14,7 +14,7 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,9 @@ class _Batch:
     problems: list[Problem]
     prompts: list[Prompt]
     reused: list[Rollout | None]
-    answers: list[Answer]
-    rollouts: list[Rollout]
+    temperature: float = 1.0
+    answers: list[Answer] = field(default_factory=list)
+    rollouts: list[Rollout] = field(default_factory=list)
     kept_groups: int = 0
 
 
@@ -111,7 +112,7 @@ class SlowWeights:
     ) -> None:
         self.policy, self.params, self.verify, self.seed = policy, params, verify, seed
         self.step = 0
-        self._batch = _Batch([], [], [], [], [])
+        self._batch = _Batch([], [], [])
         config = trl_config(params, model, workdir, seed)
         placeholder = Dataset.from_list([{"prompt": policy.messages("", "placeholder")}])
         torch.manual_seed(seed)
@@ -143,10 +144,10 @@ class SlowWeights:
             log.warning("prompts and questions are not shared in training, each row runs by itself: %s", single)
 
     def train_step(
-        self, population: Population, problems: Sequence[Problem], spare: Spare | None = None
+        self, population: Population, problems: Sequence[Problem], spare: Spare | None = None, temperature: float = 1.0
     ) -> tuple[StepResult, list[Rollout]]:
         """One RL step on `problems`: G rollouts each, dealt over the population's K prompts. Some may come from
-        `spare`; the others are sampled, and returned."""
+        `spare`; the others are sampled, at a temperature that the loss corrects for, and returned."""
         started = time.monotonic()
         group, prompts = self.params.group_size, population.prompts
         rank, world = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
@@ -160,7 +161,7 @@ class SlowWeights:
         places = range(rank * share, (rank + 1) * share)
         dealt = (spare or Spare()).deal(problems, prompts, group)
         asked = [prompts[slot(p, group, len(prompts))] for p in places]
-        self._batch = _Batch([rows[p] for p in places], asked, [dealt[p] for p in places], [], [])
+        self._batch = _Batch([rows[p] for p in places], asked, [dealt[p] for p in places], temperature)
         inputs = [
             {"prompt": self.policy.messages(prompt.text, problem.question)}
             for problem, prompt in zip(self._batch.problems, self._batch.prompts, strict=True)
@@ -214,7 +215,7 @@ class SlowWeights:
         seed = hash((self.seed, 1, self.step, rank)) % 2**63
         engine = self.policy.engine
         ranks.share(engine)
-        groups = self.policy.answer_ids(requests, n, seed)
+        groups = self.policy.answer_ids(requests, n, seed, self._batch.temperature)
         ranks.wait()  # all have their answers
         engine.rest()
         drawn = (answer for answers in groups for answer in answers)
@@ -231,11 +232,11 @@ class SlowWeights:
         """With the log-probabilities that the answers were sampled with, where not all come from the trained model as
         it is: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
         ratio, 1 but for rounding where the answer is this model's)."""
-        if self.policy.engine.exact and not any(self._batch.reused):
+        if self.policy.engine.exact and self._batch.temperature == 1 and not any(self._batch.reused):
             return output
         behaviour = torch.zeros_like(output["completion_ids"], dtype=torch.float32)
         for row, answer in enumerate(self._batch.answers):
-            behaviour[row, : len(answer.logprobs)] = torch.tensor(answer.logprobs)
+            behaviour[row, : len(answer.logprobs)] = torch.tensor(answer.tempered or answer.logprobs)
         return {**output, "old_per_token_logps": behaviour}
 
     def weigh(self, output: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Its engine (fst/models/engines/) samples the answers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -69,7 +70,7 @@ class Policy(Reader):
     def decoded(self, answers: Sequence[Answer]) -> list[Answer]:
         """The answers with their texts: without special tokens, stripped of blanks."""
         texts = self.tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
-        return [Answer(a.tokens, a.logprobs, text.strip()) for a, text in zip(answers, texts, strict=True)]
+        return [dataclasses.replace(a, text=text.strip()) for a, text in zip(answers, texts, strict=True)]
 
     def cut(self, answer: Answer) -> bool:
         """Whether an answer of the usual length limit ran into it, so that its last token does not end it."""

@@ -26,11 +26,13 @@ KEPT = 0.75  # share of rows still running below which the others are dropped
 @dataclass(frozen=True)
 class Answer:
     """Sampled token ids (the end token included, if it was drawn), their log-probabilities under the sampling model
-    at temperature 1, in nats, and the text without special tokens."""
+    at temperature 1, in nats, and the text without special tokens. `tempered` are their log-probabilities at the
+    temperature that they were drawn at, where it is neither 1 nor 0; else it is empty."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str = ""
+    tempered: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,13 @@ class Row:
     key: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    tempered: list[float] = field(default_factory=list)
     ended: bool = False
 
     @property
     def answer(self) -> Answer:
-        return Answer(tuple(self.tokens), tuple(self.logprobs))
+        tempered = tuple(self.tempered) if self.ask.temperature not in (0, 1) else ()
+        return Answer(tuple(self.tokens), tuple(self.logprobs), tempered=tempered)
 
 
 @torch.inference_mode()
@@ -136,15 +140,14 @@ def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[
 
 def _draw(
     logits: torch.Tensor, temperatures: torch.Tensor, top_ps: torch.Tensor, noise: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids (rows,) from logits (rows, vocabulary), temperatures and top_p (rows,) and noise (rows,) in [0, 1), and
-    their log-probabilities (rows,) at temperature 1, in nats."""
-    likely = torch.softmax(logits, -1)
+    their log-probabilities (rows,) at temperature 1 and as they were drawn, in nats."""
+    likely = tempered = torch.softmax(logits, -1)
     warm = temperatures > 0
     if not bool(warm.any()):
         chosen = logits.argmax(-1)
     else:
-        tempered = likely
         if not bool((temperatures == 1).all()):
             tempered = torch.softmax(logits / torch.where(warm, temperatures, 1.0)[:, None], -1)
         if bool((top_ps < 1).any()):
@@ -155,7 +158,8 @@ def _draw(
         )
         if not bool(warm.all()):
             chosen = torch.where(warm, chosen, logits.argmax(-1))
-    return chosen, likely.gather(-1, chosen[:, None])[:, 0].log()
+    at_one = likely.gather(-1, chosen[:, None])[:, 0].log()
+    return chosen, at_one, at_one if tempered is likely else tempered.gather(-1, chosen[:, None])[:, 0].log()
 
 
 def _nucleus(likely: torch.Tensor, top_ps: torch.Tensor) -> torch.Tensor:
@@ -227,13 +231,15 @@ class Decoder:
         )
         logits = out.logits[:, -1].float()
         noise = self.noise.gather(-1, self.drawn[:, None].clamp(max=self.noise.shape[-1] - 1))[:, 0]
-        self.chosen, likely = _draw(logits, self.temperatures, self.top_ps, noise)
+        self.chosen, likely, tempered = _draw(logits, self.temperatures, self.top_ps, noise)
         self.drawn = self.drawn + 1
         told = []
-        for row, token, logprob in zip(self.rows, self.chosen.tolist(), likely.tolist(), strict=True):
+        drawn = zip(self.rows, self.chosen.tolist(), likely.tolist(), tempered.tolist(), strict=True)
+        for row, token, logprob, own in drawn:
             if not row.ended:
                 row.tokens.append(token)
                 row.logprobs.append(logprob)
+                row.tempered.append(own)
                 row.ended = token in self.end_ids or len(row.tokens) == row.ask.max_new_tokens
                 told.append((row, token))
         running = torch.tensor([not row.ended for row in self.rows], device=self.positions.device)

@@ -53,7 +53,7 @@ def check_same(path: Path, config: Mapping[str, Any]) -> None:
     except (OSError, json.JSONDecodeError) as exc:
         raise RecordError(f"{path} holds no run that could be resumed; start it without --resume") from exc
     with contextlib.suppress(ConfigError):  # keys that this version does not have: compared as they are
-        before["params"] = params_from_record(before.get("params", {})).of_run()
+        before["params"] = json.loads(json.dumps(params_from_record(before.get("params", {})).of_run()))
     for key, value in config.items():
         if before.get(key) != json.loads(json.dumps(value)):
             raise RecordError(

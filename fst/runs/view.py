@@ -36,6 +36,7 @@ _EVENT_FIELDS = {
     "evaluation": ("round", "step", "accuracy", "kl", "rollouts", "seconds"),
     "cells": ("round", "cells"),
     "trouble": ("round", "trouble", "says", "samples"),
+    "balance": ("round", "next", "search", "why"),
     "resume": ("round",),
     "end": ("round", "accuracy", "kl", "rollouts", "seconds"),
 }

@@ -11,7 +11,9 @@ s3  groups of equal rewards leave the batch, in all its tensors, before the base
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,21 @@ def test_s2_loss_and_gradient(
     slow.tree = tree
     rows = scripted_rows(slow, prompts, slow.script[0], REWARDS)
     expect_step(slow, prompts, rows, cispo(slow, rows, beta))
+
+
+def test_s2_a_temperature_is_corrected_for(scripted: Callable[..., Watched]) -> None:
+    """rho is pi over what the tokens were drawn with, at the step's temperature; the record keeps those at T=1."""
+    slow = scripted(kl_penalty=0.0, ratio_cap=1.5)
+    plain = slow.script[0]
+    dice = random.Random(3)
+    drawn_at = [tuple(dice.uniform(-9, -3) for _ in answer.tokens) for answer in plain]
+    slow.script = [[replace(a, tempered=logprobs) for a, logprobs in zip(plain, drawn_at, strict=True)]]
+    rows = scripted_rows(slow, 2, plain, REWARDS)
+    places = [i for i in range(len(plain)) if i // GROUP != 1]
+    loss = cispo(slow, rows, 0.0, [torch.tensor(drawn_at[place]) for place in places])
+    result, rollouts = slow.train_step(population(2), PROBLEMS[:3], temperature=2.0)
+    assert result.loss == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert [rollout.logprobs for rollout in rollouts] == [answer.logprobs for answer in plain]
 
 
 def test_s2_gradient_checkpointing_is_on_when_asked(

@@ -112,6 +112,22 @@ def test_a2_logprobs_are_the_models_at_t_1(policy: Policy, temperature: float) -
     assert [len(a.logprobs) for a in flat(groups)] == [len(a.tokens) for a in flat(groups)]
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a2_logprobs_at_the_temperature_that_drew_them(policy: Policy, temperature: float) -> None:
+    """Those of softmax(logits / temperature), token by token."""
+    context = list(REQUESTS[0])
+    for answer in flat(sample_answers(policy.model, [context], plan(n=3, temperature=temperature))):
+        with torch.no_grad():
+            logits = policy.model(input_ids=torch.tensor([[*context, *answer.tokens]])).logits[0, len(context) - 1 : -1]
+        own = torch.log_softmax(logits / temperature, -1)[range(len(answer.tokens)), list(answer.tokens)]
+        assert answer.tempered == pytest.approx(own.tolist(), abs=1e-4)
+
+
+def test_a2_at_temperature_1_the_logprobs_stand_for_both(policy: Policy) -> None:
+    for temperature in (0.0, 1.0):
+        assert not any(a.tempered for a in flat(sample_answers(policy.model, REQUESTS, plan(temperature=temperature))))
+
+
 def test_a3_requests_run_once_and_ended_rows_leave(policy: Policy) -> None:
     calls = Calls(policy.model)
     answers = flat(sample_answers(policy.model, REQUESTS, plan(n=4)))

@@ -1,0 +1,128 @@
+"""Where the next rollouts go, and when a run looks for signal. Pure: what rounds showed in, decisions out.
+
+The paper alternates: a fast round, T RL steps, and so on. With `loop.balance: auto` a fast round is left out while it
+gains no more reward per rollout than the slow rounds do. It is held again once it has been left out `REST` times, and
+wherever a run *stands still*: nearly all groups of a slow round had equal rewards although problems are left to solve.
+Then, with either balance, the means that `loop.signal` names look for signal.
+
+Invariants, each with a test: A1 with `fixed` the channels take turns, whatever was seen; A2 the first round is the
+arm's first, and an arm of one channel has nothing to decide; A3 no two fast rounds follow each other, and at most
+`REST + 1` slow ones do; A4 a fast round that is held would also be held if the last ones had gained more; A5 with
+twice the rollouts in every round, the same decision; A6 signal is looked for if and only if few groups of the last slow
+round carried signal and its mean reward leaves problems to solve; A7 every decision says why, with the figures that it
+rests on; A8 a gain within one standard error is none, and no gain is negative; A9 a batch keeps its length and the
+first half of its problems, and none is in it twice that was not before; A10 whoever enters a batch had mixed rewards
+when last met, and those whose rewards differed most come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, pstdev, pvariance
+
+from fst.config import Balance
+from fst.data.types import Problem
+from fst.types import Purpose
+
+RECENT = 2  # rounds of a channel that its gain per rollout is taken from
+REST = 3  # fast rounds that are left out in a row, at most
+QUIET = 0.4  # share of groups with signal below which a run stands still
+SOLVED = 0.95  # mean reward from which on equal groups are as they should be
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A complete round: the rollouts that it spent, its mean reward (of a fast round that of its best prompt), the
+    reward that it gained, and of a slow round its groups and those of them that carried signal."""
+
+    purpose: Purpose
+    spent: int
+    reward: float
+    gained: float
+    groups: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next round, whether it looks for signal, and why."""
+
+    purpose: Purpose = "fast"
+    search: bool = False
+    why: str = ""
+
+
+def decide(mode: Balance, order: Sequence[Purpose], seen: Sequence[Seen]) -> Decision:
+    """The round after those that were `seen`, oldest first, in an arm whose cycle has its rounds in this order."""
+    slow = next((one for one in reversed(seen) if one.purpose == "train"), None)
+    search = slow is not None and stands_still(slow)
+    signal = f"; {slow.kept} of {slow.groups} groups carried signal at a reward of {slow.reward:.2f}" if slow else ""
+    if mode == "fixed" or len(order) == 1 or not seen:
+        return Decision(order[len(seen) % len(order)], search, f"turn {len(seen)} of the arm{signal}")
+    if seen[-1].purpose == "fast":
+        return Decision("train", search, f"the weights learn under the prompts just found{signal}")
+    rested = next((n for n, one in enumerate(reversed(seen)) if one.purpose == "fast"), len(seen))
+    fast, train = (1000 * rate(seen, purpose) for purpose in ("fast", "train"))
+    held = search or fast > train or rested > REST
+    return Decision(
+        "fast" if held else "train",
+        search,
+        f"reward gained per 1,000 rollouts: {fast:.3f} by prompts, {train:.3f} by weights; "
+        f"slow rounds since the last fast one: {rested}{signal}",
+    )
+
+
+def stands_still(slow: Seen) -> bool:
+    """Whether a slow round had few groups with signal, and problems left to solve."""
+    return slow.kept < QUIET * slow.groups and slow.reward < SOLVED
+
+
+def rate(seen: Sequence[Seen], purpose: Purpose) -> float:
+    """Reward gained per rollout in the last `RECENT` rounds of a channel; 0 before its first."""
+    last = [one for one in seen if one.purpose == purpose][-RECENT:]
+    return sum(one.gained for one in last) / max(1, sum(one.spent for one in last))
+
+
+def gained_by_steps(rewards: Sequence[float]) -> float:
+    """What the later half of a slow round's steps has over the first half, beyond one standard error. `rewards` is the
+    mean of each step."""
+    half = len(rewards) // 2
+    if not half:
+        return 0.0
+    first, later = rewards[:half], rewards[-half:]
+    error = sqrt((pvariance(first) + pvariance(later)) / max(1, half - 1))
+    return max(0.0, fmean(later) - fmean(first) - error)
+
+
+def gained_by_prompts(scores: Mapping[str, Mapping[str, float]], born: Collection[str]) -> float:
+    """What the best of a fast round's new prompts has over the best that it began with, beyond one standard error of
+    their difference. Both were scored on the same problems; `born` are the ids of the new ones."""
+    new = max((row for name, row in scores.items() if name in born), key=_mean, default={})
+    old = max((row for name, row in scores.items() if name not in born), key=_mean, default={})
+    differences = [new[problem] - old[problem] for problem in new.keys() & old.keys()]
+    if not differences:
+        return 0.0
+    return max(0.0, fmean(differences) - sqrt(sum(d * d for d in differences)) / len(differences))
+
+
+def _mean(row: Mapping[str, float]) -> float:
+    return fmean(row.values()) if row else 0.0
+
+
+def spreads(rewards: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """How much the rewards of each problem differ (standard deviation), from (problem id, reward) pairs."""
+    rows: dict[str, list[float]] = {}
+    for problem, reward in rewards:
+        rows.setdefault(problem, []).append(reward)
+    return {problem: pstdev(row) for problem, row in rows.items()}
+
+
+def with_mixed(batch: Sequence[Problem], problems: Sequence[Problem], spread: Mapping[str, float]) -> list[Problem]:
+    """The batch with its second half given to problems with mixed rewards, as far as there are any. `spread` is by
+    problem id, of when a problem was last met (see `spreads`)."""
+    half, there = (len(batch) + 1) // 2, {problem.id for problem in batch}
+    mixed = [problem for problem in problems if spread.get(problem.id, 0.0) > 0 and problem.id not in there]
+    mixed.sort(key=lambda problem: -spread[problem.id])
+    return [*batch[:half], *mixed[: len(batch) - half], *batch[half:]][: len(batch)]
