@@ -53,14 +53,15 @@ class Shared:
         from limits import RateLimitItemPerMinute
         from limits.aio.storage import RedisStorage
         from limits.aio.strategies import MovingWindowRateLimiter
+        from limits.errors import ConfigurationError
 
         options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **options}
         try:
             if not url.startswith(SCHEMES):
                 raise ValueError("another scheme")
             store = RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **options)
-        except ValueError as exc:
-            raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from exc
+        except (ValueError, ConfigurationError):  # whose message repeats the URL
+            raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from None
         self._limiter, self._limit = MovingWindowRateLimiter(store), RateLimitItemPerMinute(per_minute, 1, "fst")
         self._own, self._warned = Own(per_minute), -WARN_SECONDS
 
