@@ -9,3 +9,5 @@ silence()
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 # The least that Prefect takes: pipelines/crashed.py has runs that send no more heartbeats called crashed.
 os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+# A server that is started again frees what killed runs held only if it still knows until when they held it.
+os.environ.setdefault("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem")

@@ -302,7 +302,7 @@ def test_m6_a_signal_ends_everything(number: signal.Signals, code: int, toy: Toy
     env = environment(PYTHONPATH=str(ROOT))
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait_until(lambda: any(runs(p, "sleep") for p in descendants(process.pid)), 60, "no stage was started")
+            wait_until(lambda: any(runs(p, "sleep") for p in descendants(process.pid)), 300, "no stage was started")
             family = descendants(process.pid)
         finally:
             process.send_signal(number)
