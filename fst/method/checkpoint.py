@@ -46,6 +46,7 @@ def restore(learner: Learner, run: Path) -> None:
         return
     number, path = last
     record.void_from(number + 1)
+    record.drop_old()
     take(learner, path)
 
 

@@ -106,7 +106,7 @@ def distilled(folder: Path) -> Distilled:
 
 def _figures(learner: Learner, prompt: Prompt) -> Figures:
     """The learner's weights under a prompt. KL is taken on the first answer to each problem."""
-    assert isinstance(learner.slow, DistilledWeights)
+    assert isinstance(learner.slow, DistilledWeights)  # the arm's: runner.py made it
     problems, samples = learner.domain.test, learner.params.evaluate.samples
     rollouts = learner.roll("eval", [(prompt, problem) for problem in problems], samples)
     found, policy = mean_at(rollouts, samples), learner.policy

@@ -153,6 +153,8 @@ def _draw(
         if bool((top_ps < 1).any()):
             tempered = _nucleus(tempered, top_ps)
         mass = tempered.cumsum(-1)
+        if tempered is not likely:
+            tempered = tempered / mass[:, -1:]
         chosen = torch.searchsorted(mass, (noise * mass[:, -1])[:, None], right=True)[:, 0].clamp(
             max=mass.shape[-1] - 1
         )

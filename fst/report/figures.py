@@ -17,26 +17,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fst.report.wording import ACCURACY, mean_at, quantity
 from fst.runs.view import ARM_NAMES, RunView, mean_curve, number
+from fst.types import ARMS
 
 # Okabe and Ito's palette (safe for the common colour-vision deficiencies), lightened for dark pages.
 # Arms also differ by line style and marker, so a grey print can be read.
 COLOURS = {
-    "light": {
-        "fst": "#0072b2",
-        "rl": "#d55e00",
-        "gepa": "#009e73",
-        "rl_gepa": "#8a6d00",
-        "gepa_rl": "#5b5fc7",
-        "distill": "#7a4b2a",
-    },
-    "dark": {
-        "fst": "#56b4e9",
-        "rl": "#f0884a",
-        "gepa": "#2fc596",
-        "rl_gepa": "#d9b64a",
-        "gepa_rl": "#a3a6f5",
-        "distill": "#c99b78",
-    },
+    "light": dict(zip(ARMS, ["#0072b2", "#d55e00", "#009e73", "#8a6d00", "#5b5fc7", "#7a4b2a"], strict=True)),
+    "dark": dict(zip(ARMS, ["#56b4e9", "#f0884a", "#2fc596", "#d9b64a", "#a3a6f5", "#c99b78"], strict=True)),
 }
 LINES: dict[str, Any] = {"fst": "-", "rl": (0, (5, 2)), "gepa": (0, (1.5, 1.5))}
 LINES |= {"rl_gepa": (0, (5, 2, 1.5, 2)), "gepa_rl": (0, (1.5, 1.5, 5, 1.5)), "distill": "-"}

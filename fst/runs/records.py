@@ -140,7 +140,11 @@ class RunFolder:
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         sync_folder(parent)
-        for old in sorted(parent.glob("round-*"))[:-KEEP_CHECKPOINTS]:
+        self.drop_old()
+
+    def drop_old(self) -> None:
+        """Remove all but the last KEEP_CHECKPOINTS checkpoints: a process that was killed may have left more."""
+        for old in sorted((self.path / "checkpoints").glob("round-*"))[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
 
     def last_checkpoint(self) -> tuple[int, Path] | None:

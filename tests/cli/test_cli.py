@@ -48,6 +48,8 @@ COMMANDS = {
     "bundles show": "Show one bundle",
     "bundles diff": "prompts side by side",
     "bundles gc": "Remove bundles that no channel ever pointed at",
+    "push": "Upload a release to the Hugging Face hub",
+    "export": "rollouts and prompts as tables",
     "explain": "Show where a bundle comes from",
     "reproduce": "Make a bundle again",
     "serve": "over an OpenAI-compatible API",

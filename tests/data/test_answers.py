@@ -241,8 +241,10 @@ def test_a7_a_domain_of_params_yaml_has_its_mode_in_its_spec() -> None:
         params_from_dict({"domains": {"a": {"answer": "boxd"}}})
 
 
-def test_a7_the_command_line_chooses_the_mode() -> None:
-    assert Problems(data=Path("x.jsonl"), answer="tag").spec() == "jsonl:x.jsonl#tag"
+def test_a7_the_command_line_chooses_the_mode(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"id": "p1", "question": "q", "answer": "a"}\n')
+    assert Problems(data=file, answer="tag").spec() == f"jsonl:{file}#tag"
     assert Problems(domain="lab/reverse").spec() == "lab/reverse"
 
 

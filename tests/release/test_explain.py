@@ -77,7 +77,8 @@ def test_e1_the_facts(release: Bundle, capsys: pytest.CaptureFixture[str]) -> No
     ]
     assert f"zeta lab/reverse {'d' * 64}" in page
     assert f"alpha lab/letters:reverse {'d' * 64}" in page
-    assert "loop cycles 3, rollout_budget 0, seed_prompt solve the task, steps_per_cycle 6" in page
+    loop = "loop balance fixed, cycles 3, reuse False, rollout_budget 0, seed_prompt solve the task, signal [],"
+    assert page[page.index(loop) + 1] == "signal_temperature 1.5, steps_per_cycle 6"
     assert "train arm fst, seed 0" in page
     assert any(line.startswith("reward all pass 0.5") for line in page)
     assert any(line.startswith("kl alpha pass 0.25 2 alpha: KL from the base of 0.250") for line in page)

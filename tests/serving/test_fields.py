@@ -76,15 +76,16 @@ def test_f3_the_sampler_keeps_to_it() -> None:
         (LEAST_TOP_P, [0, 1, 0, 0]),
     ):
         logits = likely.log().expand(n, 4)
-        tokens, logprobs = _draw(logits, torch.ones(n), torch.full((n,), top_p), noise)
+        tokens, logprobs, drawn_at = _draw(logits, torch.ones(n), torch.full((n,), top_p), noise)
         shares = torch.bincount(tokens, minlength=4) / n
         assert torch.allclose(shares, torch.tensor(expected, dtype=torch.float), atol=2e-4), top_p
         assert torch.allclose(logprobs, likely[tokens].log(), atol=1e-6), "of the model itself"
+        assert torch.allclose(drawn_at, torch.tensor(expected)[tokens].log(), atol=1e-5), "of the nucleus"
 
 
 def test_f3_a_row_without_it_is_drawn_as_alone() -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
     noise, warm = torch.tensor([0.1, 0.5, 0.9, 0.999999, 0.3]), torch.tensor([1.0, 0.7, 1.3, 1.0, 0.0])
-    mixed, _ = _draw(logits, warm, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5]), noise)
-    alone, _ = _draw(logits, warm, torch.ones(5), noise)
+    mixed, *_ = _draw(logits, warm, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5]), noise)
+    alone, *_ = _draw(logits, warm, torch.ones(5), noise)
     assert mixed.tolist() == alone.tolist()

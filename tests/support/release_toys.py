@@ -125,6 +125,7 @@ class ToyProject:
             "prompts.json": candidate.prompts(),
             "evaluation.json": candidate.evaluation(),
             "gate.json": decision.as_dict(),
+            **({"reference.json": candidate.reference()} if "reference.json" in candidate.manifest["files"] else {}),
         }
         return write_bundle(self.root / "released" / candidate.id[:8], manifest, documents, candidate.adapter)
 
