@@ -21,7 +21,7 @@ from fst.types import ARMS
 
 # Okabe and Ito's palette (safe for the common colour-vision deficiencies), lightened for dark pages.
 # Arms also differ by line style and marker, so a grey print can be read.
-COLOURS = {
+COLOURS: dict[str, dict[str, str]] = {
     "light": dict(zip(ARMS, ["#0072b2", "#d55e00", "#009e73", "#8a6d00", "#5b5fc7", "#7a4b2a"], strict=True)),
     "dark": dict(zip(ARMS, ["#56b4e9", "#f0884a", "#2fc596", "#d9b64a", "#a3a6f5", "#c99b78"], strict=True)),
 }
