@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from fst.config import ModelParams
 from fst.models.policy import Policy, load_policy
 from support.lab_project import LabProject
 
 torch.set_num_threads(1)
+
+# A busy machine takes any time for an example: nothing fails by the clock.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 # The files that take longest, the longest first. They are begun in this order (`--no-loadscope-reorder` has
 # pytest-xdist keep it), so that no worker is left alone with one in the end.
