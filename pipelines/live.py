@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from fst.traffic.simulate import Exchanged, Recorder, Target, replay
 from fst.traffic.timeline import as_dict, bin_width, bins, figures, happenings, shortfall
 from pipelines.background import beside, until
 from pipelines.project import Project
-from pipelines.server import answers
+from pipelines.server import answers, local
 
 CHANNEL = "live"
 START_SECONDS = 180.0
@@ -129,7 +128,7 @@ class Live:
                 until(lambda: answers(api), *server, START_SECONDS)
             flows = start("flows", python, "-m", "pipelines", "deploy", PREFECT_API_URL=api, PYTHONUNBUFFERED="1")
             until(lambda: b"on-alert" in flows[1].read_bytes(), *flows, START_SECONDS)
-            until(lambda: _answers(f"{url}/healthz"), *gateway, START_SECONDS)
+            until(lambda: bool(local(f"{url}/healthz")), *gateway, START_SECONDS)
             watcher = start(
                 "watcher", python, "-m", "pipelines", "monitor", "--channel", CHANNEL, PREFECT_API_URL=api,
                 PYTHONUNBUFFERED="1",
@@ -200,11 +199,3 @@ class Live:
         }
         write_atomic(self.out / "timeline.json", document(timeline))
         return timeline
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False

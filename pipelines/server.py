@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from prefect.context import refresh_global_settings_context
@@ -61,11 +62,16 @@ def shared(root: Path) -> Iterator[str]:
 
 def answers(url: str) -> bool:
     """Whether a Prefect server on this machine is up behind the URL of its API."""
+    return local(f"{url}/health")[:5] == b"true"
+
+
+def local(url: str) -> bytes:
+    """What a server on this machine says with status 200, past any proxy; empty where it does not."""
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/health", timeout=2) as answer:
-            return bool(answer.read(5) == b"true")
-    except (OSError, ValueError):
-        return False
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
+            return bytes(answer.read()) if answer.status == 200 else b""
+    except (OSError, ValueError, HTTPException):  # the last: it stopped in the middle
+        return b""
 
 
 def reachable(url: str) -> bool:

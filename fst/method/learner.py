@@ -155,8 +155,9 @@ class Learner:
 
     def batches(self) -> Iterator[list[Problem]]:
         """The problems of each step of the slow round under way."""
-        for batch in self.schedule.batches(self.step):
-            yield with_mixed(batch, self.schedule.problems, self.spread) if self.searches("problems") else batch
+        schedule = self.schedule
+        for batch in schedule.batches(self.step):
+            yield with_mixed(batch, schedule.problems, self.spread) if self.searches("problems") else batch
 
     def train_step(self, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
         """One RL step, see SlowWeights.train_step. Which problems had mixed rewards is remembered."""
