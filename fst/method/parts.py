@@ -61,3 +61,13 @@ def parts_of(arm: Arm, params: Params) -> Parts:
         return Parts(arm, limit, limit, limit, params.loop.cycles)
     fast = limit * params.fast.budget // cycle
     return Parts(arm, limit, limit - fast, fast, -(-limit // cycle))
+
+
+def planned(arm: Arm, params: Params) -> tuple[int, int]:
+    """RL steps and cycles that an arm takes under these parameters, if nothing ends it sooner. For `rl`, a cycle is as
+    many steps as in a cycle of `fst`; in a sequential arm it is a fast round, or as many steps."""
+    parts, loop = parts_of(arm, params), params.loop
+    if not parts.sequential and arm != "rl":
+        return loop.cycles * loop.steps_per_cycle, loop.cycles
+    steps = parts.slow // params.rollouts_per_step
+    return steps, parts.fast_rounds * parts.sequential + -(-steps // loop.steps_per_cycle)

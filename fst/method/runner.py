@@ -28,7 +28,7 @@ from fst.method.distill import DistilledWeights, prompt_to_distil
 from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
-from fst.method.parts import parts_of
+from fst.method.parts import parts_of, planned
 from fst.method.plan import Plan, plan_run
 from fst.method.reflectors import build_reflector
 from fst.method.slow import SlowWeights
@@ -194,12 +194,7 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
         asked = (job.arm, job.domain, job.seed, params.of_run())
         check_same(job.folder, dict(zip(ASKED, asked, strict=True)))
         return
-    steps, cycles = params.loop.cycles * params.loop.steps_per_cycle, params.loop.cycles
-    if (parts := parts_of(job.arm, params)).sequential or job.arm == "rl":
-        steps = parts.slow // params.rollouts_per_step
-    if parts.sequential:
-        cycles = parts.fast_rounds + steps // params.loop.steps_per_cycle
-    with Progress(steps, cycles, job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
+    with Progress(*planned(job.arm, params), job.arm, job.domain, quiet=quiet or ranks.rank() > 0) as progress:
         learner = prepare(job, progress, resume)
         progress.drawn = lambda: learner.policy.drawn
         try:

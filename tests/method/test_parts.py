@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fst.config import Params, load_params, params_from_dict
 from fst.method.loop import ROUNDS
-from fst.method.parts import Parts, parts_of
+from fst.method.parts import Parts, parts_of, planned
 from fst.method.runner import Job, plan_of, problems_of, run_job, run_rounds, summary_of
 from fst.runs.view import load_run
 from fst.types import ARMS, SEQUENTIAL, Arm, Budget
@@ -37,6 +37,18 @@ def test_q1_only_a_sequential_arm_has_two_parts(arm: Arm) -> None:
     assert parts.part(Budget(), 0) == 0
     assert parts.part(Budget(train=12_288, fast=12_288), 99) == (arm in SEQUENTIAL)
     assert bool(parts.says()) == (arm in SEQUENTIAL)
+
+
+def test_q6_no_cycle_comes_after_the_last_that_is_planned() -> None:
+    """Twelve cycles of 1,168 rollouts: `rl` takes 109 steps of 128 from them, which are 18 times 6 and one."""
+    params = params_from_dict({"loop": {"cycles": 12}})
+    assert {arm: planned(arm, params) for arm in ("fst", "gepa", "rl", "rl_gepa", "gepa_rl")} == {
+        "fst": (72, 12),
+        "gepa": (72, 12),
+        "rl": (109, 19),
+        "rl_gepa": (72, 24),
+        "gepa_rl": (72, 24),
+    }
 
 
 @settings(max_examples=200, deadline=None)
