@@ -240,7 +240,7 @@ class ReflectorParams(Section):
 
 
 Balance = Literal["fixed", "auto"]
-Signal = Literal["problems", "prompts", "temperature"]
+Signal = Literal["problems", "failures", "prompts", "temperature"]
 
 
 class LoopParams(Section):
@@ -262,8 +262,8 @@ class LoopParams(Section):
     signal: Annotated[tuple[Signal, ...], BeforeValidator(as_tuple)] = Field(
         (),
         description="what looks for signal while nearly all groups have equal rewards: `problems` deals half of each "
-        "batch from those with mixed rewards, `prompts` keeps the seed prompt in the population, `temperature` samples "
-        "at `signal_temperature`",
+        "batch from problems with mixed rewards, `failures` gives half of the anchors to those that no answer solved, "
+        "`prompts` keeps the seed prompt in the population, `temperature` samples at `signal_temperature`",
     )
     signal_temperature: Number = Field(
         1.5, ge=1, le=4, description="of training answers where `signal` names temperature; the loss corrects for it"

@@ -12,7 +12,8 @@ twice the rollouts in every round, the same decision; A6 signal is looked for if
 round carried signal and its mean reward leaves problems to solve; A7 every decision says why, with the figures that it
 rests on; A8 a gain within one standard error is none, and no gain is negative; A9 a batch keeps its length and the
 first half of its problems, and none is in it twice that was not before; A10 whoever enters a batch had mixed rewards
-when last met, and those whose rewards differed most come first.
+when last met, and those whose rewards differed most come first; A11 whoever enters the anchors had equal rewards, below
+`SOLVED`, when last met, and from round to round all of those have their turn.
 """
 
 from __future__ import annotations
@@ -43,6 +44,24 @@ class Seen:
     gained: float
     groups: int = 0
     kept: int = 0
+
+
+@dataclass(frozen=True)
+class Met:
+    """How the answers to a problem were rewarded when it was last met: mean and standard deviation."""
+
+    mean: float
+    spread: float
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a group of its answers carries signal."""
+        return self.spread > 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether no answer was better than another, and none was good: nothing here that weights could learn from."""
+        return not self.mixed and self.mean < SOLVED
 
 
 @dataclass(frozen=True)
@@ -111,18 +130,34 @@ def _mean(row: Mapping[str, float]) -> float:
     return fmean(row.values()) if row else 0.0
 
 
-def spreads(rewards: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """How much the rewards of each problem differ (standard deviation), from (problem id, reward) pairs."""
+def met(rewards: Iterable[tuple[str, float]]) -> dict[str, Met]:
+    """How each problem was rewarded, by its id, from (problem id, reward) pairs."""
     rows: dict[str, list[float]] = {}
     for problem, reward in rewards:
         rows.setdefault(problem, []).append(reward)
-    return {problem: pstdev(row) for problem, row in rows.items()}
+    return {problem: Met(fmean(row), pstdev(row)) for problem, row in rows.items()}
 
 
-def with_mixed(batch: Sequence[Problem], problems: Sequence[Problem], spread: Mapping[str, float]) -> list[Problem]:
-    """The batch with its second half given to problems with mixed rewards, as far as there are any. `spread` is by
-    problem id, of when a problem was last met (see `spreads`)."""
+def with_mixed(batch: Sequence[Problem], problems: Sequence[Problem], seen: Mapping[str, Met]) -> list[Problem]:
+    """The batch with its second half given to problems with mixed rewards, as far as there are any. `seen` is by
+    problem id (see `met`)."""
+    mixed = [problem for problem in problems if problem.id in seen and seen[problem.id].mixed]
+    return _with(batch, sorted(mixed, key=lambda problem: -seen[problem.id].spread))
+
+
+def with_failed(
+    anchors: Sequence[Problem], problems: Sequence[Problem], seen: Mapping[str, Met], turn: int
+) -> list[Problem]:
+    """The anchors with their second half given to problems that failed, as far as there are any. The reward of such a
+    problem tells weights nothing; its feedback may tell a prompt. `turn` counts the fast rounds: each goes on where the
+    one before stopped."""
+    failed = [problem for problem in problems if problem.id in seen and seen[problem.id].failed]
+    first = turn * (len(anchors) // 2) % max(1, len(failed))
+    return _with(anchors, [*failed[first:], *failed[:first]])
+
+
+def _with(batch: Sequence[Problem], others: Sequence[Problem]) -> list[Problem]:
+    """The batch with as many of the others in its second half as there are and fit in, none twice."""
     half, there = (len(batch) + 1) // 2, {problem.id for problem in batch}
-    mixed = [problem for problem in problems if spread.get(problem.id, 0.0) > 0 and problem.id not in there]
-    mixed.sort(key=lambda problem: -spread[problem.id])
-    return [*batch[:half], *mixed[: len(batch) - half], *batch[half:]][: len(batch)]
+    new = [problem for problem in others if problem.id not in there]
+    return [*batch[:half], *new[: len(batch) - half], *batch[half:]][: len(batch)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fst.method.balance import Seen
+from fst.method.balance import Met, Seen
 from fst.method.learner import Learner
 from fst.method.reuse import spare_from
 from fst.runs.records import RunFolder
@@ -28,7 +28,10 @@ def save(learner: Learner) -> None:
             "scores": population.scores,
             "weights": population.weights,
         },
-        "balance": {"seen": [vars(one) for one in learner.seen], "spread": learner.spread},
+        "balance": {
+            "seen": [vars(one) for one in learner.seen],
+            "met": {name: vars(one) for name, one in learner.met.items()},
+        },
     }
     with books.folder.checkpoint(learner.round - 1) as folder:
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -61,6 +64,6 @@ def take(learner: Learner, path: Path) -> None:
     if (path / _SPARE).exists():
         learner.spare = spare_from(json.loads((path / _SPARE).read_text(encoding="utf-8")))
     learner.seen = [Seen(**one) for one in state["balance"]["seen"]]
-    learner.spread = dict(state["balance"]["spread"])
+    learner.met = {name: Met(**one) for name, one in state["balance"]["met"].items()}
     if learner.slow_weights:
         learner.slow_weights.load(path)

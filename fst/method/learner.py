@@ -12,7 +12,7 @@ from fst.config import Params, Signal
 from fst.data.domains import seed_prompt
 from fst.data.types import Domain, Problem
 from fst.method import ranks
-from fst.method.balance import Decision, Seen, decide, spreads, with_mixed
+from fst.method.balance import Decision, Met, Seen, decide, met, with_failed, with_mixed
 from fst.method.books import Books, RoundAccount
 from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
@@ -34,8 +34,8 @@ T = TypeVar("T")
 class Learner:
     """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `draws` the seeds
     drawn for batches of samples. `started`: whether the run began with an adapter that was trained before. `spare`:
-    what the slow round after a fast one may reuse. `seen` are the complete rounds, `spread` is how much the rewards of
-    each problem differed when it was last met, and `decision` what the round under way does."""
+    what the slow round after a fast one may reuse. `seen` are the complete rounds, `met` is how each problem was
+    rewarded when it was last met, and `decision` what the round under way does."""
 
     arm: Arm
     domain: Domain
@@ -52,7 +52,7 @@ class Learner:
     draws: int = 0
     spare: Spare = field(default_factory=Spare)
     seen: list[Seen] = field(default_factory=list)
-    spread: dict[str, float] = field(default_factory=dict)
+    met: dict[str, Met] = field(default_factory=dict)
     decision: Decision = field(default_factory=Decision)
 
     @property
@@ -157,28 +157,34 @@ class Learner:
         """The problems of each step of the slow round under way."""
         schedule = self.schedule
         for batch in schedule.batches(self.step):
-            yield with_mixed(batch, schedule.problems, self.spread) if self.searches("problems") else batch
+            yield with_mixed(batch, schedule.problems, self.met) if self.searches("problems") else batch
+
+    def anchors(self) -> list[Problem]:
+        """The problems that the fast round under way scores prompts on."""
+        schedule = self.schedule
+        anchors = schedule.anchors(self.cycle)
+        return with_failed(anchors, schedule.problems, self.met, self.cycle) if self.searches("failures") else anchors
 
     def train_step(self, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
-        """One RL step, see SlowWeights.train_step. Which problems had mixed rewards is remembered."""
+        """One RL step, see SlowWeights.train_step. How each problem was rewarded is remembered."""
         result, rollouts = self.slow.train_step(self.dealt, problems, self.spare, self.temperature)
-        self.spread.update(spreads((rollout.problem_id, rollout.reward) for rollout in rollouts))
+        self.met.update(met((rollout.problem_id, rollout.reward) for rollout in rollouts))
         return result, rollouts
 
     def adopt(self, found: FastRound) -> None:
         """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused;
-        remember which of its anchors they answer differently."""
+        remember how they answer its anchors."""
         self.population, self.spare = found.population, spare(found.rollouts if self.params.loop.reuse else ())
         if self.searches("prompts"):
             prompts = (*self.population.prompts[:-1], self.seed_prompt)
             self.population = replace(self.population, prompts=prompts)
         rows = [found.scores.get(prompt.id, {}) for prompt in self.population.prompts]
-        self.spread.update(spreads(pair for row in rows for pair in row.items()))
+        self.met.update(met(pair for row in rows for pair in row.items()))
 
     def switch(self, domain: Domain) -> None:
         """Go on with the problems of another domain, from a cycle's end."""
         if domain.spec != self.domain.spec:
-            self.spread.clear()
+            self.met.clear()
         self.domain = domain
         if self.slow_weights:
             self.slow_weights.verify = domain.verify

@@ -50,7 +50,7 @@ def rounds(learner: Learner) -> Iterator[Purpose]:
 def evolve_prompts(learner: Learner) -> None:
     """Fast weights: from the carried population, re-scored under the current slow weights."""
     with learner.in_round("fast") as account:
-        anchors = learner.schedule.anchors(learner.cycle)
+        anchors = learner.anchors()
         found = learner.once(lambda: fast_round(learner.evolver, learner.carried, anchors, learner.fast_plan()))
         learner.adopt(found)
         ranks.agree([prompt.id for prompt in found.population.prompts], "the prompts of a fast round")

@@ -1,4 +1,4 @@
-"""The balance: invariants A1 to A10 of fst/method/balance.py."""
+"""The balance: invariants A1 to A11 of fst/method/balance.py."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from fst.data.types import Problem
 from fst.method.balance import (
     REST,
     Decision,
+    Met,
     Seen,
     decide,
     gained_by_prompts,
     gained_by_steps,
+    met,
     rate,
-    spreads,
     stands_still,
+    with_failed,
     with_mixed,
 )
 from fst.types import Purpose
@@ -161,25 +163,30 @@ def problems(ids: Sequence[str]) -> list[Problem]:
 
 
 names = st.sampled_from("abcdefghijklmnop")
-spread_maps = st.dictionaries(names, st.floats(0, 0.5))
+seen_maps = st.dictionaries(names, st.builds(Met, rewards, st.just(0.0) | st.floats(0, 0.5)))
 
 
 @few
-@given(st.lists(names, max_size=8), st.lists(names, unique=True), spread_maps)
+@given(st.lists(names, max_size=8), st.lists(names, unique=True), seen_maps, st.integers(0, 20))
 def test_a9_a_batch_keeps_its_length_and_its_first_half(
-    batch: list[str], rest: list[str], spread: dict[str, float]
+    batch: list[str], rest: list[str], seen: dict[str, Met], turn: int
 ) -> None:
-    found = [p.id for p in with_mixed(problems(batch), problems(rest), spread)]
     half = (len(batch) + 1) // 2
-    assert len(found) == len(batch)
-    assert found[:half] == batch[:half]
-    assert all(found.count(name) <= max(1, batch.count(name)) for name in found)
+    for made in (
+        with_mixed(problems(batch), problems(rest), seen),
+        with_failed(problems(batch), problems(rest), seen, turn),
+    ):
+        found = [problem.id for problem in made]
+        assert len(found) == len(batch)
+        assert found[:half] == batch[:half]
+        assert all(found.count(name) <= max(1, batch.count(name)) for name in found)
 
 
 @few
-@given(st.lists(names, unique=True, max_size=8), st.lists(names, unique=True), spread_maps)
-def test_a10_who_enters_had_mixed_rewards(batch: list[str], rest: list[str], spread: dict[str, float]) -> None:
-    found = [p.id for p in with_mixed(problems(batch), problems(rest), spread)]
+@given(st.lists(names, unique=True, max_size=8), st.lists(names, unique=True), seen_maps)
+def test_a10_who_enters_had_mixed_rewards(batch: list[str], rest: list[str], seen: dict[str, Met]) -> None:
+    found = [p.id for p in with_mixed(problems(batch), problems(rest), seen)]
+    spread = {name: one.spread for name, one in seen.items()}
     new = [name for name in found if name not in batch]
     assert all(spread[name] > 0 for name in new)
     left_out = [name for name in rest if name not in found and name not in batch]
@@ -189,7 +196,27 @@ def test_a10_who_enters_had_mixed_rewards(batch: list[str], rest: list[str], spr
 
 
 def test_a10_the_most_mixed_come_first() -> None:
-    spread = spreads([("e", 1), ("e", 0), ("f", 1), ("f", 1), ("g", 1), ("g", 1), ("g", 1), ("g", 0)])
-    assert spread == {"e": 0.5, "f": 0.0, "g": pytest.approx(0.4330127)}
-    assert [p.id for p in with_mixed(problems("abcd"), problems("abcdefgh"), spread)] == ["a", "b", "e", "g"]
-    assert [p.id for p in with_mixed(problems("abcd"), problems("abcdefgh"), {"f": 0.0, "g": 0.1})] == list("abgc")
+    seen = met([("e", 1), ("e", 0), ("f", 1), ("f", 1), ("g", 1), ("g", 1), ("g", 1), ("g", 0)])
+    assert seen == {"e": Met(0.5, 0.5), "f": Met(1, 0), "g": Met(0.75, pytest.approx(0.4330127))}
+    assert [p.id for p in with_mixed(problems("abcd"), problems("abcdefgh"), seen)] == ["a", "b", "e", "g"]
+    only_g = {"f": Met(0, 0), "g": Met(0.9, 0.1)}
+    assert [p.id for p in with_mixed(problems("abcd"), problems("abcdefgh"), only_g)] == list("abgc")
+
+
+@few
+@given(st.lists(names, unique=True, max_size=8), st.lists(names, unique=True), seen_maps)
+def test_a11_who_enters_the_anchors_had_equal_rewards_and_all_have_their_turn(
+    anchors: list[str], rest: list[str], seen: dict[str, Met]
+) -> None:
+    entered = set()
+    for turn in range(len(rest) + 1):
+        found = [p.id for p in with_failed(problems(anchors), problems(rest), seen, turn)]
+        entered |= {name for name in found if name not in anchors}
+    failed = {name for name in rest if name in seen and seen[name].spread == 0 and seen[name].mean < 0.95}
+    assert entered == (failed - set(anchors) if len(anchors) > 1 else set())
+
+
+def test_a11_what_fails_all_alike_comes_and_what_is_solved_or_mixed_does_not() -> None:
+    seen = {"e": Met(0, 0), "f": Met(1, 0), "g": Met(0.5, 0.5), "h": Met(0.3, 0), "i": Met(0, 0)}
+    turns = [[p.id for p in with_failed(problems("abcd"), problems("abcdefghij"), seen, turn)] for turn in range(3)]
+    assert turns == [list("abeh"), list("abie"), list("abhi")]

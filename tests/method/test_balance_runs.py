@@ -73,11 +73,26 @@ def test_b2_problems_with_mixed_rewards_come_again(tmp_path: Path, tiny_model_di
     steps = rounds(made)
     for _ in range(3):
         next(steps)
-    ever = {name for name, spread in made.spread.items() if spread > 0}
+    ever = {name for name, one in made.met.items() if one.mixed}
     assert ever
     assert ever <= {problem.id for problem in made.schedule.problems[::8]}
     again = {problem.id for batch in made.batches() for problem in batch}
     assert ever <= again
+    made.books.close()
+
+
+def test_b2_problems_that_fail_alike_come_to_the_fast_round(tmp_path: Path, tiny_model_dir: Path) -> None:
+    made = learner(tmp_path, tiny_model_dir, signal=["failures"])
+    steps = rounds(made)
+    next(steps)
+    next(steps)
+    failed = {name for name, one in made.met.items() if one.mean == 0}
+    assert len(failed) > 4, "of eight problems one may be solved"
+    made.decide(("fast", "train"))
+    anchors, upcoming = made.anchors(), made.schedule.anchors(made.cycle)
+    assert anchors[:2] == upcoming[:2]
+    assert {problem.id for problem in anchors[2:]} <= failed
+    assert not failed & {problem.id for problem in upcoming}, "they would not have been anchors"
     made.books.close()
 
 
