@@ -1,4 +1,5 @@
-"""Runs in trackers. Invariants K1 to K6 are those of fst/runs/trackers.py; K7 a decision of the gate is shown. The
+"""Runs in trackers. Invariants K1 to K6 are those of fst/runs/trackers.py; K7 a decision of the gate is shown;
+K8 what `fst reproduce` makes again is not. The
 libraries are the real ones, without a network: TensorBoard's files, MLflow's database, Weights & Biases offline,
 Trackio's database. What one of them holds is read back with the library itself, or from the file that it wrote."""
 
@@ -21,6 +22,7 @@ from fst.config import TrackParams, params_from_dict
 from fst.extras import require
 from fst.method.runner import Job, run_job, run_rounds, summary_of
 from fst.release.candidate import Candidate
+from fst.release.recipe import Recipe
 from fst.runs.records import events_of
 from fst.runs.trackers import COLUMNS, TRACKED, Trackers
 from fst.stages.workspace import Workspace
@@ -329,3 +331,8 @@ def test_k7_a_decision_of_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["gate/kl/zeta"] == 0.25
     (table,) = board(folder).Tensors("gate/text_summary")
     assert "KL from the base of 0.250 nats a token" in table.tensor_proto.string_val[0].decode()
+
+
+def test_k8_what_is_made_again_is_not_shown() -> None:
+    recipe = Recipe("c" * 40, False, {"loop": {"cycles": 3}, "track": {"to": ["wandb"]}}, "zeta", {})
+    assert recipe.params_yaml == "loop:\n  cycles: 3\n"
