@@ -1,7 +1,9 @@
-"""Runs in trackers. Invariants K1 to K6 are those of fst/runs/trackers.py; K7 a decision of the gate is shown;
-K8 what `fst reproduce` makes again is not. The
-libraries are the real ones, without a network: TensorBoard's files, MLflow's database, Weights & Biases offline,
-Trackio's database. What one of them holds is read back with the library itself, or from the file that it wrote."""
+"""Runs in trackers. Invariants K1 to K6 are those of fst/runs/trackers.py; K7 a decision of the gate is shown; K8 what
+`fst reproduce` makes again is not.
+
+The libraries are the real ones, without a network: TensorBoard's files, MLflow's database, Weights & Biases offline,
+Trackio's database. What one of them holds is read back with the library itself, or from the file that it wrote.
+"""
 
 from __future__ import annotations
 
@@ -184,6 +186,7 @@ def test_k2_k3_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in items.items():
             found.setdefault(name, []).append((items["_step"], value))
     assert CONFIGURED.items() <= config.items()
+    assert "prompts" in found, sorted(found)
     ((at, table),) = found.pop("prompts")
     assert (at, table["_type"], table["nrows"], table["ncols"]) == (8, "table-file", 2, len(COLUMNS))
     check(found)
@@ -291,7 +294,7 @@ def test_k5_k6_a_run_learns_the_same_and_goes_on_in_its_tracker(tmp_path: Path, 
     """Of two runs one is tracked, and cut off after two rounds of four."""
     require("tensorboard")
     data = tmp_path / "problems.jsonl"
-    problems = [{"id": f"p{i}", "question": f"say {i}", "answer": "", "verifier": VERIFIER} for i in range(24)]
+    problems = [{"id": f"p{i}", "question": f"say {i}", "answer": str(i), "verifier": VERIFIER} for i in range(24)]
     data.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     values = {**SMALL, "model": {"base": str(tiny_model_dir), "max_new_tokens": 4}}
     plain = Job("fst", f"jsonl:{data}", 0, tmp_path / "plain", params_from_dict(values))
