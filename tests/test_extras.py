@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 import sys
 import tomllib
 
@@ -22,6 +23,7 @@ from support.imports import ROOT, imports
 # What libraries of ours need and do not declare themselves, or choose at run time.
 BEHIND_OTHERS = {"antlr4-python3-runtime"}
 PART_OF = {"botocore": "boto3"}
+APART = {"vllm"}  # `make vllm`
 
 
 def declared() -> dict[str, set[str]]:
@@ -65,6 +67,12 @@ def test_x3_both_tables_have_the_same_extras() -> None:
     assert {name: set(extra.packages.values()) - extras[name] for name, extra in EXTRAS.items()} == {
         name: set() for name in EXTRAS
     }
+
+
+def test_x5_make_install_has_what_the_tests_need() -> None:
+    line = re.search(r"^EXTRAS := \.\[(.+)\]$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None, "the Makefile names no extras"
+    assert set(line[1].split(",")) == EXTRAS.keys() - APART
 
 
 @pytest.mark.parametrize(("name", "module"), [(name, module) for name in EXTRAS for module in EXTRAS[name].packages])
