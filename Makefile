@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := .[data,reasoning-gym,s3,signing,gguf,limits,pipelines,serving,monitoring,dev]
+EXTRAS := .[data,reasoning-gym,s3,signing,gguf,limits,pipelines,serving,monitoring,tensorboard,mlflow,wandb,dev]
 
 HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
