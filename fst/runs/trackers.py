@@ -26,9 +26,9 @@ import logging
 import math
 import uuid
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fst.config import TrackParams
@@ -54,7 +54,7 @@ class Trackers:
 
     def __init__(self, trackers: Sequence[GeneralTracker] = ()) -> None:
         self._trackers = list(trackers)
-        self._counted: dict[Purpose, Counter[str]] = {}
+        self._counted: dict[Purpose, list[Rollout]] = {}
         self._prompts: list[Mapping[str, Any]] = []
 
     @classmethod
@@ -64,16 +64,14 @@ class Trackers:
         if params.to:
             facts = _Facts(params.project, folder, spent)
             for name in params.to:
-                opened._guarded(name, lambda name=name: opened._trackers.append(facts.started(name, config)))
+                _guarded(name, opened._begin, facts, name, config)
             facts.save()
         return opened
 
     def count(self, purpose: Purpose, rollouts: Sequence[Rollout]) -> None:
         """Take rollouts into the means of their purpose."""
-        if self._trackers:
-            counted = self._counted.setdefault(purpose, Counter())
-            for rollout in rollouts:
-                counted.update(reward=rollout.reward, tokens=len(rollout.tokens), cut=rollout.cut, answers=1)
+        if self._trackers and rollouts:
+            self._counted.setdefault(purpose, []).extend(rollouts)
 
     def event(self, kind: str, values: Mapping[str, Any], spent: int) -> None:
         """Show an event of the record, at `spent` learning rollouts."""
@@ -106,11 +104,15 @@ class Trackers:
         self._each(lambda tracker: tracker.finish())
         self._trackers.clear()
 
+    def _begin(self, facts: _Facts, name: str, config: Mapping[str, Any]) -> None:
+        self._trackers.append(facts.started(name, config))
+
     def _by_purpose(self, rollouts: Mapping[str, int]) -> dict[str, float]:
         figures: dict[str, float] = {f"rollouts/{purpose}": n for purpose, n in rollouts.items()}
         for purpose, counted in self._counted.items():
-            answers = counted.pop("answers")
-            figures |= {f"{name}/{purpose}": total / answers for name, total in counted.items()}
+            figures[f"reward/{purpose}"] = fmean(rollout.reward for rollout in counted)
+            figures[f"tokens/{purpose}"] = fmean(len(rollout.tokens) for rollout in counted)
+            figures[f"cut/{purpose}"] = fmean(rollout.cut for rollout in counted)
         self._counted.clear()
         return figures
 
@@ -127,19 +129,20 @@ class Trackers:
 
     def _each(self, call: Callable[[GeneralTracker], None]) -> None:
         for tracker in tuple(self._trackers):
-            if not self._guarded(tracker.name, lambda tracker=tracker: call(tracker)):
+            if not _guarded(tracker.name, call, tracker):
                 self._trackers.remove(tracker)
 
-    def _guarded(self, name: str, call: Callable[[], Any]) -> bool:
-        """Whether a call to a library went well. What goes wrong in it is no reason to end a run."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what libraries have to say of their own future
-                call()
-        except Exception as exc:
-            log.warning("track.to: %s failed and is left out from here on: %s", name, exc)
-            return False
-        return True
+
+def _guarded(name: str, call: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a call to a library went well. What goes wrong in it is no reason to end a run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries have to say of their own future
+            call(*arguments)
+    except Exception as exc:
+        log.warning("track.to: %s failed and is left out from here on: %s", name, exc)
+        return False
+    return True
 
 
 class _Facts:
@@ -165,13 +168,14 @@ class _Facts:
     def _make(self, name: str) -> GeneralTracker:
         from accelerate import tracking  # here: it takes seconds to import
 
-        run: dict[str, Any] = {"name": self.folder.name, "resume": "allow"}
+        run: dict[str, Any] = {"name": self.folder.name}
         if name == "tensorboard":  # what a killed process showed from here on is repeated
             return tracking.TensorBoardTracker(name, self.folder, purge_step=self.spent + 1)
         if name == "mlflow":
             return tracking.MLflowTracker(self.project, run_id=self.ids.get(name), run_name=self.folder.name)
         if name == "trackio":
-            return tracking.TrackioTracker(self.project, **run)
+            return tracking.TrackioTracker(self.project, resume="allow", **run)
+        run |= {"resume": "allow"} if name in self.ids else {}
         kept = {"dir": str(self.folder), "settings": {"console": "off"}}  # the console is not the run's alone
         return tracking.WandBTracker(self.project, id=self.ids["id"], **run, **kept)
 

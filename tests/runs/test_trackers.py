@@ -1,5 +1,5 @@
 """Runs in trackers. Invariants K1 to K6 are those of fst/runs/trackers.py; K7 a decision of the gate is shown; K8 what
-`fst reproduce` makes again is not.
+`fst reproduce` makes again is not; K9 a run whose tracker is not installed does not begin.
 
 The libraries are the real ones, without a network: TensorBoard's files, MLflow's database, Weights & Biases offline,
 Trackio's database. What one of them holds is read back with the library itself, or from the file that it wrote.
@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from fst.config import TrackParams, params_from_dict
+from fst.errors import MissingDependency
 from fst.extras import require
 from fst.method.runner import Job, run_job, run_rounds, summary_of
 from fst.release.candidate import Candidate
@@ -278,6 +279,16 @@ def test_k4_one_that_cannot_begin_is_left_out(tmp_path: Path, caplog: pytest.Log
         trackers.close()
     (record,) = caplog.records
     assert record.getMessage().startswith("track.to: tensorboard failed and is left out from here on: ")
+
+
+def test_k9_one_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as Python does for what is not installed
+    params = params_from_dict({"track": {"to": ["tensorboard", "wandb"]}})
+    with pytest.raises(
+        MissingDependency, match=r"^track\.to: wandb needs the package wandb: pip install .*\[wandb\]'$"
+    ):
+        run_job(Job("fst", "lab/reverse", 0, tmp_path / "runs" / "one", params), quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 # -- whole runs -----------------------------------------------------------------------------------------
