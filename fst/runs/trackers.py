@@ -166,8 +166,9 @@ class _Facts:
         return tracker
 
     def _make(self, name: str) -> GeneralTracker:
-        from accelerate import tracking  # here: it takes seconds to import
+        from accelerate import PartialState, tracking  # here: it takes seconds to import
 
+        PartialState()  # without it accelerate's loggers raise, in a process that trains nothing
         run: dict[str, Any] = {"name": self.folder.name}
         if name == "tensorboard":  # what a killed process showed from here on is repeated
             return tracking.TensorBoardTracker(name, self.folder, purge_step=self.spent + 1)
