@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := .[data,reasoning-gym,s3,signing,gguf,limits,pipelines,serving,monitoring,dev]
+EXTRAS := .[data,reasoning-gym,s3,signing,gguf,limits,pipelines,serving,monitoring,tensorboard,mlflow,wandb,dev]
 
 HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
@@ -23,7 +23,8 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
-export WANDB_MODE := disabled
+export MLFLOW_DISABLE_TELEMETRY := true
+export WANDB_ERROR_REPORTING := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help

@@ -23,7 +23,7 @@ from support.imports import ROOT, imports
 # What libraries of ours need and do not declare themselves, or choose at run time.
 BEHIND_OTHERS = {"antlr4-python3-runtime"}
 PART_OF = {"botocore": "boto3"}
-APART = {"vllm"}  # `make vllm`
+APART = {"vllm", "trackio"}  # `make vllm`; it wants an older Pillow than constraints.txt has
 
 
 def declared() -> dict[str, set[str]]:

@@ -40,6 +40,8 @@ LIBRARY_ROOMS = {
     "babel": ("fst/data/numbers.py",),
     "datasets": ("fst/data/families/hub.py", "fst/method/slow*.py", "fst/runs/export.py"),
     "huggingface_hub": ("fst/release/hub.py",),
+    "mlflow": ("fst/runs/trackers.py",),
+    "trackio": ("fst/runs/trackers.py",),
     "great_expectations": ("fst/data/validation/*",),
     "dvc": ("pipelines/graph.py",),
     "cryptography": ("fst/store/signing.py",),

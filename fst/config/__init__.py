@@ -1,7 +1,7 @@
 """Typed parameters: params.yaml, read into frozen objects.
 
     learning.py     the sections that decide what a run does
-    releasing.py    domains, their stages, the gate, the store, the flows
+    releasing.py    domains, their stages, trackers, the gate, the store, the flows
     serving.py      the gateway and what watches it
     section.py      what all sections have in common
     mistakes.py     errors that name the key's path, and keys that were renamed
@@ -41,6 +41,7 @@ from fst.config.releasing import (
     FlowParams,
     GateParams,
     StoreParams,
+    TrackParams,
     TrainParams,
     ValidateParams,
 )
@@ -52,8 +53,8 @@ from fst.tables import did_you_mean
 __all__ = [
     "PROPOSALS", "AdaptParams", "AlertParams", "Balance", "BundleParams", "DomainParams", "DriftParams",
     "EvaluateParams", "FastParams", "FlowParams", "GateParams", "LoopParams", "ModelParams", "Params", "PrepareParams",
-    "ReflectorParams", "ServeParams", "Signal", "SlowParams", "StoreParams", "TrafficParams", "TrainParams",
-    "ValidateParams", "VllmParams", "load_params", "params_from_dict", "params_from_record", "upgraded",
+    "ReflectorParams", "ServeParams", "Signal", "SlowParams", "StoreParams", "TrackParams", "TrafficParams",
+    "TrainParams", "ValidateParams", "VllmParams", "load_params", "params_from_dict", "params_from_record", "upgraded",
 ]  # fmt: skip
 
 HUNG_SECONDS = 3600.0  # a round or stage that takes longer counts as hung, unless it draws much:
@@ -76,6 +77,7 @@ class Params(Section):
     reflector: ReflectorParams = ReflectorParams()
     loop: LoopParams = LoopParams()
     evaluate: EvaluateParams = EvaluateParams()
+    track: TrackParams = TrackParams()
     bundle: BundleParams = BundleParams()
     gate: GateParams = GateParams()
     store: StoreParams = StoreParams()

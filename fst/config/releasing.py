@@ -1,12 +1,13 @@
-"""The sections of params.yaml about the stages of a domain and about releases: domains, checks, gate, store, flows."""
+"""The sections of params.yaml about the stages of a domain and about releases: domains, checks, trackers, gate, store,
+flows."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from fst.config.section import Number, Section, Texts
+from fst.config.section import Number, Section, Texts, as_tuple
 from fst.types import AnswerSetting, Arm, scored_with, with_answer
 
 
@@ -51,6 +52,20 @@ class TrainParams(Section):
         "`gepa_rl` one after the other; `distill` moves the prompt of the bundle it starts from into the adapter",
     )
     seed: int = Field(0, ge=0, description="of everything the stage draws")
+
+
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+
+
+class TrackParams(Section):
+    """Where runs and decisions of the gate are shown, beside their own records (fst/runs/trackers.py)."""
+
+    to: Annotated[tuple[Tracker, ...], BeforeValidator(as_tuple)] = Field(
+        (),
+        description="trackers by name: `tensorboard`, `mlflow`, `wandb`, `trackio`; each is an extra, and configured "
+        "by the library's own environment variables",
+    )
+    project: str = Field("fst", description="the project, or MLflow's experiment, that they are shown in")
 
 
 class BundleParams(Section):

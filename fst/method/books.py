@@ -21,6 +21,7 @@ from fst.models.memory import peak_bytes
 from fst.runs.outcome import Tally, Trouble, no_proposal, no_signal
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder, events_back, events_of
+from fst.runs.trackers import Trackers
 from fst.types import Budget, Population, Prompt, Purpose, Rollout
 
 log = logging.getLogger("fst")
@@ -40,6 +41,7 @@ class Books:
     learned_from: Tally = field(default_factory=Tally)
     evaluated: Tally = field(default_factory=Tally)
     said: set[str] = field(default_factory=set)
+    trackers: Trackers = field(default_factory=Trackers)
 
     @property
     def left(self) -> int:
@@ -47,8 +49,9 @@ class Books:
         return self.limit - self.budget.learning
 
     def note(self, kind: str, **values: Any) -> None:
-        """Put an event on the record."""
+        """Put an event on the record, and show it in the trackers."""
         self.folder.event(kind, **values)
+        self.trackers.event(kind, values, self.budget.learning)
 
     def events(self) -> list[dict[str, Any]]:
         """The events in force so far."""
@@ -62,6 +65,7 @@ class Books:
         """Add rollouts to the budget and to the record, under a round's number. No rollout enters either elsewhere."""
         self.budget.add(purpose, len(rollouts))
         self.folder.rollouts(round_number, rollouts)
+        self.trackers.count(purpose, rollouts)
         self.progress.counted(len(rollouts))
         if purpose == "eval":
             self.evaluated = Tally()
@@ -123,6 +127,7 @@ class Books:
             reused=result.reused,
             optimism=result.optimism,
         )
+        self.trackers.show({f"trl/{name}": value for name, value in result.figures.items()}, self.budget.learning)
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
         signal = f"signal in {result.kept_groups} of {result.groups} groups"
         signal += f", {result.reused} rollouts reused" if result.reused else ""
@@ -191,7 +196,8 @@ class Books:
         self.progress.evaluated(step, found.mean, found.kl, population.best.text)
 
     def close(self) -> None:
-        """Close the record; the run folder is free for others then."""
+        """Close trackers and record; the run folder is free for others then."""
+        self.trackers.close()
         self.folder.close()
 
 

@@ -20,6 +20,7 @@ from fst.data.domains import load_domain, seed_prompt
 from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
 from fst.errors import ConfigError, RecordError
+from fst.extras import require
 from fst.method import ranks
 from fst.method.books import Books
 from fst.method.checkpoint import restore, take
@@ -40,6 +41,7 @@ from fst.models.reader import load_reader
 from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, versions
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back
+from fst.runs.trackers import Trackers
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import Arm, Population, Prompt
 
@@ -118,6 +120,8 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     Raises FstError for whatever a user can mend: a domain, a model, a folder that is taken.
     """
     params = job.params
+    for tracker in params.track.to:
+        require(tracker)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     torch.manual_seed(job.seed)
@@ -198,10 +202,19 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
         learner = prepare(job, progress, resume)
         progress.drawn = lambda: learner.policy.drawn
         try:
+            show(learner)
             for _ in rounds(learner):
                 yield learner
         finally:
             learner.books.close()
+
+
+def show(learner: Learner) -> None:
+    """Show a run in the trackers that its parameters name, from where it is; rank 0 does for all."""
+    track, folder, spent = learner.params.track, learner.books.folder.path, learner.books.budget.learning
+    if track.to and not ranks.rank():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        learner.books.trackers = Trackers.open(track, folder, config, spent)
 
 
 def _path(text: str | None) -> Path | None:

@@ -13,7 +13,7 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from fst.method.dealing import cell_weights, grouped, kept_rows, slot
 from fst.method.reuse import Spare, optimism
 from fst.method.rollouts import Asker
 from fst.method.slow_batch import accumulate, tree_logprobs
-from fst.method.slow_trl import trl_config
+from fst.method.slow_trl import figures_of, trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
 from fst.models.device import free_cache
 from fst.models.policy import Policy
@@ -48,7 +48,7 @@ _WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.
 @dataclass(frozen=True)
 class StepResult:
     """One optimizer step: `reward` is the mean over the rollouts it sampled, `kept_groups` those that carried signal,
-    `reused` how many more rollouts it had, and `optimism` how much higher their rewards were (fst/method/reuse.py)."""
+    `reused` how many more rollouts it had, `optimism` how much higher their rewards were; `figures` are TRL's own."""
 
     reward: float
     groups: int
@@ -58,6 +58,7 @@ class StepResult:
     seconds: float
     reused: int = 0
     optimism: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -179,6 +180,7 @@ class SlowWeights:
             seconds=time.monotonic() - started,
             reused=len(reused),
             optimism=optimism(reused, rollouts),
+            figures=self._figures,
         )
         return result, rollouts
 
@@ -203,8 +205,7 @@ class SlowWeights:
             free_cache()  # on this GPU a server that rested may be about to wake
         self.step += 1
         trainer._step = trainer.state.global_step = self.step
-        for kept in (trainer._metrics["train"], trainer._logs["rewards"]):
-            kept.clear()  # TRL keeps every figure of every step for its own logger; ours are in the records
+        self._figures = figures_of(trainer)
         return loss
 
     def sample(self, prompt_ids: Sequence[list[int]]) -> list[Answer]:

@@ -84,6 +84,16 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
         raise ConfigError(f"slow.trl: TRL refuses these options: {exc}") from exc
 
 
+def figures_of(trainer: GRPOTrainer) -> dict[str, float]:
+    """TRL's own figures of the steps since the last call, each the mean of its parts as in TRL's log. TRL no longer
+    keeps them then: it would, for a logger that is not used here."""
+    kept = trainer._metrics["train"]
+    figures = {name: sum(parts) / len(parts) for name, parts in kept.items() if parts}
+    kept.clear()
+    trainer._logs["rewards"].clear()
+    return {name: value for name, value in figures.items() if not name.startswith("rewards/")}  # the one is `reward`
+
+
 Part = Callable[[str], AbstractContextManager[None]]  # what runs in such a block belongs to the part of that name
 
 

@@ -7,6 +7,7 @@ point is finished by asking again, and going through all domains again changes n
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from fst.data.domains import seed_prompt
 from fst.errors import DataError, GateRefused
 from fst.files import document, write_atomic
-from fst.release.gate import Case, Decision, Entry, decide
+from fst.release.gate import Case, Decision, Entry, Finding, decide
 from fst.release.history import ReleaseView, load_releases
 from fst.runs.origin import commit
+from fst.runs.trackers import Trackers
 from fst.stages.outputs import candidate, problems
 from fst.stages.workspace import Workspace
 from fst.store.bundle import Bundle, write_bundle
@@ -72,13 +74,24 @@ class Candidate:
         return None
 
     def judge(self) -> Decision:
-        """The gate's decision, also written to `decision_file`."""
+        """The gate's decision, also written to `decision_file` and shown in the trackers."""
         production = self.production
         limits = self.workspace.params.gate_limits
         decision = decide(self.bundle.id, production.id if production else None, list(self._cases()), limits)
         self.decision_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.decision_file, document(decision.as_dict()))
+        self._show(decision)
         return decision
+
+    def _show(self, decision: Decision) -> None:
+        params, folder = self.workspace.params.track, f"gate-{self.name}-{self.bundle.id[:12]}"
+        if params.to:
+            judged = {"stage": self.name, "candidate": decision.candidate, "production": decision.production or ""}
+            trackers = Trackers.open(params, self.workspace.places.runs / folder, judged)
+            trackers.show({f"gate/{name}": value for name, value in decision.figures.items()}, 0)
+            columns = [field.name for field in dataclasses.fields(Finding)]
+            trackers.table("gate", columns, [dataclasses.astuple(finding) for finding in decision.findings], 0)
+            trackers.close()
 
     def release(self, decision: Decision) -> str:
         """Publish the candidate and move the channel to it; returns the bundle's id.

@@ -82,6 +82,14 @@ class Decision:
         """What speaks against a release, a sentence each."""
         return [finding.sentence for finding in self.findings if not finding.passed]
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What was judged, by rule and domain; the mean difference of all domains with its interval; and the verdict,
+        1 for a release."""
+        found = {"/".join(filter(None, (finding.rule, finding.domain))): finding.value for finding in self.findings}
+        interval = {f"difference/{name}": value for name, value in vars(self.intervals[""]).items()}
+        return {**found, **interval, "release": float(self.verdict == "release")}
+
     def as_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "limits": self.limits.as_dict()}
 

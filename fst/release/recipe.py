@@ -47,8 +47,9 @@ class Recipe:
 
     @property
     def params_yaml(self) -> str:
-        """params.yaml as it was, without its comments."""
-        return yaml.safe_dump(dict(self.params), sort_keys=False, allow_unicode=True)
+        """params.yaml as it was, without its comments, and without trackers: what is made again is not shown again."""
+        values = {name: section for name, section in self.params.items() if name != "track"}
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
