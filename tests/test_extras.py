@@ -22,6 +22,7 @@ from support.imports import ROOT, imports
 # What libraries of ours need and do not declare themselves, or choose at run time.
 BEHIND_OTHERS = {"antlr4-python3-runtime"}
 PART_OF = {"botocore": "boto3"}
+SHARED = {"opentelemetry": "opentelemetry-sdk"}  # packages that many distributions have a part of
 
 
 def declared() -> dict[str, set[str]]:
@@ -43,7 +44,7 @@ def used(*rooms: str) -> dict[str, str]:
             for name in imports(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")):
                 module = name.partition(".")[0]
                 if module not in sys.stdlib_module_names and module not in ("fst", "pipelines"):
-                    found[PART_OF.get(module, owners.get(module, module))] = file.name
+                    found[SHARED.get(module) or PART_OF.get(module, owners.get(module, module))] = file.name
     return found
 
 
