@@ -22,20 +22,21 @@ COPY --chown=fst . .
 
 FROM base AS gateway
 RUN pip install -c constraints.txt -e ".[serving,limits,s3,signing,otel]"
-USER fst
+USER 1000
 EXPOSE 8080
 CMD ["fst", "serve", "--set", "serve.host=0.0.0.0"]
 
 FROM base AS worker
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends git make && rm -rf /var/lib/apt/lists/* \
     && git config --system --add safe.directory /project
 RUN pip install -c constraints.txt -e ".[data,reasoning-gym,s3,signing,pipelines,monitoring,otel]"
-USER fst
+USER 1000
 CMD ["python", "-m", "pipelines", "deploy"]
 
 FROM worker AS trainer
 USER root
 RUN pip install -c constraints.txt -e ".[data,reasoning-gym,s3,signing,gguf,pipelines,monitoring,otel]"
-USER fst
+USER 1000
 ENTRYPOINT ["accelerate", "launch", "--config_file", "pipelines/accelerate/ddp.yaml", "-m", "fst.cli"]
 CMD ["train", "--help"]

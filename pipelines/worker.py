@@ -74,12 +74,9 @@ class Worker:
 
 
 def _traced(parent: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function within its caller's span, and send what was recorded: the child may end without notice."""
-    try:
-        with spans.span(function.__name__, parent=parent):
-            return function(*arguments)
-    finally:
-        spans.flush()
+    """Call a function within its caller's span."""
+    with spans.span(function.__name__, parent=parent):
+        return function(*arguments)
 
 
 def _follow_parent() -> None:

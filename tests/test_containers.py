@@ -1,5 +1,6 @@
 """Dockerfile and compose.yaml, as far as a machine without an engine can tell. B1 stages, files, extras and commands of
-the Dockerfile are there; B2 so are targets, files, volumes and services of the compose file; B3 whoever is asked at an
+the Dockerfile are there; B2 the compose file is valid by the schema of the Compose specification, and its targets,
+files, volumes and services are there; B3 whoever is asked at an
 address listens there, and ports are published on loopback alone; B4 every variable is one that its reader knows, and
 those of the user are in the documentation; B5 commands are ones that the command lines take."""
 
@@ -16,7 +17,9 @@ from typing import Any
 import opentelemetry.sdk.environment_variables as otel
 import pytest
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
 from docker.utils.build import exclude_paths
+from jsonschema.validators import validator_for
 
 from fst.cli import app as fst_app
 from fst.config import load_params
@@ -68,7 +71,10 @@ def test_b1_nothing_runs_as_root() -> None:
             users[stage] = users.get(source, "root")
         if word == "USER":
             users[stage] = rest
-    assert {users[name] for name in ("gateway", "worker", "trainer")} == {"fst"}
+    assert {users[name] for name in ("gateway", "worker", "trainer")} == {
+        "1000"
+    }  # a number, which Kubernetes can check
+    assert any("useradd --uid 1000 " in rest for word, rest in instructions() if word == "RUN")
 
 
 def test_b1_files_and_extras() -> None:
@@ -85,6 +91,14 @@ def test_b1_files_and_extras() -> None:
     files = [word for words in pythons for word in words if "/" in word]
     assert files == ["pipelines/accelerate/ddp.yaml"]
     assert {*files, "pyproject.toml", "params.yaml", "models/lab_base/model.safetensors"} <= context
+
+
+def test_b2_the_schema_of_the_compose_specification() -> None:
+    schema = get_builtin_schema("vendor.compose-spec")
+    validator = validator_for(schema)(schema)
+    assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(COMPOSE)] == []
+    wrong = {**COMPOSE, "services": {"s3": {**SERVICES["s3"], "port": ["9000:9000"]}}}
+    assert [error.json_path for error in validator.iter_errors(wrong)] == ["$.services.s3"]
 
 
 def test_b2_targets_volumes_and_services() -> None:
@@ -139,7 +153,8 @@ def test_b3_addresses_and_ports() -> None:
             assert (host, outside, int(inside)) == ("127.0.0.1", inside, ports[name])
         for port in re.findall(r"http://127\.0\.0\.1:(\d+)", json.dumps(service.get("healthcheck", {}))):
             assert int(port) == ports[name]
-    configured = [path.read_text() for path in (ROOT / "monitoring").rglob("*.yml") if path.name != "prometheus.yml"]
+    folder = ROOT / "monitoring"
+    configured = [path.read_text() for path in folder.rglob("*.yml") if path != folder / "prometheus.yml"]
     asked = re.findall(r"(?:http://|[\"'])([a-z0-9]+):(\d{4})\b", "\n".join([TEXT, *configured]))
     assert {name for name, _ in asked} >= {"s3", "prefect", "gateway", "prometheus"}
     assert {name: int(port) for name, port in asked} == {name: ports[name] for name, _ in asked}

@@ -1,6 +1,6 @@
-"""Spans and metrics (fst/spans.py). O1 nothing is imported, sent or returned unless the environment asks; O2 what is
-sent arrives at a collector over OTLP/HTTP, under the service's name; O3 spans have parents, durations and errors, also
-across processes; O4 without the package work goes on, with a warning that says what to install; O5 a run's rounds,
+"""Spans and metrics (fst/spans.py). O1 nothing is imported, sent, returned or put together unless the environment asks;
+O2 what is sent arrives at a collector over OTLP/HTTP, under the service's name; O3 spans have parents, durations and
+errors without their text, also across processes; O4 without the package work goes on, with a warning that says what to install; O5 a run's rounds,
 steps and figures are spans and gauges, without a text of its problems."""
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from fst import spans
 from fst.method.spans import noted
+from fst.serving.traces import answered, failed, judged
 from support.collecting import Collected, collected
 from support.imports import ROOT
 
@@ -65,7 +66,7 @@ from fst import spans
 spans.start("fst-test")
 with spans.span("outer", {"fst.n": 1}):
     print(bool(spans.done("inner", {"fst.m": 2, "fst.none": None}, 0.5)))
-    spans.measure("fst.figure", 0.25, {"fst.run": "r"}, histogram=False)
+    spans.measure("fst.figure", 0.25, {"fst.run": "r"})
 print("opentelemetry" in sys.modules)
 """
 
@@ -76,11 +77,20 @@ print("opentelemetry" in sys.modules)
         {},
         {spans.ENDPOINT: "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"},
         {spans.ENDPOINT: "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"},
+        {spans.ENDPOINT: "http://127.0.0.1:9", "RANK": "1"},  # the first of several processes sends
     ],
 )
 def test_o1_off_unless_asked(environment: dict[str, str]) -> None:
     done = run(WORK, **environment)
     assert (done.stdout, done.stderr) == ("False\nFalse\n", "")
+
+
+def test_o1_what_is_not_sent_is_not_looked_at() -> None:
+    nothing: Any = None
+    assert answered(nothing, nothing, 0, (), 0.0) == ""
+    failed(nothing, 400, 0.0, "")
+    judged(nothing, nothing)
+    noted("step", "run", nothing)
 
 
 def test_o2_a_collector_gets_it(collector: tuple[str, list[tuple[str, bytes]]]) -> None:
@@ -121,6 +131,15 @@ def test_o3_an_error_and_a_parent_from_elsewhere(collected: Collected) -> None:
     assert collected.spans()[-1].parent is None
 
 
+def test_o3_an_exception_is_told_by_its_kind_alone(collected: Collected) -> None:
+    with pytest.raises(ValueError, match="secret"), spans.span("round"):
+        raise ValueError("secret")
+    (span,) = collected.spans()
+    assert (span.status.is_ok, dict(span.attributes)) == (False, {"error.type": "ValueError"})
+    assert "secret" not in span.to_json()
+
+
+@pytest.mark.slow
 def test_o3_a_flow_s_child_goes_on_with_its_span(collector: tuple[str, list[tuple[str, bytes]]]) -> None:
     url, posted = collector
     script = f"""
@@ -132,7 +151,7 @@ if __name__ == "__main__":
     worker = Worker()
     with spans.span("flow"):
         worker.call(len, "abc", timeout_seconds=60)
-    worker.close(at_once=True)
+    worker.close()
 """
     done = run(script, **{spans.ENDPOINT: url})
     assert done.stderr == ""
@@ -151,7 +170,7 @@ def test_o4_without_the_package() -> None:
 
 
 def test_o5_what_a_run_notes(collected: Collected) -> None:
-    run = {"fst.run": "letters-1"}
+    run = "letters-1"
     with spans.span("slow round"):
         noted("prompt", run, {"text": "secret", "score": 0.5})
         noted("step", run, {"step": 3, "reward": 0.75, "loss": None, "seconds": 2.0, "kept_groups": 4})

@@ -50,7 +50,7 @@ class Books:
     def note(self, kind: str, **values: Any) -> None:
         """Put an event on the record."""
         self.folder.event(kind, **values)
-        noted(kind, {"fst.run": self.folder.path.name}, values)
+        noted(kind, self.folder.path.name, values)
 
     def events(self) -> list[dict[str, Any]]:
         """The events in force so far."""

@@ -16,11 +16,11 @@ GAUGES = {
 }
 
 
-def noted(kind: str, run: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Send an event of the kinds in GAUGES; `run` are the attributes that name the run. Texts and lists stay on the
-    record."""
-    if kind not in GAUGES:
+def noted(kind: str, name: str, values: Mapping[str, Any]) -> None:
+    """Send an event of the kinds in GAUGES, of the run of that name. Texts and lists stay on the record."""
+    if kind not in GAUGES or not spans.on():
         return
+    run = {"fst.run": name}
     found = {**run, **{f"fst.{key}": v for key, v in values.items() if isinstance(v, (int, float)) or key == "channel"}}
     if kind == "round":
         spans.describe(found)
@@ -28,4 +28,4 @@ def noted(kind: str, run: Mapping[str, str], values: Mapping[str, Any]) -> None:
         spans.done(kind, found, values["seconds"] if kind == "step" else 0.0)
     for key in GAUGES[kind]:
         if isinstance(value := values.get(key), (int, float)):
-            spans.measure(f"fst.{kind}.{key}", value, run, histogram=False)
+            spans.measure(f"fst.{kind}.{key}", value, run)

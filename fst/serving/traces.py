@@ -1,8 +1,9 @@
 """What the gateway sends to OpenTelemetry (fst/spans.py), by its conventions for generative AI.
 
-An answered request is a span `chat fst` with the client's as its parent, and one each in the histograms of duration,
-tokens, time to the first token and time per token. A refused or failed one is a span with its status as the error.
-Feedback is a span `feedback` below that of the response, which also has the response's id.
+An answered request is a span `chat fst/DOMAIN` with the client's as its parent, and one each in the histograms of
+duration, tokens, time to the first token and time per token. A refused or failed one is a span with its status as the
+error. Feedback is a span `feedback` below that of the response, with the attributes of the conventions' evaluation
+event; such an event would be a log record, and logs are not sent.
 https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
@@ -20,23 +21,44 @@ if TYPE_CHECKING:
     from fst.traffic.log import Feedback
 
 PROVIDER = "fst"
+_SECONDS = tuple(0.01 * 2**n for n in range(14))
+HISTOGRAMS = {  # name -> unit and bounds, as the conventions have them
+    "gen_ai.server.request.duration": ("s", _SECONDS),
+    "gen_ai.server.time_to_first_token": (
+        "s",
+        (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    ),
+    "gen_ai.server.time_per_output_token": (
+        "s",
+        (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+    ),
+    "gen_ai.client.token.usage": ("{token}", tuple(4**n for n in range(14))),
+    "fst.feedback.reward": ("1", tuple(n / 10 for n in range(11))),
+}
 
 
 def answered(plan: Plan, asked: Asked, written: int, finishes: Sequence[str], seconds: float) -> str:
     """Send an answered request: `written` tokens, in so many seconds. Returns its span's traceparent."""
-    common = _common("chat" if asked.chat else "text_completion", plan.domain)
-    released = {**common, "gen_ai.response.model": plan.release.id[:12]}
-    spans.measure("gen_ai.server.request.duration", seconds, released, "s")
+    if not spans.on():
+        return ""
+    operation = "chat" if asked.chat else "text_completion"
+    model = f"{PROVIDER}/{plan.domain}" if plan.domain else PROVIDER  # never the client's own words
+    about = {
+        **_about(operation),
+        "gen_ai.request.model": model,
+        "gen_ai.response.model": plan.release.id[:12],
+        "fst.domain": plan.domain,
+    }
+    _measure("gen_ai.server.request.duration", seconds, about)
     for kind, tokens in (("input", len(plan.ids)), ("output", written)):
-        spans.measure("gen_ai.client.token.usage", tokens, {**released, "gen_ai.token.type": kind}, "{token}")
-    first = plan.first_token[0] - plan.began if plan.first_token else None
-    if first is not None:
-        spans.measure("gen_ai.server.time_to_first_token", first, released, "s")
+        _measure("gen_ai.client.token.usage", tokens, {**about, "gen_ai.token.type": kind})
+    if plan.first_token:
+        first = plan.first_token[0] - plan.began
+        _measure("gen_ai.server.time_to_first_token", first, about)
         if asked.n == 1 and written > 1:
-            spans.measure("gen_ai.server.time_per_output_token", (seconds - first) / (written - 1), released, "s")
+            _measure("gen_ai.server.time_per_output_token", (seconds - first) / (written - 1), about)
     values = {
-        **released,
-        "gen_ai.request.model": asked.model,
+        **about,
         "gen_ai.response.id": plan.id,
         "gen_ai.response.finish_reasons": tuple(finishes),
         "gen_ai.usage.input_tokens": len(plan.ids),
@@ -52,23 +74,23 @@ def answered(plan: Plan, asked: Asked, written: int, finishes: Sequence[str], se
         "fst.routed": plan.routed,
         "fst.novelty": round(plan.novelty, 4),
     }
-    return spans.done(
-        f"{common['gen_ai.operation.name']} {common['gen_ai.request.model']}", values, seconds, plan.trace
-    )
+    return spans.done(f"{operation} {model}", values, seconds, plan.trace)
 
 
 def failed(path: str, status: int, seconds: float, parent: str) -> None:
-    """Send a request for an answer that got none."""
-    common = _common("chat" if path.endswith("/chat/completions") else "text_completion", "")
-    error = str(status)
-    common.pop("gen_ai.request.model")  # it may not have been read
-    spans.measure("gen_ai.server.request.duration", seconds, {**common, "error.type": error}, "s")
-    name = common["gen_ai.operation.name"]
-    spans.done(name, {**common, "http.response.status_code": status}, seconds, parent, error)
+    """Send a request for an answer that got none; the model that it names may not have been read."""
+    if not spans.on():
+        return
+    operation = "chat" if path.endswith("/chat/completions") else "text_completion"
+    about = {**_about(operation), "error.type": str(status)}
+    _measure("gen_ai.server.request.duration", seconds, about)
+    spans.done(operation, {**about, "http.response.status_code": status}, seconds, parent, str(status))
 
 
 def judged(found: Remembered, told: Feedback) -> None:
     """Send feedback on a response, below its span. The comment and the right answer stay here."""
+    if not spans.on():
+        return
     values = {
         "gen_ai.response.id": told.id,
         "gen_ai.evaluation.name": f"feedback.{told.scored_by}",
@@ -81,13 +103,13 @@ def judged(found: Remembered, told: Feedback) -> None:
     spans.done("feedback", values, parent=found.trace)
     if told.reward is not None:
         about = {"fst.domain": found.domain, "gen_ai.response.model": found.release[:12]}
-        spans.measure("fst.feedback.reward", told.reward, about, "1")
+        _measure("fst.feedback.reward", told.reward, about)
 
 
-def _common(operation: str, domain: str) -> dict[str, Any]:
-    return {
-        "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": f"{PROVIDER}/{domain}" if domain else PROVIDER,  # never the client's own words
-        "fst.domain": domain,
-    }
+def _about(operation: str) -> dict[str, Any]:
+    return {"gen_ai.operation.name": operation, "gen_ai.provider.name": PROVIDER}
+
+
+def _measure(name: str, value: float, about: dict[str, Any]) -> None:
+    unit, bounds = HISTOGRAMS[name]
+    spans.measure(name, value, about, unit, bounds)

@@ -133,7 +133,7 @@ def test_g15_a_request_is_a_span_and_feedback_is_below_it(running: Running, coll
     assert release is not None
     ids = asked.attributes["gen_ai.usage.input_tokens"]
     assert dict(asked.attributes) == {
-        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "fst", "gen_ai.request.model": "fst",
+        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "fst", "gen_ai.request.model": "fst/digits",
         "gen_ai.response.model": release.id[:12], "gen_ai.response.id": response,
         "gen_ai.response.finish_reasons": ("stop",), "gen_ai.usage.input_tokens": ids, "gen_ai.usage.output_tokens": 6,
         "gen_ai.request.max_tokens": 12, "gen_ai.request.temperature": 0.0, "gen_ai.request.top_p": 1.0,
@@ -152,6 +152,8 @@ def test_g15_a_request_is_a_span_and_feedback_is_below_it(running: Running, coll
     (first,), (each,) = (figures[f"gen_ai.server.{name}"] for name in ("time_to_first_token", "time_per_output_token"))
     (whole,) = figures["gen_ai.server.request.duration"]
     assert 0 < first < whole
+    (point,) = collected.points("gen_ai.server.time_to_first_token")
+    assert point.explicit_bounds[:2] == (0.001, 0.005), "the bounds of the conventions, in seconds"
     assert whole == pytest.approx(first + 5 * each, abs=0.1)
 
 
