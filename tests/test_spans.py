@@ -1,7 +1,8 @@
 """Spans and metrics (fst/spans.py). O1 nothing is imported, sent, returned or put together unless the environment asks;
 O2 what is sent arrives at a collector over OTLP/HTTP, under the service's name; O3 spans have parents, durations and
-errors without their text, also across processes; O4 without the package work goes on, with a warning that says what to install; O5 a run's rounds,
-steps and figures are spans and gauges, without a text of its problems."""
+errors without their text, also across processes; O4 without the package work goes on, with a
+warning that says what to install; O5 a run's rounds, steps and figures are spans and gauges, without a text of its
+problems."""
 
 from __future__ import annotations
 
