@@ -35,7 +35,7 @@ USER 1000
 CMD ["python", "-m", "pipelines", "deploy"]
 
 FROM worker AS trainer
-USER root
+USER 0
 RUN pip install -c constraints.txt -e ".[data,reasoning-gym,s3,signing,gguf,pipelines,monitoring,otel]"
 USER 1000
 ENTRYPOINT ["accelerate", "launch", "--config_file", "pipelines/accelerate/ddp.yaml", "-m", "fst.cli"]

@@ -1,5 +1,5 @@
-"""What a run sends to OpenTelemetry (fst/spans.py) of what it puts on its record: a round is a span around its steps, a
-step and an evaluation one below it, and their figures are gauges `fst.<kind>.<figure>` of the run."""
+"""What a run sends to OpenTelemetry (fst/spans.py) of what it puts on its record. A run is a span around its rounds and
+evaluations (in a flow the task is), a round one around its steps; their figures are gauges `fst.<kind>.<figure>`."""
 
 from __future__ import annotations
 
