@@ -169,6 +169,7 @@ def test_b3_grafana_reads_what_is_mounted() -> None:
     assert (ROOT / "monitoring" / config[1]).is_file()
 
 
+@pytest.mark.slow
 def test_b4_variables_are_known_to_who_reads_them() -> None:
     import prefect.settings
 
@@ -214,6 +215,7 @@ def test_b5_prefect_s_command_is_taken() -> None:
     assert [option for option in rest if option.startswith("--") and option not in done.stdout] == []
 
 
+@pytest.mark.slow
 def test_b5_the_bucket_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from moto import mock_aws
 
