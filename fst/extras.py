@@ -46,6 +46,14 @@ EXTRAS: dict[str, Extra] = {
     "monitoring": Extra("watching traffic", {"evidently": "evidently", "pandas": "pandas", "sklearn": "scikit-learn"}),
     "pipelines": Extra("the pipeline", {"dvc": "dvc", "prefect": "prefect"}),
     "vllm": Extra("the engine vllm", {"vllm": "vllm"}),
+    "verifiers": Extra("a domain of an environment for verifiers", {"verifiers": "verifiers"}),
+    "otel": Extra(
+        "spans and metrics by OpenTelemetry",
+        {
+            "opentelemetry.sdk": "opentelemetry-sdk",
+            "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+        },
+    ),
     "dev": Extra("working on the code"),
 }
 
@@ -54,10 +62,17 @@ def require(name: str) -> None:
     """Raise MissingDependency, which says how to install the extra, unless all its packages are installed."""
     extra = EXTRAS[name]
     for module, package in extra.packages.items():
-        if find_spec(module) is None:
+        if not _there(module):
             raise MissingDependency(
                 f"{extra.needed_for} needs the package {package}: pip install '{DISTRIBUTION}[{name}]'"
             )
+
+
+def _there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def install(name: str) -> str:

@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as Late
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from fst import spans
 from fst.errors import FstError
 from fst.lifeline import end_with_parent
 
@@ -37,7 +38,7 @@ class Worker:
     def call(self, function: Callable[..., T], *arguments: Any, timeout_seconds: float | None) -> T:
         """Call a module's function in the child. What it raises is raised here; WorkerDied when the child dies or takes
         longer than `timeout_seconds`, where that is given."""
-        future, name = self._started().submit(function, *arguments), function.__name__
+        future, name = self._started().submit(_traced, spans.current(), function, *arguments), function.__name__
         try:
             return future.result(timeout_seconds)
         except BrokenProcessPool as exc:
@@ -70,6 +71,12 @@ class Worker:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_follow_parent)
         return self._pool
+
+
+def _traced(parent: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function within its caller's span."""
+    with spans.span(function.__name__, parent=parent):
+        return function(*arguments)
 
 
 def _follow_parent() -> None:

@@ -23,7 +23,8 @@ from support.imports import ROOT, imports
 # What libraries of ours need and do not declare themselves, or choose at run time.
 BEHIND_OTHERS = {"antlr4-python3-runtime"}
 PART_OF = {"botocore": "boto3"}
-APART = {"vllm", "trackio"}  # `make vllm`; it wants an older Pillow than constraints.txt has
+APART = {"vllm", "verifiers", "trackio"}  # `make vllm`, `make verifiers`; the last wants an older Pillow
+SHARED = {"opentelemetry": "opentelemetry-sdk"}  # packages that many distributions have a part of
 
 
 def declared() -> dict[str, set[str]]:
@@ -45,7 +46,7 @@ def used(*rooms: str) -> dict[str, str]:
             for name in imports(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")):
                 module = name.partition(".")[0]
                 if module not in sys.stdlib_module_names and module not in ("fst", "pipelines"):
-                    found[PART_OF.get(module, owners.get(module, module))] = file.name
+                    found[SHARED.get(module) or PART_OF.get(module, owners.get(module, module))] = file.name
     return found
 
 

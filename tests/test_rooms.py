@@ -36,6 +36,8 @@ LIBRARY_ROOMS = {
     "boto3": ("fst/store/s3.py",),
     "botocore": ("fst/store/s3.py",),
     "reasoning_gym": ("fst/data/families/reasoning_gym.py",),
+    "verifiers": ("fst/data/families/environment_child.py",),
+    "opentelemetry": ("fst/spans.py",),
     "math_verify": ("fst/data/math_answers.py",),
     "babel": ("fst/data/numbers.py",),
     "datasets": ("fst/data/families/hub.py", "fst/method/slow*.py", "fst/runs/export.py"),

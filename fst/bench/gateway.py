@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from fst import spans
 from fst.bench.tokens import streamed
 from fst.config import Params
 from fst.data.domains import load_domain
@@ -53,9 +54,12 @@ class Served:
 
 
 def serve(params: Params, seconds: float, minutes: float) -> Iterator[str]:
-    """Lines: added latency, throughput, times of tokens in streams, then the soak (0 minutes: none)."""
+    """Lines: added latency, throughput, times of tokens in streams, what spans and metrics cost where the environment
+    asks for them, then the soak (0 minutes: none)."""
     questions = [p.question for p in load_domain("lab/sort_desc", SplitSizes(256, 1, 1), 0).train]
     yield from asyncio.run(_compare(params, questions, seconds))
+    if spans.asked("TRACES") or spans.asked("METRICS"):
+        yield asyncio.run(_sending(params, questions, seconds))
     if minutes:
         with _gateway(params, {}) as served:
             yield from asyncio.run(_soak(served, questions, 60 * minutes))
@@ -131,6 +135,21 @@ async def _over_http(served: Served, questions: list[str], clients: int, seconds
     for connection in connections:
         await connection.close()
     return load
+
+
+async def _sending(params: Params, questions: list[str], seconds: float) -> str:
+    """A gateway that sends spans and metrics in turns with one that sends none."""
+    rates: tuple[list[float], list[float]] = ([], [])
+    with _gateway(params, {}) as sending, _gateway(params, {}, OTEL_SDK_DISABLED="true") as silent:
+        for block in range(4):
+            for served, found in zip((sending, silent), rates, strict=True):
+                load = await _over_http(served, questions, CLIENTS, seconds)
+                if block:  # the first warms up
+                    found.append(load.rate)
+    rate, without = map(statistics.median, rates)
+    return (
+        f"{CLIENTS} clients: {rate:.0f} requests/s with spans and metrics, {without:.0f} without: {rate / without:.2f}"
+    )
 
 
 def _body(question: str) -> dict[str, Any]:
@@ -225,8 +244,9 @@ def _megabytes(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def _gateway(params: Params, serve: dict[str, Any]) -> Iterator[Served]:
-    """`fst serve` in a new folder, with two releases to move between. Raises EngineError when it does not come up."""
+def _gateway(params: Params, serve: dict[str, Any], **environment: str) -> Iterator[Served]:
+    """`fst serve` in a new folder and with this in its environment, with two releases to move between. Raises
+    EngineError when it does not come up."""
     with tempfile.TemporaryDirectory(prefix="fst-bench-") as name:
         folder, port = Path(name), free_port()
         values = {
@@ -237,9 +257,8 @@ def _gateway(params: Params, serve: dict[str, Any]) -> Iterator[Served]:
         releases = Releases.open(type(params.store)(url=str(folder / "models" / "releases")))
         bundles = tuple(_release(releases, folder / f"b{i}", text) for i, text in enumerate(PROMPTS))
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                (sys.executable, "-P", "-m", "fst.cli", "serve"), cwd=folder, stdout=log, stderr=log
-            )
+            command = (sys.executable, "-P", "-m", "fst.cli", "serve")
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **environment})
             try:
                 _wait(port, process, folder / "log")
                 yield Served(folder, port, process, bundles, releases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from fst.cli.stage import stage
 from fst.commandline import application, execute
 from fst.data.domains import describe_families
 from fst.lifeline import hold
+from fst.spans import start
 
 SUBJECTS: dict[str, tuple[App | Callable[..., None], ...]] = {
     "Runs": (runs.train, runs.run, distill, runs.evaluate, runs.report, sharing.export, traffic.validate),
@@ -49,4 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `fst`. Returns the exit code (fst/commandline.py); SIGTERM ends the command in order."""
     if threading.current_thread() is threading.main_thread():
         hold()
+    words = sys.argv[1:] if arguments is None else arguments
+    start(f"fst-{words[0]}" if words and words[0] in app else "fst")
     return execute(app, arguments)

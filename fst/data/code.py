@@ -1,6 +1,7 @@
-"""A verifier in a file of yours, without a package: `FILE.py:FUNCTION`, the path relative to the working directory.
+"""A verifier in a file of yours, without a package: `FILE.py:FUNCTION`, the path relative to the working directory. A
+reward function of TRL may be named in an installed module as well: `package.module:FUNCTION`.
 
-The function has the contract of an entry point (fst/data/verifiers.py). It is named for all problems of a domain, by
+The function has one of the contracts in fst/data/functions.py. It is named for all problems of a domain, by
 `--verifier` or `domains.NAME.verifier`, never by a line of a data file: data runs no code.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -19,16 +22,26 @@ from fst.errors import VerifierError
 from fst.files import file_sha256
 
 _NAME = re.compile(r"(?P<file>.+\.py):(?P<function>[^\W\d]\w*)")
+_IMPORTED = re.compile(r"(?!python:)(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)")
 
 
 def names_code(name: str) -> bool:
+    """Whether a verifier's name is that of a function in a file or in a module."""
+    return names_file(name) or _IMPORTED.fullmatch(name) is not None
+
+
+def names_file(name: str) -> bool:
     """Whether a verifier's name is that of a function in a file."""
     return _NAME.fullmatch(name) is not None
 
 
 def code_sha256(name: str) -> str:
-    """SHA-256 of the file that a name is about. Raises VerifierError where there is none."""
-    return file_sha256(_file(name)[0])
+    """SHA-256 of the file that a name is about: of a module's function, the one that defines it. Raises VerifierError
+    where there is none."""
+    if names_file(name) or not names_code(name):
+        return file_sha256(_file(name)[0])
+    source = inspect.getsourcefile(inspect.unwrap(_imported(name)))
+    return file_sha256(Path(source or ""))
 
 
 def code_of(named: Mapping[str, Any]) -> dict[str, str]:
@@ -39,10 +52,13 @@ def code_of(named: Mapping[str, Any]) -> dict[str, str]:
 
 
 def load_code(name: str) -> Callable[..., Any]:
-    """The function of a name. The file is run once for each content that it has.
+    """The function of a name. A file is run once for each content that it has.
 
-    Raises VerifierError for a file that is missing or cannot be run, and for a function that is not in it.
+    Raises VerifierError for a file or module that is missing or cannot be run, for a function that is not in it, and
+    for one of a module that is no reward function: a name alone shall not call whatever is installed.
     """
+    if names_code(name) and not names_file(name):
+        return _imported(name)
     path, function = _file(name)
     module = _run(path.resolve(), path.read_bytes())
     found: object = getattr(module, function, None)
@@ -50,6 +66,14 @@ def load_code(name: str) -> Callable[..., Any]:
         defined = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         raise VerifierError(f"{path}: no function {function!r}; it has {', '.join(defined) or 'none'}")
     return found
+
+
+def is_reward_function(function: Callable[..., Any]) -> bool:
+    """Whether a function has the contract of TRL's reward functions: a parameter `completions`."""
+    try:
+        return "completions" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a class or a built-in that does not tell
+        return False
 
 
 def _file(name: str) -> tuple[Path, str]:
@@ -60,6 +84,24 @@ def _file(name: str) -> tuple[Path, str]:
     if not path.is_file():
         raise VerifierError(f"{path}: no such file, for the verifier {name!r}; the path is relative to {Path.cwd()}")
     return path, match["function"]
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """A reward function in a module that can be imported."""
+    module, _, function = name.partition(":")
+    try:
+        found: object = getattr(importlib.import_module(module), function, None)
+    except Exception as exc:
+        raise VerifierError(
+            f"the module {module!r} of the verifier {name!r} cannot be imported: {type(exc).__name__}: {exc}; a file "
+            "is named as FILE.py:FUNCTION"
+        ) from exc
+    if not inspect.isfunction(found) or not is_reward_function(found):
+        raise VerifierError(
+            f"{name!r} is no reward function: a module's function is taken where it has the parameter `completions`, "
+            "as TRL's have; put any other into a file and name that, FILE.py:FUNCTION"
+        )
+    return found
 
 
 @functools.lru_cache(maxsize=16)

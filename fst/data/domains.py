@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fst.data.answers import ASKED, known_mode
+from fst.data.families import environments
 from fst.data.families.hub import hub_verifier, load_hub
 from fst.data.families.jsonl import file_verifier, load_file
 from fst.data.families.lab import load_rule, load_star_graph
@@ -71,6 +72,13 @@ FAMILIES = Table(
             load_dataset,
             named_scorer,
             asks="tag",
+        ),
+        environments.NAME: Family(
+            {"verifiers:gsm8k-v1": "an environment for Prime Intellect's library verifiers, its tasks of one turn"},
+            environments.load_environment,
+            environments.named_environment,
+            reads="verifiers:",
+            answer="whole",
         ),
         "jsonl": Family(
             {

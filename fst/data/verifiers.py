@@ -2,12 +2,14 @@
 
 `VERIFIERS` is the table of them; a row is added by the decorator `verifier`. A function of an installed package that is
 an entry point of the group `fst.verifiers` is the verifier `python:<its name>`, and a function in a file is
-`FILE.py:FUNCTION` (fst/data/code.py): (question, answer, response, meta) -> reward, or (reward, what differs). One that
-raises scores 0 with the exception in the feedback; one that returns something that is no score is a mistake to fix, and
-an error.
+`FILE.py:FUNCTION` (fst/data/code.py): (question, answer, response, meta) -> reward, or (reward, what differs), or a
+reward function of TRL, which may be named as `package.module:FUNCTION` too (fst/data/functions.py). One that raises
+scores 0 with the exception in the feedback; one that returns something that is no score is a mistake to fix, and an
+error.
 
 Beside its own options, every verifier takes `answer`: how the answer is found in a response (fst/data/answers.py)
-before the verifier sees it. A user's function is given the whole response by `auto`.
+before the verifier sees it. A user's function is given the whole response by `auto`, a reward function its thinking as
+well.
 """
 
 from __future__ import annotations
@@ -17,26 +19,23 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fst.data import labels
 from fst.data.answers import Narrow, Part, a_number, alone, as_it_is, known_mode
-from fst.data.code import load_code, names_code
-from fst.data.families import reasoning_gym
+from fst.data.code import is_reward_function, load_code, names_code
+from fst.data.families import environments, reasoning_gym
+from fst.data.functions import verifier_of_function
 from fst.data.scoring import (
-    CORRECT,
-    RAISED,
     exact,
-    feedback_text,
     math_equality,
     multiple_choice,
     numeric,
     reading,
     regex,
-    verdict,
 )
 from fst.data.types import EXACT, Problem, Score, Verifier
 from fst.errors import VerifierError
@@ -123,6 +122,7 @@ VERIFIERS = Table(
             reference=lambda problem, options: problem.meta.get("answer") is not None,
             narrow=reasoning_gym.narrow,
         ),
+        environments.NAME: Kind(environments.rubric, internal=True, reference=lambda problem, options: False),
         EACH: Kind(
             OwnVerifiers,
             internal=True,
@@ -159,9 +159,11 @@ def build_verifier(name: str, options: Mapping[str, Any], internal: bool = False
     mode = known_mode(options["answer"], f"verifier {name!r}") if "answer" in options else None
     if name.startswith(_PYTHON) or names_code(name):
         _check_options(name, own_options, {})
-        verify = _scored(load_code(name) if names_code(name) else _load(name.removeprefix(_PYTHON)))
+        function = load_code(name) if names_code(name) else _load(name.removeprefix(_PYTHON))
+        verify = verifier_of_function(function)
         narrow: Narrow = as_it_is
-        mode = "whole" if mode == "auto" else mode
+        if mode == "auto":
+            mode = None if is_reward_function(function) else "whole"
     else:
         kind = _kind(name)
         if kind is None or (kind.internal and not internal):
@@ -267,24 +269,3 @@ def _load(name: str) -> Callable[..., Any]:
         if kind.make is function:
             raise VerifierError(f"{_PYTHON + name!r} makes a verifier of the table: name it {row!r} alone")
     return function
-
-
-def _scored(function: Callable[..., Any]) -> Verifier:
-    """A user's function as a Verifier."""
-
-    def verify(problem: Problem, response: str) -> Score:
-        try:
-            result = function(problem.question, problem.answer, response, problem.meta)
-        except Exception as exc:
-            return verdict(problem, response, False, f"{RAISED}{type(exc).__name__}: {exc}")
-        reward, differs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-        if not isinstance(reward, (int, float)) or not 0.0 <= reward <= 1.0 or not isinstance(differs, str | None):
-            raise VerifierError(
-                f"problem {problem.id!r}: the verifier returned {result!r}; it must return a reward "
-                "from 0 to 1, or a pair (reward, text)"
-            )
-        differs = differs or (CORRECT if reward == 1.0 else f"reward {reward:g} of 1")
-        told = replace(problem, feedback="") if reward == 1.0 else problem
-        return Score(float(reward), feedback_text(told, response, differs))
-
-    return verify

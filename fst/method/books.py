@@ -17,6 +17,7 @@ from fst.method.evaluation import Evaluation
 from fst.method.fast import FastRound
 from fst.method.frontier import mean_score
 from fst.method.slow import StepResult
+from fst.method.spans import noted
 from fst.models.memory import peak_bytes
 from fst.runs.outcome import Tally, Trouble, no_proposal, no_signal
 from fst.runs.progress import Progress
@@ -52,6 +53,7 @@ class Books:
         """Put an event on the record, and show it in the trackers."""
         self.folder.event(kind, **values)
         self.trackers.event(kind, values, self.budget.learning)
+        noted(kind, self.folder.path.name, values)
 
     def events(self) -> list[dict[str, Any]]:
         """The events in force so far."""

@@ -25,6 +25,7 @@ from fst.method.slow import SlowWeights, StepResult
 from fst.models.adapter import adapter_sha256
 from fst.models.policy import Policy
 from fst.models.reflector import Reflector
+from fst.spans import span
 from fst.types import Arm, Population, Prompt, Purpose, Rollout
 
 T = TypeVar("T")
@@ -193,8 +194,9 @@ class Learner:
     def in_round(self, purpose: Purpose) -> Iterator[RoundAccount]:
         """Time a round; write it down and count it once it is complete."""
         account, spent = self.books.open_round(purpose, self.round, self.cycle), self.books.budget.learning
-        yield account
-        self.books.close_round(account, self.step, self.population)
+        with span(f"{account.kind} round"):
+            yield account
+            self.books.close_round(account, self.step, self.population)
         self.seen.append(account.seen(self.books.budget.learning - spent))
         self.round += 1
         if purpose == "train":

@@ -42,6 +42,7 @@ from fst.runs.origin import base_sha256, commit, data_sha256, problems_sha256, v
 from fst.runs.progress import Progress
 from fst.runs.records import ASKED, RunFolder, check_same, events_back
 from fst.runs.trackers import Trackers
+from fst.spans import span
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import Arm, Population, Prompt
 
@@ -184,8 +185,9 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
 
 def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
     """Run a job to its end and return its folder; see `run_rounds`."""
-    for _ in run_rounds(job, resume, quiet):
-        pass
+    with span("run", {"fst.run": job.folder.name}):
+        for _ in run_rounds(job, resume, quiet):
+            pass
     return job.folder
 
 

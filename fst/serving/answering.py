@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fst.errors import EngineError
@@ -19,6 +19,7 @@ from fst.serving.metrics import Metrics
 from fst.serving.openai import Asked, BadRequest, answer_id, finished
 from fst.serving.patience import Patience
 from fst.serving.threads import Threads
+from fst.serving.traces import answered
 from fst.serving.worker import Worker
 from fst.traffic.log import Request, TrafficLog
 
@@ -29,7 +30,8 @@ log = logging.getLogger("fst.gateway")
 @dataclass(frozen=True)
 class Plan:
     """How a request is answered. `domain` is "" for an unknown one, `routed` how it was found, `novelty` in [0, 1];
-    `prompt` is the id of the prompt, `ids` the token ids of the conversation with it in front."""
+    `prompt` is the id of the prompt, `ids` the token ids of the conversation with it in front, `trace` the client's
+    traceparent. `began` and `first_token`, which has an entry once there is a token, are monotonic times."""
 
     id: str
     release: Release
@@ -39,6 +41,9 @@ class Plan:
     novelty: float
     prompt: str
     ids: tuple[int, ...]
+    trace: str = ""
+    began: float = field(default_factory=time.monotonic, compare=False)
+    first_token: list[float] = field(default_factory=list, compare=False)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -59,14 +64,14 @@ class Answering:
     def __post_init__(self) -> None:
         self._shadows: set[asyncio.Task[None]] = set()
 
-    def plan(self, asked: Asked, named: str) -> Plan:
+    def plan(self, asked: Asked, named: str, trace: str = "") -> Plan:
         """The plan for a request; `named` is the domain in its header, "" without one. Raises BadRequest for an
         unknown domain or model and a text that is too long, and while the channel has no release."""
         request = answer_id(asked.chat)
         chosen = self.live.choose(request)
         if chosen is None:
             raise BadRequest(f"channel {self.live.channel!r} has no release yet", 503, "no_release")
-        return self._planned(request, asked, named, *chosen)
+        return replace(self._planned(request, asked, named, *chosen), trace=trace)
 
     def _planned(self, request: str, asked: Asked, named: str, release: Release, variant: Variant) -> Plan:
         domain, routed, novelty = self._domain(asked, named, release)
@@ -154,7 +159,12 @@ class Answering:
         """Write an answered request to the log, keep it for feedback, and have the shadow release answer it too."""
         _, text, finish = found[0]
         written = sum(len(a.tokens) for a, _, _ in found)
+        trace = answered(plan, asked, written, [end for _, _, end in found], seconds)
         self._write(plan, asked, tenant, text, (len(plan.ids), written), seconds, finish)
+        if trace:
+            self.responses.traced(plan.id, trace)
+        if plan.first_token:
+            self.metrics.first_token.observe(plan.first_token[0] - plan.began)
         if self.live.shadow and plan.variant != "shadow":
             task = asyncio.get_running_loop().create_task(self._shadow(plan, asked, tenant))
             self._shadows.add(task)
@@ -211,9 +221,14 @@ class Answering:
         """The n answers, in the making; `heard` is called with (index of the answer, token). What is not answered at
         the end of the block leaves the engine."""
 
+        def told(index: int, token: int) -> None:
+            if not plan.first_token:
+                plan.first_token.append(time.monotonic())
+            heard(index, token)
+
         def one(index: int) -> asyncio.Task[Answer]:
             ask = self._asking(plan, asked, index)
-            return asyncio.ensure_future(self.worker.generate(ask, lambda token: heard(index, token)))
+            return asyncio.ensure_future(self.worker.generate(ask, lambda token: told(index, token)))
 
         with plan.release.held():
             answers = [one(index) for index in range(asked.n)]

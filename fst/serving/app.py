@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from fst.config import ServeParams
 from fst.environment import from_environment
 from fst.errors import EngineError, FstError, VerifierError
-from fst.serving import openai
+from fst.serving import openai, traces
 from fst.serving.allowance import allowance
 from fst.serving.answering import MODEL, Answering
 from fst.serving.door import Door
@@ -150,6 +150,8 @@ class Gateway:
         domain, release = headers.get("X-FST-Domain", ""), headers.get("X-FST-Release", "")
         variant = "canary" if self.live.trial and self.live.trial.release.id == release else "production"
         if request.url.path.startswith("/v1/c"):
+            if status >= 400:
+                traces.failed(request.url.path, status, seconds, request.headers.get("traceparent", ""))
             self.metrics.requests.labels(domain, str(status), variant).inc()
             self.metrics.seconds.observe(seconds)
         line = {
@@ -174,7 +176,9 @@ class Gateway:
         try:
             values = await self._values(request)
             asked = openai.parse_request(values, self.most_tokens, request.url.path.endswith("/chat/completions"))
-            plan = self.answering.plan(asked, request.headers.get("x-fst-domain", ""))
+            plan = self.answering.plan(
+                asked, request.headers.get("x-fst-domain", ""), request.headers.get("traceparent", "")
+            )
             if asked.stream:
                 counted = False  # the stream counts itself out
                 return StreamingResponse(
@@ -232,6 +236,7 @@ class Gateway:
             if scored is not None:
                 told = replace(told, reward=scored, scored_by="verifier")
         self.answering.log.append(told)
+        traces.judged(found, told)
         if told.reward is not None:
             self.metrics.rewards.labels(found.domain).observe(told.reward)
             self.live.scored(found.release, told.reward)

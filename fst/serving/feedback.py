@@ -7,11 +7,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fst.data.code import code_sha256, names_code
+from fst.data.code import code_sha256, names_code, names_file
 from fst.data.domains import answer_verifier, verifier_of
 from fst.data.types import Problem, Verifier
 from fst.data.verifiers import build_verifier
@@ -34,6 +34,7 @@ class Remembered:
     question: str
     response: str
     release: str
+    trace: str = ""  # the traceparent of its span, where spans are sent
 
 
 class Responses:
@@ -57,6 +58,11 @@ class Responses:
         )
         if len(self._found) > REMEMBERED:
             self._found.popitem(last=False)
+
+    def traced(self, response: str, trace: str) -> None:
+        """Remember the span of a response."""
+        if found := self._found.get(response):
+            self._found[response] = replace(found, trace=trace)
 
     def get(self, response: str, tenant: str) -> Remembered | None:
         """A tenant's own response; None for an unknown id and, so that nothing is given away, for another tenant's."""
@@ -104,7 +110,7 @@ def verifier_here(facts: Mapping[str, Any]) -> Verifier | None:
 @functools.lru_cache(maxsize=64)  # one warning for each; a file that is put in place counts after a restart
 def _is_here(name: str, sha256: str | None) -> bool:
     try:
-        here = is_inner_path(name.rpartition(":")[0]) and code_sha256(name) == sha256
+        here = names_file(name) and is_inner_path(name.rpartition(":")[0]) and code_sha256(name) == sha256
     except VerifierError:
         here = False
     if not here:

@@ -16,6 +16,9 @@ class Metrics:
             "fst_requests", "answered requests", ["domain", "status", "variant"], registry=self.registry
         )
         self.seconds = Histogram("fst_request_seconds", "time to answer", registry=self.registry, buckets=_SECONDS)
+        self.first_token = Histogram(
+            "fst_first_token_seconds", "time to the first token", registry=self.registry, buckets=_SECONDS
+        )
         self.tokens = Counter("fst_tokens", "tokens", ["kind"], registry=self.registry)
         self.novelty = Histogram(
             "fst_novelty", "novelty of what is asked", registry=self.registry, buckets=[i / 10 for i in range(1, 11)]

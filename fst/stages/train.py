@@ -17,6 +17,7 @@ from fst.method.runner import Job, run_rounds
 from fst.method.start import start_key
 from fst.runs.origin import base_sha256, data_sha256
 from fst.runs.records import rollouts_of
+from fst.spans import span
 from fst.stages.outputs import problems, read_document, start
 from fst.stages.trained import export_run
 from fst.stages.workspace import Workspace
@@ -26,8 +27,9 @@ SOURCES = Path(__file__).resolve().parents[1]  # the package
 
 def train(workspace: Workspace, name: str, quiet: bool = False) -> Path:
     """Run the training to its end, validate its log, write models/trained/<name> and return the folder."""
-    for _ in train_rounds(workspace, name, quiet):
-        pass
+    with span("run", {"fst.domain": name}):
+        for _ in train_rounds(workspace, name, quiet):
+            pass
     return workspace.places.trained(name)
 
 

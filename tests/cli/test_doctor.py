@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fst.cli.doctor import Check, _dvc_repository, _requirements, diagnose, lab_base, render, requirement
+from fst.cli.doctor import (
+    OWN_ENVIRONMENTS,
+    Check,
+    _dvc_repository,
+    _requirements,
+    diagnose,
+    lab_base,
+    render,
+    requirement,
+)
 
 
 def text_of(checks: list[Check]) -> str:
@@ -80,14 +89,17 @@ def test_a_missing_extra_is_installed_by_its_name() -> None:
     assert check.remedy == "pip install -c constraints.txt -e '.[monitoring]'"
 
 
-def test_vllm_is_looked_for_in_an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fst.cli.doctor.VLLM_ENVIRONMENT", tmp_path / "env")
-    check = requirement('vllm>=0.22; extra == "vllm"')
+@pytest.mark.parametrize("name", ["vllm", "verifiers"])
+def test_some_are_looked_for_in_an_environment_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(OWN_ENVIRONMENTS, name, (tmp_path / "env", OWN_ENVIRONMENTS[name][1]))
+    check = requirement(f'{name}>=0; extra == "{name}"')
     assert check is not None
-    assert (check.ok, check.remedy.split(":")[0]) == (None, "make vllm")
+    assert (check.ok, check.remedy.split(":")[0]) == (None, f"make {name}")
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / ".installed").touch()
-    check = requirement('vllm>=0.22; extra == "vllm"')
+    check = requirement(f'{name}>=0; extra == "{name}"')
     assert check is not None
     assert (check.ok, check.found) == (True, "in env")
 

@@ -4,7 +4,8 @@ adapter is unloaded; G4 a killed engine costs a pause, and every request a whole
 is scored by the verifier and logged, also after a restart; G6 a canary is promoted or rolled back on reward; G7 a
 shadow answers for the log alone; G8 too much is told to come back; G9 what is in hand at a shutdown is finished; G10
 figures and health; G11 the frontier's prompts may be dealt; G12 a broken release leaves the old one in force; G13 a
-client that hangs up takes its request out of the engine; G14 a page of another site gets nothing."""
+client that hangs up takes its request out of the engine; G14 a page of another site gets nothing; G15 a request is a
+span below the client's, with its figures, and feedback one below it, without a text of either."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from fst.bench.tokens import streamed
 from fst.serving.live import Trial, share_of, worse
+from fst.serving.metrics import Metrics
+from support.collecting import Collected, collected
 from support.gateway_toys import REVERSE, SORT, Place, Running, serving, wait_until
 
 pytestmark = pytest.mark.slow
+__all__ = ["collected"]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,53 @@ def test_g14_a_page_in_a_browser_gets_nothing_without_keys(running: Running) -> 
             for path in ("/v1/models", "/admin/state", "/metrics", "/healthz"):
                 assert client.get(path, headers=headers).status_code == 403
         assert client.get("/healthz", headers={"Origin": running.url}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_g15_a_request_is_a_span_and_feedback_is_below_it(running: Running, collected: Collected, stream: bool) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    answer = running.ask("digits: 3 1 4 2 5", seed=7, stream=stream, headers={"traceparent": parent})
+    response = answer.headers["X-FST-Response-Id"]
+    with running.client() as client:
+        client.post("/v1/feedback", json={"id": response, "answer": "5 2 4 1 3", "comment": "well done"})
+    asked, told = collected.spans()
+    assert (asked.name, told.name, asked.kind.name) == ("chat fst/digits", "feedback", "SERVER")
+    assert f"{asked.context.trace_id:032x}-{asked.parent.span_id:016x}" == parent[3:-3]
+    assert (told.context.trace_id, told.parent.span_id) == (asked.context.trace_id, asked.context.span_id)
+    release = running.gateway.live.production
+    assert release is not None
+    ids = asked.attributes["gen_ai.usage.input_tokens"]
+    assert dict(asked.attributes) == {
+        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "fst", "gen_ai.request.model": "fst/digits",
+        "gen_ai.response.model": release.id[:12], "gen_ai.response.id": response,
+        "gen_ai.response.finish_reasons": ("stop",), "gen_ai.usage.input_tokens": ids, "gen_ai.usage.output_tokens": 6,
+        "gen_ai.request.max_tokens": 12, "gen_ai.request.temperature": 0.0, "gen_ai.request.top_p": 1.0,
+        "gen_ai.request.stream": stream, "fst.domain": "digits", "fst.release": release.id,
+        "fst.variant": "production", "fst.prompt": "digits-0", "fst.routed": "router",
+        "fst.novelty": asked.attributes["fst.novelty"],
+    }  # fmt: skip
+    assert dict(told.attributes) == {
+        "gen_ai.response.id": response, "gen_ai.evaluation.name": "feedback.verifier",
+        "gen_ai.evaluation.score.value": 1.0, "fst.domain": "digits", "fst.release": release.id,
+        "fst.feedback.has_answer": True, "fst.feedback.has_comment": True,
+    }  # fmt: skip
+    figures = collected.metrics()
+    assert figures["gen_ai.client.token.usage"] == [ids, 6]
+    assert figures["fst.feedback.reward"] == [1.0]
+    (first,), (each,) = (figures[f"gen_ai.server.{name}"] for name in ("time_to_first_token", "time_per_output_token"))
+    (whole,) = figures["gen_ai.server.request.duration"]
+    assert 0 < first < whole
+    (point,) = collected.points("gen_ai.server.time_to_first_token")
+    assert point.explicit_bounds[:2] == (0.001, 0.005), "the bounds of the conventions, in seconds"
+    assert whole == pytest.approx(first + 5 * each, abs=0.1)
+
+
+def test_g15_a_refusal_is_a_span_with_its_status(running: Running, collected: Collected) -> None:
+    assert running.ask("digits: 3 1 4 2 5", tools=[{"type": "function"}]).status_code == 400
+    (refused,) = collected.spans()
+    assert (refused.name, refused.status.is_ok, refused.attributes["error.type"]) == ("chat", False, "400")
+    (point,) = collected.points("gen_ai.server.request.duration")
+    assert dict(point.attributes)["error.type"] == "400"
 
 
 def test_g2_the_domain_is_said_or_found_and_its_prompt_put_in_front(running: Running, place: Place) -> None:
@@ -346,6 +398,10 @@ def test_g10_figures_and_health(running: Running) -> None:
         state = client.get("/admin/state").json()
     assert 'fst_requests_total{domain="digits",status="200",variant="production"}' in page
     assert "fst_request_seconds_bucket" in page
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert {family.name for family in Metrics().registry.collect()} <= set(families)
+    first = families["fst_first_token_seconds"]
+    assert next(sample.value for sample in first.samples if sample.name.endswith("_count")) > 0
     assert "fst_engine_restarts 1.0" in page
     assert state["production"] == running.gateway.live.production.id  # type: ignore[union-attr]
     assert state["domains"] == ["digits", "letters"]
