@@ -151,10 +151,11 @@ class Answering:
     def record(
         self, plan: Plan, asked: Asked, tenant: str, found: list[tuple[Answer, str, str]], seconds: float
     ) -> None:
-        """Write an answered request to the log, keep it for feedback, and have the shadow release answer it too."""
-        _, text, finish = found[0]
-        written = sum(len(a.tokens) for a, _, _ in found)
-        self._write(plan, asked, tenant, text, (len(plan.ids), written), seconds, finish)
+        """Write an answered request to the log with the first of its answers, keep it for feedback, and have the shadow
+        release answer it too."""
+        answer, text, finish = found[0]
+        self._write(plan, asked, tenant, text, (len(plan.ids), len(answer.tokens)), seconds, finish)
+        self.metrics.tokens.labels("written").inc(sum(len(other.tokens) for other, _, _ in found[1:]))
         if self.live.shadow and plan.variant != "shadow":
             task = asyncio.get_running_loop().create_task(self._shadow(plan, asked, tenant))
             self._shadows.add(task)
