@@ -96,4 +96,5 @@ def test_n1_two_at_once_are_two() -> None:
 def test_n2_more_than_chance() -> None:
     assert more_than_chance(100, 10) == 10
     limits = [more_than_chance(span, 1) for span in (100, 300, 1000)]
-    assert limits == sorted(limits) and limits[0] < 10 < limits[2]
+    assert limits == sorted(limits)
+    assert limits[0] < 10 < limits[2]
