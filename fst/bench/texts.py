@@ -12,50 +12,78 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 
-GYM = (
+TUNED = (
+    *("coin_flip", "products", "gcd", "word_ladder", "aiw", "number_sorting", "sentence_reordering", "spell_backward"),
+    *("propositional_logic", "course_schedule", "simple_equations", "caesar_cipher", "needle_haystack"),
+)
+MEASURED = (
     *("zebra_puzzles", "gsm_symbolic", "leg_counting", "family_relationships", "syllogism", "knights_knaves"),
     *("word_sorting", "letter_counting", "calendar_arithmetic", "time_intervals", "basic_arithmetic", "chain_sum"),
 )
-SLOW = {"zebra_puzzles": 60}  # fewer of them, as each takes a quarter of a second to make
+FEW = {"zebra_puzzles": 100, "coin_flip": 100}  # as they are slow to make, or there are no more
 TICKETS = Path("data/examples/tickets.jsonl")
 SERVICE = "botocore", "data/ec2/2016-11-15/service-2.json.gz"
 NOVEL = "reasoning_gym", "data/in_the_year_2889.txt"
 _SHORTEST, _LONGEST = 60, 900  # characters of a paragraph
+Sets = Mapping[str, tuple[str, ...]]
 
 
-def text_sets(most: int) -> Mapping[str, tuple[str, ...]]:
-    """At most `most` distinct texts of each set, by its name, in an order that is the same every time. Datasets of
-    reasoning_gym, and: the support tickets of data/examples; the paragraphs of a short novel, which reasoning_gym has
-    in its data; what botocore says of each operation of a cloud; and the manual of Python, of its standard library."""
-    sets: dict[str, Iterable[str]] = {name: _questions(name, min(most, SLOW.get(name, most))) for name in GYM}
-    sets["tickets"] = [json.loads(line)["question"] for line in TICKETS.read_text(encoding="utf-8").splitlines()]
-    sets["novel"] = _paragraphs(_file(*NOVEL).decode("utf-8"))
-    operations = json.loads(gzip.decompress(_file(*SERVICE)))["operations"].values()
-    plain = (html.unescape(re.sub(r"<[^>]+>", " ", one.get("documentation", ""))) for one in operations)
-    sets["cloud"] = [text for found in plain for text in _paragraphs(found[:_LONGEST])]
+def tuned_sets(most: int) -> Sets:
+    """The sets that the router's constants were chosen on, at most `most` distinct texts of each, in an order that is
+    the same every time: datasets of reasoning_gym; numpy's docstrings; and scikit-learn's descriptions of datasets."""
+    functions = (getattr(np, name).__doc__ or "" for name in dir(np))
+    folder = files("sklearn").joinpath("datasets/descr")
+    descriptions = sorted(one.read_text(encoding="utf-8") for one in folder.iterdir() if one.name.endswith(".rst"))
+    return {
+        **_puzzles(TUNED, most),
+        "numpy": _paragraphs(functions, most),
+        "scikit-learn": _paragraphs(descriptions, most),
+    }
+
+
+def measured_sets(most: int) -> Sets:
+    """Sets that nothing was chosen on: other datasets of reasoning_gym; what botocore says of each operation of a
+    cloud; and the manual of Python, of its standard library."""
     from pydoc_data.topics import topics
 
-    sets["manual"] = [paragraph for topic in topics.values() for paragraph in _paragraphs(topic)]
-    return {name: _shuffled(name, texts)[:most] for name, texts in sets.items()}
+    operations = json.loads(gzip.decompress(_file(*SERVICE)))["operations"].values()
+    plain = (html.unescape(re.sub(r"<[^>]+>", " ", one.get("documentation", "")))[:_LONGEST] for one in operations)
+    return {
+        **_puzzles(MEASURED, most),
+        "cloud": _paragraphs(plain, most),
+        "manual": _paragraphs(topics.values(), most),
+    }
 
 
-def _questions(name: str, most: int) -> list[str]:
-    problems = load_domain(f"reasoning_gym/{name}", SplitSizes(most, 1, 1), 0).train
-    return [problem.question for problem in problems]
+def small_sets(most: int) -> Sets:
+    """Texts that all differ, and are few: the support requests of data/examples, and the paragraphs of a short story
+    in reasoning_gym's data."""
+    tickets = (json.loads(line)["question"] for line in TICKETS.read_text(encoding="utf-8").splitlines())
+    return {"tickets": _shuffled(tickets, most), "story": _paragraphs([_file(*NOVEL).decode("utf-8")], most)}
 
 
-def _paragraphs(text: str) -> list[str]:
-    found = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
-    return [paragraph for paragraph in found if _SHORTEST <= len(paragraph) <= _LONGEST]
+def _puzzles(names: Iterable[str], most: int) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name in names:
+        problems = load_domain(f"reasoning_gym/{name}", SplitSizes(min(most, FEW.get(name, most)), 1, 1), 0).train
+        found[name] = _shuffled((problem.question for problem in problems), most)
+    return found
 
 
-def _shuffled(name: str, texts: Iterable[str]) -> tuple[str, ...]:
+def _paragraphs(texts: Iterable[str], most: int) -> tuple[str, ...]:
+    found = (" ".join(paragraph.split()) for text in texts for paragraph in re.split(r"\n\s*\n", text))
+    return _shuffled((paragraph for paragraph in found if _SHORTEST <= len(paragraph) <= _LONGEST), most)
+
+
+def _shuffled(texts: Iterable[str], most: int) -> tuple[str, ...]:
     distinct = list(dict.fromkeys(texts))
-    random.Random(name).shuffle(distinct)
-    return tuple(distinct)
+    random.Random(0).shuffle(distinct)
+    return tuple(distinct[:most])
 
 
 def _file(package: str, path: str) -> bytes:

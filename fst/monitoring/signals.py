@@ -18,7 +18,7 @@ import numpy as np
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
-from fst.serving.router import held_out
+from fst.serving.router import Router
 from fst.traffic.log import Exchange, Request
 
 _WORSE = {"novelty": 1, "reward": -1, "length": 0, "failure": 1}  # 1: more is worse, -1: less is; 0: either is
@@ -45,8 +45,8 @@ def reference_of(rows: Mapping[str, Any], most_tokens: int | None = None) -> Ref
     question is measured against its domain's others, since a live question is not among the reference either."""
     questions = {d: tuple(dict.fromkeys(row["question"] for row in entry["rows"])) for d, entry in rows.items()}
     columns: dict[tuple[str, str], Column] = {}
-    novelty = [held_out(texts) for texts in questions.values() if texts]
-    columns["", "novelty"] = np.concatenate(novelty) if novelty else np.zeros(0)
+    novelty = Router(questions).own.values()
+    columns["", "novelty"] = np.concatenate(list(novelty)) if novelty else np.zeros(0)
     for domain, entry in rows.items():
         found = entry["rows"]
         columns[domain, "reward"] = _softened([row["reward"] for row in found])
