@@ -1,5 +1,7 @@
 """New domains in natural traffic, simulated with questions of reasoning_gym and support requests. N1 two that appear at
-once are two alerts, each of its own kind; N2 how many unknown requests are more than chance."""
+once are two alerts, each of its own kind; N2 how many unknown requests are more than chance; N3 one that comes in
+slowly is found, though no window has enough of it; N4 among traffic of several languages a further one is found, and
+nothing where all of them are served; so is the language of a served domain's requests."""
 
 from __future__ import annotations
 
@@ -24,6 +26,18 @@ PARTS = {
         ["the invoice", "my password", "the delivery", "the app", "my subscription", "the refund"],
         ["does not work any more", "has not arrived", "was charged twice", "cannot be changed", "is wrong"],
         ["Can you help me?", "What should I do?", "Please call me back.", "Thank you!"],
+    ),
+    "german": (
+        ["Guten Tag, seit gestern", "Ich schreibe, weil", "Seit einer Woche", "Leider", "Auf dem Telefon"],
+        ["die Rechnung", "mein Passwort", "die Lieferung", "die App", "das Abonnement", "die Gutschrift"],
+        ["nicht mehr geht", "nicht ankam", "doppelt berechnet wurde", "nicht zu ändern ist", "falsch ist"],
+        ["Können Sie mir helfen?", "Was soll ich tun?", "Bitte rufen Sie an.", "Vielen Dank!"],
+    ),
+    "chinese": (
+        ["你好从昨天起", "我写信是因为", "一个星期以来", "很遗憾", "在我的手机上"],
+        ["发票", "我的密码", "快递", "应用程序", "我的订阅", "退款"],
+        ["不能用了", "还没有到", "被收了两次费", "无法更改", "是错的"],
+        ["您能帮助我吗", "我该怎么办", "请给我回电话", "谢谢"],
     ),
 }
 
@@ -98,3 +112,28 @@ def test_n2_more_than_chance() -> None:
     limits = [more_than_chance(span, 1) for span in (100, 300, 1000)]
     assert limits == sorted(limits)
     assert limits[0] < 10 < limits[2]
+
+
+def test_n3_one_that_comes_in_slowly() -> None:
+    traffic = Traffic("english", "calendar_arithmetic")
+    requests = traffic.requests(1000, {"leg_counting": 0.04})
+    new = [r.question in pool("leg_counting") for r in requests]
+    most = max(sum(new[i : i + 100]) for i in range(901))
+    assert most < traffic.watch.params.new_domain_requests <= more_than_chance(1000, 10) <= sum(new)
+    assert kinds(traffic.look(requests)) == ["leg_counting"]
+
+
+def test_n4_mixed_languages() -> None:
+    traffic = Traffic("english", "german")
+    assert traffic.look(traffic.requests(300, {})) == []
+    alerts = traffic.look(traffic.requests(300, {"chinese": 0.3}))
+    assert 1 <= len(alerts) <= 2, "requests that all differ may be found in two parts"
+    assert {text for alert in alerts for text in alert.examples} <= set(pool("chinese"))
+
+
+def test_n4_another_language_of_a_served_domain() -> None:
+    """It is a new domain: no prompt was measured on it."""
+    traffic = Traffic("english", "calendar_arithmetic")
+    alerts = traffic.look(traffic.requests(200, {"german": 0.2}))
+    assert 1 <= len(alerts) <= 2
+    assert {text for alert in alerts for text in alert.examples} <= set(pool("german"))
