@@ -46,9 +46,9 @@ class Simulated:
     def alerts(self, window: Sequence[Exchange]) -> list[str]:
         """Kinds of the alerts that a window raises; cool-downs are not waited for."""
         self.watch.quiet_until.clear()
-        found = self.watch.newcomer([exchange.request for exchange in window], self.count)
+        found = self.watch.new_domains([exchange.request for exchange in window], self.count)
         _, raised = self.watch.judge(window, self.count)
-        return [alert.kind for alert in ([found] if found else []) + raised]
+        return [alert.kind for alert in (*found, *raised)]
 
     def _exchange(self, problem: Problem, reward: float) -> Exchange:
         self.count += 1

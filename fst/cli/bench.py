@@ -99,6 +99,22 @@ def drift(*, windows: int = 200, trials: int = 40, settings: Settings = SETTINGS
 
 
 @bench.command
+def router() -> None:
+    """Count known texts that are called unknown and unknown ones that are not, over sets of texts, by several measures.
+
+    The sets are puzzles of reasoning_gym and texts that people wrote; each is left out in turn.
+
+    Example: fst bench router
+    """
+    require("serving")
+    require("reasoning-gym")
+    from fst.bench.measures import MEASURES
+    from fst.bench.router import router_table
+
+    lines(router_table(MEASURES))
+
+
+@bench.command
 def poison(*, trials: int = 20, settings: Settings = SETTINGS) -> None:
     """Count how much of one tenant's false feedback becomes training data, and who is named for it.
 

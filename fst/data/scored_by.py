@@ -28,9 +28,9 @@ def text_of(facts: Mapping[str, Any]) -> str:
 
 
 def verifier_facts(domain: Domain) -> dict[str, Any]:
-    """What scores a domain, where its spec does not say it all: name and options of the one verifier that all problems
-    name, with the hash of its file where it is code. Empty for plain equality, for problems that differ in it, and for
-    a verifier that only the domain's own problems have."""
+    """What scores a domain's live traffic: name and options of the one verifier that all problems name, with the hash
+    of its file where it is code. Empty for plain equality, for problems that differ in it, and for a verifier that
+    reads more of a problem than traffic has of it."""
     named = {key: value for key, value in (domain.named or {}).items() if key != "answer"}  # that, the spec says
     if named.get("name") == EACH:
         ways = {json.dumps(own(problem), sort_keys=True) for problem in domain.problems}

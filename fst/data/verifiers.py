@@ -55,7 +55,8 @@ class Kind:
     """A row of `VERIFIERS`. `make` takes the options as keywords; their defaults say what type they have.
 
     `quick`: reading a problem's reference answer is cheap and tells whether it can be read, so it is tried on loading.
-    `internal`: it reads more of a problem than its answer, so only a domain family names it, for its own problems.
+    `internal`: it reads more of a problem than its answer, so only a domain family names it, for its own problems;
+    `alone(options)` says with which options it does not.
     `reference(problem, options)`: whether the answer itself should earn reward 1.
     `narrow(part, options)`: what it reads of the part of a response that holds the answer.
     """
@@ -63,6 +64,7 @@ class Kind:
     make: Maker
     quick: bool = False
     internal: bool = False
+    alone: Callable[[Named], bool] = lambda options: False
     reference: Callable[[Problem, Named], bool] = lambda problem, options: True
     narrow: Narrow = as_it_is
 
@@ -119,7 +121,8 @@ VERIFIERS = Table(
         reasoning_gym.NAME: Kind(
             reasoning_gym.scorer,
             internal=True,
-            reference=lambda problem, options: problem.meta.get("answer") is not None,
+            alone=lambda options: reasoning_gym.answer_suffices(options.get("dataset", "")),
+            reference=lambda problem, options: problem.meta.get("answer", problem.answer) is not None,
             narrow=reasoning_gym.narrow,
         ),
         environments.NAME: Kind(environments.rubric, internal=True, reference=lambda problem, options: False),
@@ -166,7 +169,7 @@ def build_verifier(name: str, options: Mapping[str, Any], internal: bool = False
             mode = None if is_reward_function(function) else "whole"
     else:
         kind = _kind(name)
-        if kind is None or (kind.internal and not internal):
+        if kind is None or (kind.internal and not internal and not kind.alone(options)):
             raise VerifierError(f"unknown verifier {name!r}; known: {', '.join(known_verifiers())}")
         if "answer" in kind.options:  # it hands the mode on
             return kind.make(**_check_options(name, options, kind.options))
@@ -212,7 +215,7 @@ def own(problem: Problem) -> dict[str, Any]:
 def answers_alone(named: Named) -> bool:
     """Whether a verifier needs nothing of a problem but its question and answer."""
     kind = _kind(named["name"])
-    return kind is None or not kind.internal
+    return kind is None or not kind.internal or kind.alone(named)
 
 
 def reference_of(problem: Problem, named: Named) -> str | None:

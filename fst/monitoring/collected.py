@@ -1,5 +1,6 @@
 """The problems of a domain in the traffic (its questions with the right answers that feedback gave, and its comments on
-wrong ones), and the adaptation that they make possible. Tenants whose feedback contradicts the others' are left out
+wrong ones), and the adaptation that they make possible. A thumbs-up says that the answer is right which the release
+gave; a comment needs no right answer beside it. Tenants whose feedback contradicts the others' are left out
 (fst/traffic/trust.py)."""
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fst.config import Params
+from fst.data.answers import marked_answer, without_thinking
 from fst.errors import DataError
 from fst.monitoring.watcher import newcomers_of
 from fst.release.adaptation import Adaptation, plan
@@ -27,9 +29,10 @@ Told = tuple[Request, Feedback]
 
 @dataclass(frozen=True)
 class Collected:
-    """Requests of a domain whose right answer feedback gave, in their order."""
+    """Requests of a domain whose right answer feedback gave, in their order, and those of which it gave none."""
 
     told: tuple[Told, ...]
+    others: tuple[Told, ...] = ()
 
     @property
     def pairs(self) -> list[Pair]:
@@ -39,7 +42,7 @@ class Collected:
     @property
     def comments(self) -> dict[str, str]:
         """The last comment on an answer to each question that was not right."""
-        wrong = [(request, said) for request, said in self.told if said.reward is None or said.reward < 1]
+        wrong = [one for one in (*self.others, *self.told) if one[1].reward is None or one[1].reward < 1]
         return {request.question: said.comment for request, said in wrong if said.comment.strip()}
 
     @property
@@ -61,7 +64,8 @@ class Collected:
     def without(self, found: Sequence[Suspect]) -> Collected:
         """The rest, without the feedback of tenants."""
         named = {suspect.tenant for suspect in found}
-        return Collected(tuple(one for one in self.told if one[1].tenant not in named))
+        told, others = (tuple(one for one in of if one[1].tenant not in named) for of in (self.told, self.others))
+        return Collected(told, others)
 
     def lessons(self, params: Params) -> list[Pair]:
         """The problems to learn: distinct, with one answer each, the newest, of no tenant more than its share."""
@@ -101,19 +105,26 @@ def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> C
     domain and, for a new domain, those like the requests that it was found by."""
     records, _ = read(log)
     told = [
-        (exchange.request, exchange.feedback)
+        (exchange.request, with_answer(exchange.request, exchange.feedback))
         for exchange in exchanges(records)
-        if exchange.request.at >= since
-        and exchange.request.variant != "shadow"
-        and exchange.feedback
-        and exchange.feedback.answer is not None
+        if exchange.request.at >= since and exchange.request.variant != "shadow" and exchange.feedback
     ]
     own = [one for one in told if one[0].domain == domain]
     if newcomer := newcomers_of(monitoring).get(domain):
         unknown = [one for one in told if not one[0].domain]
         belongs = newcomer.belongs([request.question for request, _ in unknown])
         own += [one for one, mine in zip(unknown, belongs, strict=True) if mine]
-    return Collected(tuple(own))
+    answered = tuple(one for one in own if one[1].answer is not None)
+    return Collected(answered, tuple(one for one in own if one[1].answer is None))
+
+
+def with_answer(request: Request, said: Feedback) -> Feedback:
+    """The feedback, with the answer that the response gave where the client calls a whole response right (reward 1) and
+    says no other."""
+    if said.answer is not None or said.reward != 1 or said.scored_by != "client" or request.finish != "stop":
+        return said
+    response = without_thinking(request.response).strip()
+    return replace(said, answer=marked_answer(response) or response or None)
 
 
 def plan_adaptation(params: Params, places: Places, domain: str, channel: str, since: float) -> Adaptation:

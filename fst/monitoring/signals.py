@@ -1,7 +1,9 @@
 """The signals that are watched, and the distance of a window of traffic from what the release was measured on.
 
 A signal is a column of numbers: the `novelty` of every question; and, per domain, the `reward` of its scored answers,
-the `length` of its answers in tokens, and their `failure` (1 for an answer that was cut off or empty). Its score is the
+the `length` of its answers in tokens, and their `failure` (1 for an answer that was cut off or empty). Both sides count
+alike: an answer that ran into the limit that the release was measured with is a failure in the reference as in live
+traffic, and one that a client's own, lower limit cut off says nothing of either length or failure. A score is the
 Wasserstein distance of the window's column from the reference's, in standard deviations of the reference. The `mix` of
 domains is scored too (Jensen-Shannon distance), against the preceding windows, since no release states an expected mix.
 Both are defined as in Evidently, so that its reports show the same figures."""
@@ -17,7 +19,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
 from fst.serving.router import Router
-from fst.traffic.log import Exchange
+from fst.traffic.log import Exchange, Request
 
 _WORSE = {"novelty": 1, "reward": -1, "length": 0, "failure": 1}  # 1: more is worse, -1: less is; 0: either is
 Column = np.ndarray[Any, Any]
@@ -26,41 +28,45 @@ Column = np.ndarray[Any, Any]
 @dataclass(frozen=True)
 class Reference:
     """The validation traffic of a release, by signal. `columns` maps (domain, signal) to a vector of values; the domain
-    is "" for a signal of all requests. `questions` maps each domain to its distinct questions."""
+    is "" for a signal of all requests. `questions` maps each domain to its distinct questions. `most_tokens` is the
+    limit of an answer's length that it was measured with, None where a release does not say it."""
 
     columns: Mapping[tuple[str, str], Column]
     questions: Mapping[str, tuple[str, ...]]
+    most_tokens: int | None = None
 
     @property
     def domains(self) -> list[str]:
         return list(self.questions)
 
 
-def reference_of(rows: Mapping[str, Any]) -> Reference:
-    """The reference that a bundle's reference.json (`rows`) holds. The novelty of a question is measured against half
-    of its domain's other questions, since a live question is not among the reference either."""
+def reference_of(rows: Mapping[str, Any], most_tokens: int | None = None) -> Reference:
+    """The reference that a bundle's reference.json (`rows`) holds; see Reference for `most_tokens`. The novelty of a
+    question is measured against its domain's others, since a live question is not among the reference either."""
     questions = {d: tuple(dict.fromkeys(row["question"] for row in entry["rows"])) for d, entry in rows.items()}
     columns: dict[tuple[str, str], Column] = {}
-    novelty = [_novelty_to_others(texts) for texts in questions.values() if texts]
-    columns["", "novelty"] = np.concatenate(novelty) if novelty else np.zeros(0)
+    novelty = Router(questions).own.values()
+    columns["", "novelty"] = np.concatenate(list(novelty)) if novelty else np.zeros(0)
     for domain, entry in rows.items():
         found = entry["rows"]
         columns[domain, "reward"] = _softened([row["reward"] for row in found])
         columns[domain, "length"] = np.array([float(row["tokens"]) for row in found])
-        columns[domain, "failure"] = _softened([float(not row["response"].strip()) for row in found])
-    return Reference(columns, questions)
+        failed = [_failed(_finish(row, most_tokens), row["response"]) for row in found]
+        columns[domain, "failure"] = _softened(failed)
+    return Reference(columns, questions, most_tokens)
 
 
-def columns_of(window: Sequence[Exchange]) -> dict[tuple[str, str], Column]:
-    """The columns of a window, by (domain, signal). Requests of an unknown domain count for novelty only."""
+def columns_of(window: Sequence[Exchange], most_tokens: int | None = None) -> dict[tuple[str, str], Column]:
+    """The columns of a window, by (domain, signal), to compare with a reference of that `most_tokens`. Requests of an
+    unknown domain count for novelty only."""
     columns = {("", "novelty"): np.array([e.request.novelty for e in window])}
     for domain in sorted({e.request.domain for e in window if e.request.domain}):
         mine = [e for e in window if e.request.domain == domain]
         rewards = [e.feedback.reward for e in mine if e.feedback and e.feedback.reward is not None]
         columns[domain, "reward"] = np.array(rewards, dtype=float)
-        columns[domain, "length"] = np.array([float(e.request.tokens[1]) for e in mine])
-        failed = [e.request.finish != "stop" or not e.request.response.strip() for e in mine]
-        columns[domain, "failure"] = np.array(failed, dtype=float)
+        whole = [e.request for e in mine if not _cut_by_client(e.request, most_tokens)]
+        columns[domain, "length"] = np.array([float(request.tokens[1]) for request in whole])
+        columns[domain, "failure"] = np.array([_failed(request.finish, request.response) for request in whole])
     return columns
 
 
@@ -82,14 +88,19 @@ def mix_distance(current: Sequence[str], before: Sequence[str]) -> float:
     return float(jensenshannon(*([mix.count(name) / len(mix) for name in names] for mix in (before, current))))
 
 
-def _novelty_to_others(texts: Sequence[str]) -> Column:
-    """The novelty of each question to a router that was built from the other half of them."""
-    halves = [texts[i::2] for i in (0, 1)]
-    found = np.zeros(len(texts))
-    for i, half in enumerate(halves):
-        routes = Router({"others": halves[1 - i] or half}).routes(list(half))
-        found[i::2] = [route.novelty for route in routes]
-    return found
+def _failed(finish: str, response: str) -> float:
+    """1 for an answer that was cut off or empty, 0 for any other."""
+    return float(finish != "stop" or not response.strip())
+
+
+def _finish(row: Mapping[str, Any], most_tokens: int | None) -> str:
+    """How an answer of the reference ended; by its length in releases that do not record it."""
+    known = row.get("finish")
+    return known or ("length" if most_tokens is not None and row["tokens"] >= most_tokens else "stop")
+
+
+def _cut_by_client(request: Request, most_tokens: int | None) -> bool:
+    return request.finish == "length" and most_tokens is not None and request.tokens[1] < most_tokens
 
 
 def _softened(values: Sequence[float]) -> Column:

@@ -2,9 +2,11 @@
 
 A window is the next `drift.window` requests of the channel's release. A domain drifted when one of its signals is
 beyond its threshold in `windows_in_a_row` windows. It then raises no other alert for the cool-down, which begins with
-the alert and again when the adaptation begins; a new release ends it. A new domain needs no second window, since ten
-requests that are unlike every served domain and like each other do not happen by chance; each look searches the latest
-`drift.window` requests for one."""
+the alert and again when the adaptation begins; a new release ends it.
+
+A new domain needs no second window: so many requests that are unlike every served domain and like each other do not
+happen by chance. Each look searches the latest window for one, and, for a domain that comes in slowly, the latest 3 and
+10 windows, among which more must be alike, since STRANGE of the known requests are taken for unknown."""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from scipy.stats import binom
 
 from fst.config import DriftParams
 from fst.monitoring.alerts import Alert
@@ -22,6 +26,10 @@ from fst.traffic.log import Exchange, Request
 from fst.traffic.trust import FAR, Tally, suspects
 
 PAST_WINDOWS = 5  # windows that the mix of the next one is compared with
+SPANS = (1, 3, 10)  # windows that are searched for new domains
+STRANGE = 0.01  # of the requests of known domains, at most, that the router takes for unknown
+CHANCE = 1e-4  # that so many of them in a span are a new domain
+MOST_STRANGE = 400  # unknown requests that are searched, the latest
 
 
 @dataclass
@@ -40,11 +48,13 @@ class Watch:
     quiet_until: dict[str, float] = field(default_factory=dict)
     newcomers: dict[str, Newcomer] = field(default_factory=dict)
     mixes: deque[list[str]] = field(default_factory=lambda: deque(maxlen=PAST_WINDOWS))
+    seen: int = 0  # requests of this release
+    strange: deque[tuple[int, Request]] = field(default_factory=lambda: deque(maxlen=MOST_STRANGE))  # with their number
 
     def judge(self, window: Sequence[Exchange], now: float) -> tuple[dict[str, Any], list[Alert]]:
         """The record of a full window, and the alerts that it raises. `now` is in seconds since the epoch."""
         self.number += 1
-        columns = columns_of(window)
+        columns = columns_of(window, self.reference.most_tokens)
         scores = [score for key, column in columns.items() if (score := self._score(*key, column))]
         mix = [e.request.domain or "unknown" for e in window]
         record = {
@@ -61,21 +71,34 @@ class Watch:
         self.mixes.append(mix)
         return record, self._drifted(window, scores, now)
 
-    def newcomer(self, latest: Sequence[Request], now: float) -> Alert | None:
-        """An alert about a new domain among the latest requests, None without one. A new domain that was found before
-        keeps its name."""
-        unknown = [request for request in latest if not request.domain and request.routed == "unknown"]
-        for group in clusters([request.question for request in unknown], self.params.new_domain_requests):
-            mine = [unknown[index] for index in group]
-            found = self._named(mine)
-            if now < self.quiet_until.get(found.name, 0.0):
-                continue
-            self.quiet_until[found.name] = now + self.params.cool_down_seconds
-            share, limit = len(mine) / len(latest), self.params.new_domain_requests / self.params.window
-            signal = {"domain": "", "signal": "unlike all domains", "score": share, "threshold": limit}
-            questions = tuple(request.question for request in mine[:5])
-            return Alert(now, found.since, "new_domain", found.name, self.channel, self.release, (signal,), questions)
-        return None
+    def new_domains(self, fresh: Sequence[Request], now: float) -> list[Alert]:
+        """An alert about each new domain, now that these requests have come; one of its requests is among them. A new
+        domain that was found before keeps its name."""
+        for request in fresh:
+            self.seen += 1
+            if not request.domain and request.routed == "unknown":
+                self.strange.append((self.seen, request))
+        alerts, came = [], {request.id for request in fresh}
+        for windows in SPANS:
+            span, before = windows * self.params.window, self.seen - windows * self.params.window
+            recent = [request for number, request in self.strange if number > before]
+            least = more_than_chance(span, self.params.new_domain_requests)
+            for group in clusters([request.question for request in recent], least):
+                mine = [recent[index] for index in group]
+                if came.isdisjoint(request.id for request in mine):
+                    continue
+                found = self._named(mine)
+                if now < self.quiet_until.get(found.name, 0.0):
+                    continue
+                self.quiet_until[found.name] = now + self.params.cool_down_seconds
+                share, limit = len(mine) / min(span, self.seen), least / span
+                signal = {"domain": "", "signal": "unlike all domains", "score": share, "threshold": limit}
+                asked = tuple(request.question for request in mine[:5])
+                facts = (found.name, self.channel, self.release, (signal,), asked)
+                alerts.append(Alert(now, found.since, "new_domain", *facts))
+            if before <= 0:
+                break  # a longer span has no other requests
+        return alerts
 
     def rest(self, adaptations: Mapping[str, float]) -> None:
         """Begin the cool-down anew for domains whose adaptation began, at times in seconds since the epoch."""
@@ -126,6 +149,11 @@ class Watch:
         found = Newcomer(name, tuple(dict.fromkeys(texts))[:EXAMPLES], min(request.at for request in mine))
         self.newcomers[name] = found
         return found
+
+
+def more_than_chance(span: int, least: int) -> int:
+    """How many unknown requests of `span` are more than the known domains' own would be: at least `least`."""
+    return max(least, 1 + int(binom.isf(CHANCE, span, STRANGE)))
 
 
 def _contradicting(window: Sequence[Exchange], domain: str) -> list[dict[str, Any]]:

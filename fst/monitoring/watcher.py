@@ -63,17 +63,15 @@ class Watcher:
         if self.watch:
             self.watch.rest(begun(self._folder, self._channel))
         records, self._position = read(self._log, self._position)
-        fresh = False
+        fresh = list[Request]()
         for record in records:
             if isinstance(record, Feedback):
                 self._feedback[record.id] = record
             elif self.watch and record.variant != "shadow" and record.release == self.watch.release:
                 self._requests.append(record)
                 self._latest.append(record)
-                fresh = True
-        alerts, windows = [], []
-        if self.watch and fresh and (found := self.watch.newcomer(list(self._latest), now)):
-            alerts.append(found)
+                fresh.append(record)
+        alerts, windows = self.watch.new_domains(fresh, now) if self.watch and fresh else [], []
         size = self._params.window
         while self.watch and len(self._requests) >= size and self._requests[size - 1].at <= now - settled_seconds:
             window = [Exchange(r, self._feedback.get(r.id)) for r in self._requests[:size]]
@@ -111,7 +109,8 @@ class Watcher:
         bundle = self._bundle_of()
         if bundle is None or (self.watch and self.watch.release == bundle.id):
             return
-        reference = reference_of(bundle.reference())
+        measured = bundle.manifest.get("params", {}).get("model", {})
+        reference = reference_of(bundle.reference(), measured.get("max_new_tokens"))
         thresholds = thresholds_of(reference, self._params, self._folder)
         before = self.watch
         self.watch = Watch(self._channel, bundle.id, reference, thresholds, self._params)
@@ -144,6 +143,8 @@ class Watcher:
                 "streaks": watch.streaks,
                 "quiet_until": watch.quiet_until,
                 "mixes": list(watch.mixes),
+                "seen": watch.seen,
+                "strange": [(number, asdict(request)) for number, request in watch.strange],
             },
             "newcomers": [asdict(newcomer) for newcomer in (watch.newcomers.values() if watch else ())],
         }
@@ -178,6 +179,8 @@ class Watcher:
             watch.quiet_until = dict(kept["quiet_until"])
             watch.streaks = {domain: list(began) for domain, began in kept["streaks"].items()}
             watch.mixes.extend(kept["mixes"])
+            watch.seen = kept.get("seen", 0)
+            watch.strange.extend((number, _request(r)) for number, r in kept.get("strange", ()))
             self._requests = [_request(r) for r in values["requests"]]
             self._latest.extend(_request(r) for r in values["latest"])
             self._feedback = {f["id"]: Feedback(**f) for f in values["feedback"]}

@@ -156,11 +156,13 @@ class Answering:
     def record(
         self, plan: Plan, asked: Asked, tenant: str, found: list[tuple[Answer, str, str]], seconds: float
     ) -> None:
-        """Write an answered request to the log, keep it for feedback, and have the shadow release answer it too."""
-        _, text, finish = found[0]
-        written = sum(len(a.tokens) for a, _, _ in found)
-        trace = answered(plan, asked, written, [end for _, _, end in found], seconds)
-        self._write(plan, asked, tenant, text, (len(plan.ids), written), seconds, finish)
+        """Write an answered request to the log with the first of its answers, keep it for feedback, and have the shadow
+        release answer it too."""
+        answer, text, finish = found[0]
+        others = sum(len(other.tokens) for other, _, _ in found[1:])
+        trace = answered(plan, asked, len(answer.tokens) + others, [end for _, _, end in found], seconds)
+        self._write(plan, asked, tenant, text, (len(plan.ids), len(answer.tokens)), seconds, finish)
+        self.metrics.tokens.labels("written").inc(others)
         if trace:
             self.responses.traced(plan.id, trace)
         if plan.first_token:

@@ -15,7 +15,7 @@ from fst.data.code import code_sha256, names_code, names_file
 from fst.data.domains import answer_verifier, verifier_of
 from fst.data.types import Problem, Verifier
 from fst.data.verifiers import build_verifier
-from fst.errors import VerifierError
+from fst.errors import MissingDependency, VerifierError
 from fst.files import is_inner_path
 from fst.serving.openai import BadRequest, only
 from fst.traffic.log import Feedback, Position, Request, read, segments
@@ -98,13 +98,23 @@ def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) 
 
 
 def verifier_here(facts: Mapping[str, Any]) -> Verifier | None:
-    """The verifier of a domain by its entry in a release's manifest; None for code of which this machine has no file of
-    the same content below the working directory. A release brings no code, and none is run that it does not know."""
+    """The verifier of a domain by its entry in a release's manifest; None for one whose library is not installed, and
+    for code of which this machine has no file of the same content below the working directory. A release brings no
+    code, and none is run that it does not know."""
     named = dict(facts.get("verifier") or verifier_of(facts["spec"]))
     sha256 = named.pop("sha256", None)
     if names_code(named["name"]) and not _is_here(named["name"], sha256):
         return None
-    return answer_verifier(facts["spec"], named)
+    try:
+        return answer_verifier(facts["spec"], named)
+    except MissingDependency as exc:
+        _warn(f"answers to {facts['spec']} are not scored here, the rewards that clients give are taken: {exc}")
+        return None
+
+
+@functools.lru_cache(maxsize=64)  # once for each
+def _warn(sentence: str) -> None:
+    _log.warning("%s", sentence)
 
 
 @functools.lru_cache(maxsize=64)  # one warning for each; a file that is put in place counts after a restart

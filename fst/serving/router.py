@@ -1,23 +1,40 @@
 """The router: which domain a text belongs to, and how new it is. It knows what each domain's questions look like, and
 nothing of their answers.
 
-A text is a bag of hashed words and characters (scikit-learn); a domain is the mean of its questions. Novelty is one
-minus the cosine to the nearest mean, so 0 is the most typical and 1 shares nothing. A text is unknown when it is
-newer than all but a stated share of the reference questions were to the rest of theirs.
+A text is the set of its words (scikit-learn's hashing; numbers are all alike), and a domain is how common each word is
+among its questions. Novelty is the mean, over the words of a text, of the logarithm of how much more common a word is
+in all other domains than in this one: the likelihood ratio of Ren et al. (2019, "Likelihood Ratios for
+Out-of-Distribution Detection") with the other domains as the background. It is scaled so that 0 is the most typical
+and 1 shares nothing. How well this does, and what else was tried: `fst bench router`, docs/benchmarks.md.
+
+A text is unknown when it is newer to its domain than nearly all reference questions are to the rest of theirs. Domains
+of texts that all differ are nearly as new to themselves as any other text is, so the questions that may be lost, LOST
+of all, are taken where that makes the limits lowest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-FEATURES = 1 << 12
-UNKNOWN_SHARE = 0.002  # of reference questions that may be called unknown
-_MARGIN = 0.05  # novelty beyond the quantile, for questions a little rarer than the reference had
+FEATURES = 1 << 16
+COORDINATES = 1 << 12
+LOST = 0.008  # of the reference questions, on the mean of the domains, that may be called unknown
+LOST_OF_ONE, LOST_OF_ANY = 0.1, 0.002  # of one domain's at most, and of each at least
+UNSEEN = 3e-5  # the chance of a word that no other domain has
+FLOOR = 0.1  # the chance of a word that this domain does not have, as a share of its chance elsewhere
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+|\d+|[^\w\s]")  # a character of Chinese is a word
+
+Array = np.ndarray[Any, Any]
+Novelty = Callable[[Sequence[str]], Array]  # texts -> numbers (texts, domains)
+Measure = Callable[[Sequence[Sequence[str]]], tuple[Novelty, list[Array]]]
+"""From the questions of each domain: the novelty of any text to each, and that of each question to the others of its
+own domain, as if it were yet to come."""
 
 
 @dataclass(frozen=True)
@@ -31,50 +48,101 @@ class Route:
     margin: float
 
 
-class Router:
-    """Built from a release's reference questions; deterministic."""
+def likelihood(questions: Sequence[Sequence[str]]) -> tuple[Novelty, list[Array]]:
+    """The router's measure, see the top of this file."""
+    found = [words(texts) for texts in questions]
+    counts = [np.asarray(have.sum(0), dtype=np.float32).ravel() for have in found]
+    shares = [count / (len(texts) + 1) for count, texts in zip(counts, questions, strict=True)]
+    weights, own = [], []
+    for number, (have, count) in enumerate(zip(found, counts, strict=True)):
+        others = [share for other, share in enumerate(shares) if other != number]
+        background = UNSEEN + (np.mean(others, axis=0) if others else np.zeros_like(count))
+        weights.append(_weights(shares[number], background))
+        own.append(_mean(have, _weights(np.maximum(count - 1, 0) / max(1, have.shape[0]), background)))
+    columns = np.stack(weights, axis=1)
+    return lambda texts: _mean(words(texts), columns), own
 
-    def __init__(self, questions: Mapping[str, Sequence[str]]) -> None:
-        self.domains = [name for name, texts in questions.items() if texts]
-        self._means = np.zeros((len(self.domains), FEATURES))
-        self._limits = np.zeros(len(self.domains))
-        for row, name in enumerate(self.domains):
-            vectors = embed(questions[name])
-            total = vectors.sum(0)
-            self._means[row] = _unit(total)
-            # each question against the mean of the others, as a question yet to come would meet it
-            own = 1 - (vectors * _unit(total - vectors)).sum(1)
-            self._limits[row] = min(1.0, float(np.quantile(own, 1 - UNKNOWN_SHARE)) + _MARGIN)
+
+class Router:
+    """Built from a release's reference questions; deterministic. `own` is the novelty of each of them, by domain, as it
+    was when the others were the reference."""
+
+    def __init__(self, questions: Mapping[str, Sequence[str]], measure: Measure = likelihood) -> None:
+        known = {name: texts for name, texts in questions.items() if texts}
+        self.domains = list(known)
+        self._novelty, own = measure(list(known.values())) if known else (_nothing, [])
+        self.own = dict(zip(self.domains, own, strict=True))
+        self._limits = limits(own)
 
     def route(self, text: str) -> Route:
         """One text."""
         return self.routes([text])[0]
 
     def routes(self, texts: Sequence[str]) -> list[Route]:
-        """Several texts at once."""
-        if not self.domains:
+        """Several texts at once. The nearest domain is the one within whose limit a text is by the most."""
+        if not self.domains or not texts:
             return [Route("", False, 1.0, 0.0) for _ in texts]
-        novelty = 1 - embed(texts) @ self._means.T
-        order = np.argsort(novelty, axis=1, kind="stable")
+        novelty = self._novelty(texts)
+        beyond = novelty - self._limits
         found = []
-        for row, ranked in zip(novelty, order, strict=True):
+        for new, over, ranked in zip(novelty, beyond, np.argsort(beyond, axis=1, kind="stable"), strict=True):
             first = ranked[0]
-            margin = float(row[ranked[1]] - row[first]) if len(ranked) > 1 else 1.0
-            nearest = float(np.clip(row[first], 0.0, 1.0))
-            found.append(Route(self.domains[first], bool(nearest <= self._limits[first]), nearest, margin))
+            margin = float(over[ranked[1]] - over[first]) if len(ranked) > 1 else 1.0
+            nearest = float(np.clip(new[first], 0.0, 1.0))
+            found.append(Route(self.domains[first], bool(over[first] <= 1e-6), nearest, margin))
         return found
 
 
-def embed(texts: Sequence[str]) -> Any:
-    """Unit vectors (texts, FEATURES): words, weighing as much as characters in threes."""
-    return _unit(np.concatenate([_WORDS.transform(texts).toarray(), _CHARACTERS.transform(texts).toarray()], axis=1))
+def limits(own: Sequence[Array]) -> Array:
+    """The novelty up to which a text is of each domain, by that of its own questions: the lowest common limit that
+    loses no more than LOST of them, within what may be lost of each."""
+    if not own:
+        return np.zeros(0)
+    loosest, tightest = (np.array([np.quantile(of, 1 - lost) for of in own]) for lost in (LOST_OF_ANY, LOST_OF_ONE))
+    best = loosest
+    for common in -np.sort(-np.concatenate(own)):
+        tried = np.maximum(np.minimum(loosest, common), tightest)
+        if np.mean([np.mean(of > limit) for of, limit in zip(own, tried, strict=True)]) > LOST:
+            break
+        best = tried
+    return best
 
 
-_WORDS = HashingVectorizer(n_features=FEATURES // 2, token_pattern=r"(?u)\S+", norm="l2", alternate_sign=False)
+def words(texts: Sequence[str]) -> Any:
+    """A sparse matrix (texts, FEATURES) of the words that each text has, as ones."""
+    return _WORDS.transform(texts)
+
+
+def embed(texts: Sequence[str]) -> Array:
+    """Unit vectors (texts, COORDINATES) in which texts that are nearly the same are close, their numbers included:
+    words, weighing as much as characters in threes."""
+    found = np.concatenate([vectors.transform(texts).toarray() for vectors in (_STRINGS, _CHARACTERS)], axis=1)
+    return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+
+
+def _tokens(text: str) -> list[str]:
+    """The words of a text, in lower case, and its signs; any number is `0`."""
+    return ["0" if token.isdigit() else token for token in _TOKEN.findall(text.lower())]
+
+
+def _weights(chance: Array, background: Array) -> Array:
+    """What each word adds to novelty, in [0, 1], where `chance` is that of a question of the domain to have it."""
+    most, least = -np.log(FLOOR), -np.log((1 - FLOOR) / UNSEEN + FLOOR)
+    return (-np.log((1 - FLOOR) * chance / background + FLOOR) - least) / (most - least)
+
+
+def _mean(have: Any, weights: Array) -> Array:
+    """The mean weight of the words of each text; 1 for a text without any."""
+    total = np.asarray(have.sum(1)).reshape(-1, *(1,) * (weights.ndim - 1))
+    return np.where(total > 0, np.asarray(have @ weights) / np.maximum(total, 1), 1.0)
+
+
+def _nothing(texts: Sequence[str]) -> Array:
+    return np.zeros((len(texts), 0))
+
+
+_WORDS = HashingVectorizer(n_features=FEATURES, analyzer=_tokens, norm=None, binary=True, alternate_sign=False)
+_STRINGS = HashingVectorizer(n_features=COORDINATES // 2, token_pattern=_TOKEN.pattern, norm="l2", alternate_sign=False)
 _CHARACTERS = HashingVectorizer(
-    n_features=FEATURES // 2, analyzer="char_wb", ngram_range=(3, 3), norm="l2", alternate_sign=False
+    n_features=COORDINATES // 2, analyzer="char_wb", ngram_range=(3, 3), norm="l2", alternate_sign=False
 )
-
-
-def _unit(vectors: Any) -> Any:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -50,13 +50,19 @@ class Served:
 
     def traffic(self, domain: Domain, prompt: Prompt) -> list[dict[str, Any]]:
         """What serving the domain's validation problems looks like, a row an answer: what live traffic is compared
-        with. `tokens` counts those written."""
+        with. `tokens` counts those written; `finish` is "length" for an answer that was cut off, else "stop"."""
         problems, samples = readable(self.policy, domain.validation, self.params), self.params.evaluate.samples
         asker = Asker(self.policy, domain.verify, "eval", weights=0)
         rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)
         questions = {problem.id: problem.question for problem in problems}
         return [
-            {"question": questions[r.problem_id], "response": r.text, "reward": r.reward, "tokens": len(r.tokens)}
+            {
+                "question": questions[r.problem_id],
+                "response": r.text,
+                "reward": r.reward,
+                "tokens": len(r.tokens),
+                "finish": "length" if r.cut else "stop",
+            }
             for r in rollouts
         ]
 

@@ -2,8 +2,8 @@
 
 A line is a record with a `kind`:
     request    id, at, tenant, domain ("" when no domain is known), routed (header, model, router, unknown), novelty,
-               release, variant (production, canary, shadow), prompt, question, response, tokens [read, written],
-               seconds, finish (stop, length, error), status (HTTP)
+               release, variant (production, canary, shadow), prompt, question, response (the first of n), tokens [read,
+               written for that response], seconds, finish (stop, length, error), status (HTTP)
     feedback   id (of the response), at, tenant, reward, answer, comment, scored_by (verifier, client)
 
 `at` is in seconds since the epoch. One process writes; any number of processes read, and see whole lines only.

@@ -56,7 +56,7 @@ def write_problems(
     there is nothing to write."""
     content = problem_lines(pairs, comments, tellers)
     if not content:
-        raise DataError(f"no traffic of {domain!r} has a right answer yet; send feedback with an answer")
+        raise DataError(f"no traffic of {domain!r} has a right answer yet; send feedback with an answer or reward 1")
     file = folder / f"{domain}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(file, content)

@@ -60,6 +60,7 @@ COMMANDS = {
     "bench gateway": "Measure what the gateway costs over the engine alone",
     "bench rollouts": "model.generate",
     "bench drift": "false alarms",
+    "bench router": "each is left out in turn",
     "bench poison": "who is named for it",
     "bench proposals": "scored on all anchors",
     "bench claims": "Rerun the paper's experiments",

@@ -1,6 +1,7 @@
 """The drift statistics. D1 the figures are those that thresholds were calibrated with before the statistics came from
 scipy, to 1e-9; D2 so are the thresholds; D3 Evidently's reports show the same figures; D4 a distance is 0 for equal
-columns and grows with a shift."""
+columns and grows with a shift; D5 an answer that was cut off is a failure in the reference as in live traffic, in
+releases that do not record it too; D6 one that a client's own, lower limit cut off says nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 
 from fst.config import DriftParams
 from fst.monitoring.calibration import calibrate
-from fst.monitoring.signals import Reference, distance, mix_distance
+from fst.monitoring.signals import Reference, columns_of, distance, mix_distance, reference_of
+from fst.traffic.log import Exchange, Request
 
 STEPS = np.arange(200) * 7 % 13 / 13
 COIN = np.array([0.0, 1.0, 1.0] * 40)
@@ -79,3 +81,42 @@ def test_d4_a_distance_is_zero_for_equal_columns_and_grows_with_a_shift() -> Non
     assert distance(STEPS, STEPS) == 0.0
     shifts = [distance(STEPS + shift, STEPS) for shift in (0.1, 0.2, 0.4)]
     assert shifts == pytest.approx([shift / STEPS.std() for shift in (0.1, 0.2, 0.4)], rel=1e-9)
+
+
+MOST = 16  # tokens of an answer
+
+
+def row(number: int, recorded: bool) -> dict[str, Any]:
+    """A row of a reference in which every fifth answer was cut off."""
+    cut = number % 5 == 0
+    facts = {"question": f"q {number % 50}", "response": "a", "reward": 1.0, "tokens": MOST if cut else 6}
+    return {**facts, "finish": "length" if cut else "stop"} if recorded else facts
+
+
+def answered(tokens: int, finish: str, response: str = "a") -> Exchange:
+    facts = ("router", 0.1, "r", "production", "p", "q", response, (9, tokens), 0.1, finish, 200)
+    return Exchange(Request("i", 0.0, "t", "digits", *facts), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_d5_cut_off_answers_count_alike_on_both_sides(recorded: bool) -> None:
+    reference = reference_of({"digits": {"rows": [row(i, recorded) for i in range(200)]}}, MOST)
+    same = [answered(MOST, "length") if i % 5 == 0 else answered(6, "stop") for i in range(100)]
+    more = [answered(MOST, "length") if i % 2 == 0 else answered(6, "stop") for i in range(100)]
+    limits = calibrate(reference, DriftParams(resamples=200))
+    for signal in ("failure", "length"):
+        threshold = limits.of("digits", signal, 100)
+        assert threshold is not None
+        shifts = [distance(columns_of(w, MOST)["digits", signal], reference.columns["digits", signal])
+                  for w in (same, more)]  # fmt: skip
+        assert shifts[0] < threshold < shifts[1], signal
+    assert columns_of(same, MOST)["digits", "failure"].mean() == 0.2
+    assert reference.columns["digits", "failure"].mean() == pytest.approx(41 / 202)  # a 0 and a 1 are added
+
+
+def test_d6_a_clients_own_limit_says_nothing() -> None:
+    window = [answered(4, "length"), answered(6, "stop"), answered(MOST, "length"), answered(1, "stop", " ")]
+    found = columns_of(window, MOST)
+    assert found["digits", "length"].tolist() == [6, MOST, 1]
+    assert found["digits", "failure"].tolist() == [0, 1, 1]
+    assert columns_of(window)["digits", "failure"].tolist() == [1, 0, 1, 1], "the release does not say its limit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import itertools
 import math
@@ -23,6 +24,7 @@ NAME = "reasoning_gym"  # of the family and of the verifier
 # Datasets are drawn in parts of this many, each with a seed of its own: a few prepare all problems at once.
 _PART = 1_000
 _ANY_SOLUTION = "any correct solution"
+_TRIED = 8  # entries, to learn whether a scorer needs more than their answers
 
 
 def load_dataset(spec: str, sizes: SplitSizes, seed: int) -> Splits:
@@ -61,16 +63,39 @@ def narrow(part: Part, options: Mapping[str, Any]) -> str:
     return part.want if number.near(want, 1e-9, 0) and not number.percent else number.text
 
 
+@functools.lru_cache(maxsize=64)
+def answer_suffices(dataset: str) -> bool:
+    """Whether the library's scorer of a dataset judges a response by question and right answer alone, as live traffic
+    has them: on some entries, with answers that are right, wrong and nearly right, it says without the metadata what
+    it says with them. False for a name that the library does not have; raises MissingDependency without it."""
+    try:
+        made = _dataset(dataset, "tried", _TRIED)
+    except (UnknownDomain, DataError):
+        return False
+    entries = [made[i] for i in range(_TRIED)]
+    given = [text for entry in entries for text in (str(entry["answer"]), f"{entry['answer']} or so")]
+    try:
+        return all(
+            entry["answer"] is not None
+            and made.score_answer(text, entry) == made.score_answer(text, _entry(entry["question"], entry["answer"]))
+            for entry in entries
+            for text in given
+        )
+    except Exception:  # of a scorer that misses the metadata
+        return False
+
+
 def scorer(dataset: str = "") -> Verifier:
     """The library's scorer of a dataset. It reads the last `<answer>` element of what it is given, or else all of it,
-    and may give partial rewards. Raises as `load_dataset` does."""
+    and may give partial rewards. A problem without the library's metadata is scored by its answer, see
+    `answer_suffices`. Raises as `load_dataset` does."""
     made = _dataset(dataset, "scorer", 1)
     from reasoning_gym.utils import extract_answer
 
     def verify(problem: Problem, response: str) -> Score:
         answer = extract_answer(response)
         answer = response.strip() if answer is None else answer
-        entry = {"question": problem.question, **problem.meta}
+        entry = {**_entry(problem.question, problem.answer), **problem.meta}
         try:
             reward = float(made.score_answer(answer, entry))
         except Exception as exc:
@@ -80,6 +105,10 @@ def scorer(dataset: str = "") -> Verifier:
         return Score(reward, feedback_text(problem, response, differs))
 
     return verify
+
+
+def _entry(question: str, answer: Any) -> dict[str, Any]:
+    return {"question": question, "answer": str(answer), "metadata": {}}
 
 
 def _dataset(name: str, seed_text: str, size: int) -> Any:
