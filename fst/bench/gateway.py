@@ -264,7 +264,9 @@ def _gateway(params: Params, serve: dict[str, Any], **environment: str) -> Itera
                 yield Served(folder, port, process, bundles, releases)
             finally:
                 process.terminate()
-                process.wait(30)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # one that is still starting takes no notice
+                    process.wait(30)
+                process.kill()
 
 
 def _release(releases: Releases, folder: Path, prompt: str) -> str:
