@@ -121,9 +121,14 @@ class Worker:
     def _spawn(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._process = context.Process(target=_child, args=(theirs, self.factory), daemon=True, name="fst-engine")
-        self._process.start()
-        theirs.close()
+        process = context.Process(target=_child, args=(theirs, self.factory), daemon=True, name="fst-engine")
+        try:
+            process.start()
+        except OSError as exc:
+            raise EngineError(f"the process of the engine cannot be started: {exc}") from exc
+        finally:
+            theirs.close()
+        self._process = process
         self._outbox = queue.SimpleQueue()
         loop = asyncio.get_running_loop()
         threading.Thread(target=_write, args=(ours, self._outbox), daemon=True).start()
@@ -168,7 +173,11 @@ class Worker:
         if self._barren > RESTARTS_IN_A_ROW:
             self._fail("the engine dies at every start; its own message is in the gateway's log")
             return
-        self._spawn()
+        try:
+            self._spawn()
+        except EngineError as exc:
+            self._fail(str(exc))
+            return
         for number, job in list(self._jobs.items()):
             if job.attempts >= ATTEMPTS and job.kind == "ask":
                 if not job.done.done():

@@ -1,8 +1,8 @@
 """The engine's process. W1 a request joins while another is answered, and each has a token a step; W2 a request whose
 caller is cancelled leaves the batch; W3 an error of one request is its own, and kinds of errors survive the way; W4 an
-engine that dies answers its requests again, and tells no token twice; W5 an
-engine in threads stops for a cancelled caller too. P1 an answer is waited for while tokens come, and
-no longer; P2 what is waited for with a client that hangs up is cancelled."""
+engine that dies answers its requests again, and tells no token twice; W5 an engine in threads stops for a cancelled
+caller too; W6 nobody waits for an engine whose process cannot be started. P1 an answer is waited for while tokens come,
+and no longer; P2 what is waited for with a client that hangs up is cancelled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,32 @@ def test_w5_an_engine_in_threads_stops_for_a_cancelled_caller_too(tiny_model_dir
         forever.cancel()
         await asyncio.wait_for(asyncio.to_thread(threads._pool.shutdown, wait=True), LIMIT)
         assert forever.cancelled()
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_w6_an_engine_that_cannot_be_started_again_fails_what_waits(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(_: object) -> None:
+        raise FileNotFoundError("no such folder any more")
+
+    async def main() -> None:
+        begun = asyncio.Event()
+        async with started(tiny_model_dir) as worker:
+            waiting = asyncio.ensure_future(worker.generate(FOREVER, lambda _: begun.set()))
+            await begun.wait()
+            with monkeypatch.context() as patch:
+                patch.setattr(SpawnProcess, "start", no_process)
+                assert worker.pid
+                os.kill(worker.pid, signal.SIGKILL)
+                for _ in range(2):  # the one in hand, and one that comes then
+                    with pytest.raises(EngineError, match=r"cannot be started: no such folder any more"):
+                        await waiting
+                    waiting = asyncio.ensure_future(worker.generate(SHORT))
+            assert worker.pid is None
+            assert len((await worker.generate(SHORT)).tokens) == 6, "once it can, it is"
 
     asyncio.run(main())
 
