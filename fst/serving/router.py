@@ -95,7 +95,8 @@ class Router:
 
 def limits(own: Sequence[Array]) -> Array:
     """The novelty up to which a text is of each domain, by that of its own questions: the lowest common limit that
-    loses no more than LOST of them, within what may be lost of each."""
+    loses no more than LOST of them, within what may be lost of each; and, so that a few questions that are all alike do
+    not shut out the next one, the mean of it and of one further question that shares nothing (Laplace)."""
     if not own:
         return np.zeros(0)
     loosest, tightest = (np.array([np.quantile(of, 1 - lost) for of in own]) for lost in (LOST_OF_ANY, LOST_OF_ONE))
@@ -105,7 +106,8 @@ def limits(own: Sequence[Array]) -> Array:
         if np.mean([np.mean(of > limit) for of, limit in zip(own, tried, strict=True)]) > LOST:
             break
         best = tried
-    return best
+    sizes = np.array([len(of) for of in own])
+    return np.asarray((sizes * best + 1) / (sizes + 1))
 
 
 def words(texts: Sequence[str]) -> Any:
