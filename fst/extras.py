@@ -5,7 +5,9 @@ pyproject.toml says which versions. A room that needs an extra calls `require` w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -66,6 +68,19 @@ def require(name: str) -> None:
             raise MissingDependency(
                 f"{extra.needed_for} needs the package {package}: pip install '{DISTRIBUTION}[{name}]'"
             )
+
+
+@contextmanager
+def unfound(*modules: str) -> Iterator[None]:
+    """While the block runs, have packages that are not imported yet look as if they were not installed: for libraries
+    that import all they find."""
+    absent = [module for module in modules if module not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for module in absent:
+            del sys.modules[module]
 
 
 def _there(module: str) -> bool:

@@ -66,30 +66,35 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
             enough, slow_cycles = project.params.adapt.enough, project.params.adapt.slow_cycles
             if slow_cycles and (found["bundle"] is None or found["reward"] < enough):
                 found = _make(ours, adaptation.slow, account, "slow")
-        return _ended(account.say("released" if found["bundle"] else "refused", **found))
+            last = account.say("released" if found["bundle"] else "refused", **found)
+        patiently(version, project)(project, adaptation.data)  # now that nobody waits
+        return _ended(last)
 
 
 def collect(project: Project, domain: str, channel: str, since: float) -> Adaptation:
-    """The problems of the adaptation, in a file that DVC versions. Waits up to adapt.wait_seconds for enough of them,
-    then raises DataError."""
+    """The problems of the adaptation, in a file of their own. Waits up to adapt.wait_seconds for enough of them, then
+    raises DataError."""
     until = time.monotonic() + project.params.adapt.wait_seconds
     while True:
         try:
-            adaptation = Adaptation(**patiently(collect_problems, project)(project, domain, channel, since))
-            break
+            return Adaptation(**patiently(collect_problems, project)(project, domain, channel, since))
         except DataError:
             if time.monotonic() > until:
                 raise
             time.sleep(POLL_SECONDS)
-    if project.graph:
-        project.graph.add(Path(adaptation.data))
-    return adaptation
 
 
 @fst_task(name="collect", task_run_name="{domain}: collect problems")
 def collect_problems(project: Project, domain: str, channel: str, since: float) -> dict[str, Any]:
     """Scored requests as problems."""
     return call(work.plan_adaptation, project, domain, channel, since)
+
+
+@fst_task(name="version", task_run_name="{data}: dvc add")
+def version(project: Project, data: str) -> None:
+    """The problems into DVC's cache."""
+    if project.graph:
+        project.graph.add(Path(data))
 
 
 def _make(project: Project, name: str, account: Account, how: str) -> dict[str, Any]:

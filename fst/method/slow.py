@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from trl import GRPOTrainer
 
 from fst.config import ModelParams, SlowParams
 from fst.data.types import Problem, Verifier
@@ -31,7 +30,7 @@ from fst.method.dealing import cell_weights, grouped, kept_rows, slot
 from fst.method.reuse import Spare, optimism
 from fst.method.rollouts import Asker
 from fst.method.slow_batch import accumulate, tree_logprobs
-from fst.method.slow_trl import figures_of, trl_config
+from fst.method.slow_trl import GRPOTrainer, figures_of, trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
 from fst.models.device import free_cache
 from fst.models.policy import Policy

@@ -13,13 +13,16 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
 
 from fst.config import ModelParams, Params, SlowParams
 from fst.errors import ConfigError
+from fst.extras import unfound
 from fst.models.adapter import lora_config
 from fst.models.device import device_of
 from fst.models.policy import Policy
+
+with unfound("wandb", "mlflow", "trackio"):  # TRL imports all of them, which takes six seconds, and uses none here
+    from trl import GRPOConfig, GRPOTrainer
 
 # Set by the method or the machine; a user's TRL option may not contradict them.
 _OWNED = frozenset(

@@ -30,6 +30,7 @@ from fst.runs.records import events_of
 from fst.runs.trackers import COLUMNS, TRACKED, Trackers
 from fst.stages.workspace import Workspace
 from fst.types import Purpose, Rollout
+from support.lab_project import wait_until
 from support.release_toys import PARAMS, ToyProject
 from support.run_toys import GOOD, SEED, end, evaluation, prompt, round_, spent, step
 
@@ -163,6 +164,8 @@ def offline_records(file: Path) -> Iterator[Any]:
             place += 32768 - place % 32768
             continue
         length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        if place + 7 + length > len(data):
+            return  # being written
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -170,6 +173,11 @@ def offline_records(file: Path) -> Iterator[Any]:
             record.ParseFromString(whole)
             yield record
             whole = b""
+
+
+def ended(file: Path) -> bool:
+    """Whether the last record is there: another process writes it, after `finish` returns."""
+    return any(record.WhichOneof("record_type") == "exit" for record in offline_records(file))
 
 
 @pytest.mark.slow
@@ -182,6 +190,7 @@ def test_k2_k3_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown(trackers)
     trackers.close()
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    wait_until(lambda: ended(file), 60, "the end of the offline run on the disk")
     found: dict[str, list[tuple[int, float]]] = {}
     config: dict[str, Any] = {}
     for record in offline_records(file):
@@ -228,6 +237,17 @@ def test_k1_nothing_is_imported_where_nothing_is_asked_for(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_k1_trl_imports_no_tracker_either() -> None:
+    code = (
+        "import sys, fst.stages.train\n"
+        "print([m for m in ('mlflow', 'tensorboard', 'trackio', 'wandb') if m in sys.modules])\n"
+        "import wandb; print(wandb.__name__)"  # what was hidden is there again
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "wandb"]
 
 
 class Broken:
