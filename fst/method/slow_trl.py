@@ -22,7 +22,8 @@ from fst.models.device import device_of
 from fst.models.policy import Policy
 
 with unfound("wandb", "mlflow", "trackio"):  # TRL imports all of them, which takes six seconds, and uses none here
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
+    from trl import GRPOTrainer as GRPOTrainer  # for slow.py too
 
 # Set by the method or the machine; a user's TRL option may not contradict them.
 _OWNED = frozenset(
