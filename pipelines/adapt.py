@@ -56,7 +56,7 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
             get_run_logger().info("%s was adapted after this alert was raised: nothing to do", domain)
             return _ended(account.say("skipped"))
         account.say("started")
-        get_ready()
+        get_ready(work.load_data, work.load)
         with account.says_how_it_failed(), device():
             adaptation = collect(project, domain, channel, since)
             left_out = {"left_out": list(adaptation.left_out)} if adaptation.left_out else {}

@@ -3,7 +3,7 @@
     prepare -> train -> evaluate -> release, for one domain each; `continual` is all of it for a list of domains.
 
 DVC decides whether a stage runs: a flow skips a stage that DVC calls current, and has DVC record what it made, so that
-a following `dvc repro` finds nothing to do. A child process (pipelines/worker.py) does the work, by the functions
+a following `dvc repro` finds nothing to do. Child processes (pipelines/worker.py) do the work, by the functions
 behind `fst stage` (pipelines/work.py). Retries are for infrastructure: a child that died, a store or an endpoint that
 did not answer. Tasks return paths and hashes; Prefect stores and caches no results.
 """
@@ -59,7 +59,8 @@ fst_task: Any = functools.partial(
 )
 fst_flow: Any = functools.partial(flow, persist_result=False, validate_parameters=True)
 
-_worker = Worker()
+_data_worker, _model_worker = Worker(), Worker()
+_WITHOUT_MODEL = (work.load_data, work.plan_adaptation, work.prepare, work.validate)
 
 
 def patiently(one: Any, project: Project) -> Any:
@@ -85,7 +86,7 @@ def run_stage(project: Project, stage: Stage, name: str) -> dict[str, Any] | Sta
 def train_round(project: Project, name: str, number: int) -> dict[str, Any] | State[Any]:
     """A fast or a slow round. A retry goes on from the last round that was completed."""
     limits = project.params.of_domain(name).flow_limits
-    done = _worker.call(work.next_round, project, name, timeout_seconds=limits.round_seconds)
+    done = _model_worker.call(work.next_round, project, name, timeout_seconds=limits.round_seconds)
     if done["round"] is None:
         return Completed(message="no round was left to do", data=done)
     says = f"{done['channel']} round {done['round']}: reward {done['reward']:.3f}"
@@ -135,7 +136,7 @@ def train(name: str, root: str = ".") -> dict[str, Any]:
         if project.graph and project.graph.is_current(f"train@{name}"):
             get_run_logger().info("train@%s is current: skipped", name)
             return {"skipped": True}
-        get_ready()
+        get_ready(work.load)
         with device():
             return {"skipped": False, **train_rounds(project, name)}
 
@@ -224,13 +225,21 @@ def ensure_limit(name: str) -> None:
 
 
 def call(function: Callable[..., T], project: Project, *arguments: Any) -> T:
-    """Call a function of pipelines/work.py in the child process."""
-    return _worker.call(function, project, *arguments, timeout_seconds=project.params.flow_limits.stage_seconds)
+    """Call a function of pipelines/work.py in its child process."""
+    limit = project.params.flow_limits.stage_seconds
+    return _worker_of(function).call(function, project, *arguments, timeout_seconds=limit)
 
 
-def get_ready() -> None:
-    """Have the child import what training needs, which takes seconds, while the flow goes on."""
-    _worker.start(work.load)
+def get_ready(*loads: Callable[[], None]) -> None:
+    """Have the children import what these functions of pipelines/work.py import, which takes seconds, while the flow
+    goes on."""
+    for load in loads:
+        _worker_of(load).start(load)
+
+
+def _worker_of(function: Callable[..., Any]) -> Worker:
+    """Data and models have a child each, so that neither waits for the other's imports."""
+    return _data_worker if function in _WITHOUT_MODEL else _model_worker
 
 
 _depth = 0
@@ -238,7 +247,7 @@ _depth = 0
 
 @contextmanager
 def working(root: str, *names: str) -> Iterator[Project]:
-    """Yield the project, and keep the worker while the outermost flow runs. Raises ConfigError for a name that is no
+    """Yield the project, and keep the workers while the outermost flow runs. Raises ConfigError for a name that is no
     domain of params.yaml."""
     global _depth
     project = Project(root)
@@ -252,9 +261,14 @@ def working(root: str, *names: str) -> Iterator[Project]:
         yield project
     except BaseException:
         if _depth == 1:
-            _worker.close(at_once=True)
+            _close_workers(at_once=True)
         raise
     finally:
         _depth -= 1
         if _depth == 0:
-            _worker.close()
+            _close_workers()
+
+
+def _close_workers(at_once: bool = False) -> None:
+    for worker in (_data_worker, _model_worker):
+        worker.close(at_once)

@@ -22,6 +22,15 @@ _training: dict[tuple[Project, str], Iterator[Learner]] = {}
 _judged: dict[tuple[Project, str], tuple[Candidate, Decision]] = {}
 
 
+def load_data() -> None:
+    """Import what collecting, preparing and validating import, before they are asked for."""
+    import fst.monitoring.collected
+    import fst.stages.prepare  # noqa: F401
+    from fst.data.validation.gx import library
+
+    library()
+
+
 def load() -> None:
     """Import what training and evaluation import, before they are asked for."""
     import fst.stages.evaluate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +61,8 @@ def report(watcher: Watcher, places: Places, channel: str) -> Path:
 
 
 def _reported(watcher: Watcher, places: Places, channel: str) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # where threads have a priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # an adaptation begins just now
     try:
         log.info("report: %s", report(watcher, places, channel))
     except Exception:  # a report that fails never stops the watching

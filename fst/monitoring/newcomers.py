@@ -34,9 +34,10 @@ def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
     """Groups of at least `least` texts that are like each other, as indices, the largest group first."""
     if len(texts) < max(2, least):
         return []
-    grouping = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=ALIKE)
+    grouping = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=ALIKE)
     groups: dict[int, list[int]] = {}
-    for index, label in enumerate(grouping.fit_predict(embed(texts))):
+    vectors = embed(texts)
+    for index, label in enumerate(grouping.fit_predict(1 - vectors @ vectors.T)):
         groups.setdefault(int(label), []).append(index)
     return sorted((group for group in groups.values() if len(group) >= least), key=len, reverse=True)
 
