@@ -124,15 +124,16 @@ def poison(
 ) -> None:
     """Count how much of one tenant's false feedback becomes training data, and who is named for it.
 
-    The traffic and the answers to it are simulated, and no model is trained. With --train they are not: a release of
-    the lab answers a domain that is new to it, and adapts to it.
+    Traffic and answers are simulated, and no model is trained. With --train, a release of the lab answers and adapts
+    to a domain that is new to it.
 
     Example: fst bench poison
-    Example: fst bench poison --train --trials 2
+    Example: fst bench poison --train --set loop.cycles=4
 
     Args:
-        train: Train a release, then the adaptations, and measure what they released; XXX.
-        trials: Adaptations for each share of false feedback; 20, or 1 with --train, if not given.
+        train: Train a release (4 minutes on a free core; 2 with --set loop.cycles=4), then adaptations (1 minute each),
+            and measure what they released. Everything is in a temporary folder.
+        trials: Adaptations for each of the four shares of false feedback; 20, or 1 with --train, if not given.
         scored: Requests whose right answer is told in each.
     """
     require("monitoring")
