@@ -114,10 +114,12 @@ def plan_adaptation(project: Project, domain: str, channel: str, since: float) -
 
 
 def reward(project: Project, name: str) -> float:
-    """What the stage `evaluate` found for the domain that `name` serves."""
+    """What the stage `evaluate` found for the domain that `name` serves, on problems that the gate counts."""
+    from fst.release.gate import trusted
     from fst.stages.outputs import read_document
 
-    return float(read_document(project.places.metrics(name), f"fst stage evaluate {name}")["reward"])
+    found = read_document(project.places.evaluated(name) / "evaluation.json", f"fst stage evaluate {name}")
+    return trusted(found[project.params.served_as(name)])
 
 
 def judge(project: Project, name: str) -> dict[str, Any]:

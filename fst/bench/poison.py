@@ -1,6 +1,6 @@
 """`fst bench poison`: how much of one tenant's false feedback becomes training data, and whether the tenant is named.
 Traffic of the lab is simulated, and the release's and the candidate's answers are drawn at a rate, so no model is
-needed; what is collected, left out and judged is as in an adaptation."""
+needed; what is collected, left out and judged is as in an adaptation. With real answers and prompts: poisoned.py."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ class Outcome:
     wrongly: int
 
 
-def poison(params: Params, trials: int) -> Iterator[str]:
+def poison(params: Params, trials: int, scored: int = SCORED) -> Iterator[str]:
     """Lines: a table over the liar's share of the scored traffic."""
-    yield f"{SCORED} scored requests of {len(HONEST)} honest tenants and one that tells lies, {trials} times"
+    yield f"{scored} scored requests of {len(HONEST)} honest tenants and one that tells lies, {trials} times"
     for rate, says in RELEASES.items():
         yield f"{says} (the release is right {rate:.0%} of the time)"
         for share in SHARES:
-            found = outcome(params, share, rate, trials)
+            found = outcome(params, share, rate, trials, scored)
             yield (
                 f"  {share:4.0%} false: {found.false:6.1%} of the training problems are; the tenant is named when "
                 f"collecting in {found.named}, by the gate in {found.by_gate}; another one in {found.wrongly}"
             )
 
 
-def outcome(params: Params, share: float, rate: float, trials: int) -> Outcome:
+def outcome(params: Params, share: float, rate: float, trials: int, scored: int = SCORED) -> Outcome:
     """The outcome of some trials, at a share of false feedback and a rate at which the release is right."""
     false, named, by_gate, wrongly = 0.0, 0, 0, 0
     for trial in range(trials):
-        told = traffic_of(SCORED, share, rate=rate, seed=trial)
+        told = traffic_of(scored, share, rate=rate, seed=trial)
         found = Collected(tuple(told))
         suspects = found.suspects
         rest = found.without(suspects)
@@ -95,12 +95,11 @@ def traffic_of(
     foreign = load_domain("lab/letters:reverse", SplitSizes(scored, 1, 1), seed).train
     told: list[Told] = []
     for i in range(scored):
-        lying = rng.random() < share
-        tenant, problem = LIAR if lying else rng.choice(HONEST), problems[i % len(problems)]
+        tenant, problem = tenant_of(share, rng), problems[i % len(problems)]
+        lying = tenant == LIAR
         if lying and lies == "elsewhere":
             problem = foreign[i]
-        backwards = " ".join(reversed(problem.answer.split()))
-        false = f"no idea {i}" if lies == "nonsense" or backwards == problem.answer else backwards
+        false = f"no idea {i}" if lies == "nonsense" else backwards(problem.answer)
         answer = false if lying and lies in ("flipped", "nonsense") else problem.answer
         right = rng.random() < rate and not (lying and lies == "elsewhere")
         response = problem.answer if right else "9"
@@ -111,3 +110,14 @@ def traffic_of(
         reward = float(response == answer)
         told.append((request, Feedback(f"r{i}", float(i), tenant, reward, answer, "", "verifier")))
     return told
+
+
+def tenant_of(share: float, rng: random.Random) -> str:
+    """Who sends the next request: the liar with a probability of `share`, else one of the honest tenants."""
+    return LIAR if rng.random() < share else rng.choice(HONEST)
+
+
+def backwards(answer: str) -> str:
+    """A false answer: the true one from its end to its beginning, or none at all where that is the same."""
+    turned = " ".join(reversed(answer.split()))
+    return turned if turned != answer else "no idea"

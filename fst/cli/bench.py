@@ -115,20 +115,36 @@ def router() -> None:
 
 
 @bench.command
-def poison(*, trials: int = 20, settings: Settings = SETTINGS) -> None:
+def poison(
+    *,
+    train: bool = False,
+    trials: int | None = None,
+    scored: int = 400,
+    settings: Settings = SETTINGS,
+) -> None:
     """Count how much of one tenant's false feedback becomes training data, and who is named for it.
 
-    The traffic and the answers to it are simulated.
+    Traffic and answers are simulated, and no model is trained. With --train, a release of the lab answers and adapts
+    to a domain that is new to it.
 
     Example: fst bench poison
+    Example: fst bench poison --train --set loop.cycles=4
 
     Args:
-        trials: Adaptations for each share of false feedback.
+        train: Train a release (4 minutes on a free core; 2 with --set loop.cycles=4), then adaptations (1 minute each),
+            and measure what they released. Everything is in a temporary folder.
+        trials: Adaptations for each of the four shares of false feedback; 20, or 1 with --train, if not given.
+        scored: Requests whose right answer is told in each.
     """
     require("monitoring")
+    params = settings.read()
+    if train:
+        from fst.bench.poisoned import poisoned
+
+        return lines(poisoned(params, trials or 1, scored))
     from fst.bench.poison import poison
 
-    lines(poison(settings.read(), trials))
+    lines(poison(params, trials or 20, scored))
 
 
 @bench.command

@@ -105,6 +105,14 @@ def decide(candidate: str, production: str | None, cases: Sequence[Case], limits
     return Decision(verdict, candidate, production, tuple(findings), intervals, limits)
 
 
+def trusted(entry: Entry) -> float:
+    """The mean reward on a domain's held-out problems, without those of tenants that the gate names."""
+    case = Case("", entry, None, served=False)
+    rest = _without(case, {suspect.tenant for suspect in _suspects(case)}).candidate
+    assert rest is not None  # it was there before
+    return _figure(np.mean(list(rest["problems"].values())))
+
+
 def bootstrap(cases: Sequence[Case], limits: GateParams) -> dict[str, Interval]:
     """Paired percentile bootstrap over problems, stratified by domain. A problem that only one side was asked is
     left out; a domain that only one side was measured on has no interval."""

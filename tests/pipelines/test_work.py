@@ -1,11 +1,12 @@
 """The child process of a flow. K1 a round that failed is begun anew by the next attempt, in the same child; K2 errors
 come over as they are, with their exit code; K3 a child that is killed or late is a WorkerDied, and the next call has a
 new one; K4 nothing of a flow's own process imports torch; K5 figures of an evaluation belong to the round that it
-followed."""
+followed; K6 the reward that slow rounds are decided by is that of the problems which the gate counts."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +39,16 @@ def prepared(project: Project) -> Job:
     base(project.workspace)
     prepare(project.workspace, "first")
     return job_of(project.workspace, "first")
+
+
+def test_k6_a_tenant_that_lies_does_not_lower_the_reward(project: Project) -> None:
+    told = {f"tenant-{t}": {"problems": 90, "held_out": [f"{t}{i}" for i in range(30)]} for t in "abc"}
+    rewards = {f"{t}{i}": float(t != "c" and i >= 3) for t in "abc" for i in range(30)}
+    folder = project.places.evaluated("first")
+    folder.mkdir(parents=True)
+    entries = {"first": {"problems": rewards, "reward": 0.6, "tenants": told}}
+    (folder / "evaluation.json").write_text(json.dumps(entries))
+    assert work.reward(project, "first") == 0.9
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 just beyond its limit and passes at it; G4 a domain that production serves must be covered; G5 a new domain is compared
 with production's answer to it and cannot be forgotten; G6 no production: forgetting and cost are not judged; G7 the
 bootstrap is paired, stratified and deterministic; G8 the decision holds every figure and every reason; G9 a tenant that
-only lies is named, and neither stops a release nor passes one."""
+only lies is named, and neither stops a release nor passes one, nor counts against adapt.enough."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fst.config import GateParams, Params, params_from_dict
-from fst.release.gate import Case, Decision, bootstrap, decide
+from fst.release.gate import Case, Decision, bootstrap, decide, trusted
 
 LIMITS = GateParams(resamples=500, max_prompt_tokens=64)
 SETTLED = 0.3 + 0.4 * (np.arange(200) % 2)  # a policy's mean reward on 200 problems
@@ -201,6 +201,8 @@ def test_g9_a_tenant_that_only_lies_neither_stops_a_release_nor_passes_one() -> 
     assert (finding.passed, finding.value, finding.limit) == (True, 0.0, pytest.approx(0.43, abs=0.03))
     assert finding.sentence.startswith("a: the feedback of tenant-liar contradicts the others': 0 of 67 answers are ")
     assert judged(Case("a", entry(learned), entry(before), True)).verdict == "refuse", "with it, the gain is lost"
+    assert trusted(poisoned(learned, lies)) == pytest.approx(truth[~lied].mean(), abs=1e-5)
+    assert trusted(entry(learned)) == pytest.approx(learned.mean(), abs=1e-5), "nobody is named"
 
 
 def test_g9_nobody_is_named_where_nobody_differs() -> None:
