@@ -27,16 +27,17 @@ def speed(
     lengths: tuple[int, int, int] | None = None,
     settings: ModelSettings = MODEL,
 ) -> None:
-    """Compare an RL step with plain TRL's: seconds and memory, of the answers and of the training.
+    """Compare an RL step with plain TRL's: seconds and memory, for the answers and for the training.
 
-    The lab answers a rule of its own; another model texts of --lengths (16 64 32 if not given).
+    The lab's model is measured on one of the lab's rules, any other model on texts of --lengths (16 64 32 if not
+    given).
 
     Example: fst bench speed --steps 6
     Example: fst bench speed --model models/smollm2 --lengths 256 64 32 --steps 1 --blocks 1 --set model.threads=2
 
     Args:
-        steps: RL steps of each trainer in a block.
-        blocks: Alternating blocks of both.
+        steps: RL steps of each trainer per block.
+        blocks: Blocks of each; the two alternate.
         lengths: Tokens of a prompt, of a question and of an answer.
     """
     from fst.bench.speed import Lengths, speed
@@ -55,7 +56,7 @@ def rollouts(*, blocks: int = 7, settings: ModelSettings = MODEL) -> None:
     Example: fst bench rollouts --model models/smollm2 --blocks 1 --set model.threads=2
 
     Args:
-        blocks: Alternating blocks of both.
+        blocks: Blocks of each; the two alternate.
     """
     params = settings.read()
     from fst.bench.rollouts import rollouts
@@ -67,13 +68,13 @@ def rollouts(*, blocks: int = 7, settings: ModelSettings = MODEL) -> None:
 def gateway(*, seconds: float = 5.0, minutes: float = 0.0, settings: Settings = SETTINGS) -> None:
     """Measure what the gateway costs over the engine alone.
 
-    With --minutes, also a soak: load while releases come and go and the engine is killed.
+    With --minutes, also run a soak test: load while releases come and go and the engine is killed.
 
     Example: fst bench gateway --minutes 10
 
     Args:
         seconds: Length of each measurement.
-        minutes: Length of the soak; 0 is none.
+        minutes: Length of the soak test; 0 for none.
     """
     require("serving")
     params = settings.read()
@@ -100,9 +101,9 @@ def drift(*, windows: int = 200, trials: int = 40, settings: Settings = SETTINGS
 
 @bench.command
 def router() -> None:
-    """Count known texts that are called unknown and unknown ones that are not, over sets of texts, by several measures.
+    """Count known texts that are called unknown and unknown texts that are missed, for several measures.
 
-    The sets are puzzles of reasoning_gym and texts that people wrote; each is left out in turn.
+    The sets of texts are puzzles of reasoning_gym and texts that people wrote; each is left out in turn.
 
     Example: fst bench router
     """
@@ -179,7 +180,8 @@ def claims(
         claims: Which claims, see below; all if none is given.
         domains: Domain specs; the plan's own three (small: the first) if not given.
         seeds: Seeds; those of the budget if not given: 20 to 24 (small: 20 and 21).
-        rollouts: Rollouts that a run may learn from, all else in proportion; for models that need more than the budget.
+        rollouts: Rollouts that a run may learn from, with all else in proportion; for models that need more than the
+            budget.
     """
     from fst.claims.page import tables
 
@@ -197,14 +199,14 @@ def ablations(
     extent: Extent = EXPERIMENT,
     settings: Settings = SETTINGS,
 ) -> None:
-    """Train FST with one thing changed, on rules that are there to choose defaults by.
+    """Train FST with one thing changed, on rules reserved for choosing defaults.
 
-    Changed are T, K, carrying the population over, who reflects, and what reflection reads.
+    The things changed are T, K, carrying the population over, who reflects, and what reflection reads.
 
     Example: fst bench ablations --budget small
 
     Args:
-        domains: Domain specs; rules of the lab's `tune` if not given.
+        domains: Domain specs; the lab's `tune` rules if not given.
         seeds: Seeds; those of the budget if not given.
     """
     from fst.claims.ablations import table

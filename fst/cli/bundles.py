@@ -13,14 +13,14 @@ from fst.errors import ConfigError
 if TYPE_CHECKING:
     from fst.release.references import References
 
-bundles = App(name="bundles", help="Look at the bundles of the store, and remove those that nothing needs.")
+bundles = App(name="bundles", help="Look at the bundles in the store, and remove those that nothing needs.")
 
 AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON, for programs.")]
 
 
 @bundles.command(name="list")
 def list_all(*, as_json: AsJson = False, settings: Settings = SETTINGS) -> None:
-    """List every bundle of the store, the newest first.
+    """List every bundle in the store, newest first.
 
     Example: fst bundles list
     """
@@ -66,12 +66,12 @@ def diff(first: Reference, second: Reference, /, *, settings: Settings = SETTING
 
 @bundles.command
 def gc(*, older_than_hours: float = 24.0, dry_run: bool = False, settings: Settings = SETTINGS) -> None:
-    """Remove bundles that no channel ever pointed at, and uploads that never ended.
+    """Remove bundles that no channel ever pointed at, and uploads that were never finished.
 
     Example: fst bundles gc --older-than-hours 24 --dry-run
 
     Args:
-        older_than_hours: Leave what is younger, in hours.
+        older_than_hours: Keep what is younger than this, in hours.
         dry_run: Only say what would be removed.
     """
     hours = older_than_hours

@@ -29,18 +29,18 @@ def distill(
     teacher gives them (KL, on-policy). Parameters and problems are the run's.
 
     The result is a run folder like any other, arm `distill`: `fst report` and `fst evaluate` read it. Its closing lines
-    are kept in distilled.json: accuracy with the evolved prompt, with the seed prompt before and after, the KL that is
-    left, and the tokens that an answer saves. In the pipeline, a domain that starts from such a bundle with
-    train.arm=distill is evaluated, gated and released as every other.
+    are kept in distilled.json: accuracy with the evolved prompt, with the seed prompt before and after, the remaining
+    KL, and the tokens saved per answer. In the pipeline, a domain that starts from such a bundle with
+    train.arm=distill is evaluated, gated and released like any other.
 
     Example: fst distill runs/lab-sort-desc-add-one-fst-s0
     Example: fst distill runs/tickets --cycles 4 --set slow.learning_rate=5e-4
 
     Args:
         run: A finished run that evolved a prompt (arm fst, gepa, rl_gepa or gepa_rl).
-        out: Folder of the new run; the run's with -distilled at its end if not given.
-        cycles: Rounds of loop.steps_per_cycle steps; those of the run if not given.
-        resume: Go on from the last completed round.
+        out: Folder of the new run; the run's own with -distilled appended if not given.
+        cycles: Rounds of loop.steps_per_cycle steps; as many as the run's if not given.
+        resume: Continue from the last completed round.
         quiet: Show no progress.
         set: Override one of the run's parameters; repeatable.
     """

@@ -26,13 +26,13 @@ def doctor() -> None:
 @lab_base.command
 @goes_on("the same command goes on where it was cut off")
 def build(*, out: Path | None = None, steps: int | None = None) -> None:
-    """Pretrain the lab's base model from nothing; about an hour on two cores.
+    """Pretrain the lab's base model from scratch; about an hour on two cores.
 
     Example: fst lab-base build --out my_base
 
     Args:
         out: Folder to write; the one that ships if not given.
-        steps: Fewer training steps, for a try.
+        steps: Fewer training steps, to try it out.
     """
     import dataclasses
     import json

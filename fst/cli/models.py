@@ -9,14 +9,14 @@ from cyclopts import App
 
 from fst.cli.options import lines
 
-model = App(name="model", help="Bring models from elsewhere.")
+model = App(name="model", help="Import models from elsewhere.")
 
 
 @model.command(name="import")
 def import_(file: Path, folder: Path, /, *, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> None:
-    """Make a GGUF file an ordinary model folder, which model.base can name, and say what it lacks of the original.
+    """Turn a GGUF file into an ordinary model folder, and report what it lacks compared with the original.
 
-    `model.base` may name the file itself: it is imported once, into the user's cache, as float32.
+    `model.base` may name the folder, or the file itself: then it is imported once, into a cache, as float32.
 
     Example: fst model import SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2
 

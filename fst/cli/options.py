@@ -39,7 +39,7 @@ class Settings:
     """Parameters of a command: a file, and single values in place of the file's."""
 
     params: Path = PARAMS_FILE
-    """Parameter file; without one, the defaults hold."""
+    """Parameter file; if there is none, the defaults apply."""
     set: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
     """Override one parameter, e.g. loop.cycles=3; repeatable."""
 

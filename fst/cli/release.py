@@ -12,7 +12,7 @@ from fst.errors import ConfigError, GateRefused, IntegrityError
 def release(name: Domain, /, *, channel: Channel = None, dry_run: bool = False, settings: Settings = SETTINGS) -> None:
     """Judge a domain's bundle against production, and release it if it passes.
 
-    Exit code 5: the gate refuses; 6: another release moved the channel meanwhile.
+    Exit code 5: the gate refuses; 6: another release moved the channel in the meantime.
 
     Example: fst release sort_add --dry-run
 
@@ -47,12 +47,12 @@ def release(name: Domain, /, *, channel: Channel = None, dry_run: bool = False, 
 def rollback(
     *, channel: Channel = None, to: str | None = None, reason: str = "", settings: Settings = SETTINGS
 ) -> None:
-    """Move a channel back to the release before; again: further back.
+    """Move a channel back to its previous release; repeat to go further back.
 
     Example: fst rollback --channel prod --to 3f2a91
 
     Args:
-        to: A release that the channel had before: an id or the beginning of one (6 digits or more), or a channel.
+        to: An earlier release of the channel: an id or the beginning of one (6 digits or more), or another channel.
         reason: A sentence for the channel's history.
     """
     from fst.release.references import References
@@ -66,7 +66,7 @@ def rollback(
 
 
 def explain(reference: Reference, /, *, print_params: bool = False, settings: Settings = SETTINGS) -> None:
-    """Show where a bundle comes from, and the commands that make it again.
+    """Show where a bundle comes from, and the commands that rebuild it.
 
     Commit, data, whose feedback it learned from, parameters, the bundles it builds on, the ancestry of its prompts, the
     gate's decision.
@@ -103,16 +103,16 @@ def reproduce(
     allow_changes: bool = False,
     settings: Settings = SETTINGS,
 ) -> None:
-    """Make a bundle again from commit, parameters and data, and compare every byte.
+    """Rebuild a bundle from its commit, parameters and data, and compare every byte.
 
-    Releases that it builds on are made first, each with its own commit and parameters. Exit code 7: something differs,
-    and what.
+    Releases that it builds on are rebuilt first, each with its own commit and parameters. Exit code 7: something
+    differs; the output says what.
 
     Example: fst reproduce prod
 
     Args:
-        keep: Work in this new folder and leave it there; a temporary one if not given.
-        allow_changes: Take the commit of a bundle that was made from a working tree with changes, without them.
+        keep: Work in this new folder and keep it; a temporary folder if not given.
+        allow_changes: For a bundle that was made with uncommitted changes: rebuild it from its commit, without them.
     """
     from fst.release.recipe import differences, recipe_of, steps_of
     from fst.release.references import References

@@ -41,7 +41,7 @@ class Problems:
     """A JSONL file of your own problems, in place of --domain."""
     verifier: Verifier = None
     answer: AnswerMode | None = None
-    """How the answer is found in a response, see docs/answers.md; as the domain's family does if not given."""
+    """How the answer is found in a response, see docs/answers.md; the default of the domain's family if not given."""
 
     def spec(self) -> str:
         """The domain's spec. Raises ConfigError when both are given, and as `check_spec` does."""
@@ -69,7 +69,8 @@ def train(
 ) -> None:
     """Train one arm on one domain.
 
-    Everything is recorded under runs/<run>/: events, rollouts, checkpoints. Exit code 8: nothing was learned, and why.
+    Everything is recorded under runs/<run>/: events, rollouts, checkpoints. Exit code 8: nothing was
+    learned; the output says why.
 
     Example: fst train --arm fst --domain lab/sort_desc+add_one --seed 0
     Example: fst train --data my.jsonl --model Qwen/Qwen3-0.6B
@@ -77,11 +78,11 @@ def train(
 
     Args:
         arm: What learns: fst is both, rl the weights only, gepa the prompts only; rl_gepa the weights first and then
-            the prompts, gepa_rl the other way round, on as many rollouts as fst; distill has `fst distill`.
-        seed: Seed of everything that is drawn.
-        run: Name of the run folder; made of domain, arm and seed if not given.
-        resume: Go on from the last completed round.
-        plan: Print what the run will need, from the model's configuration alone, and train nothing.
+            the prompts, gepa_rl the other way round, on as many rollouts as fst; for distill, use `fst distill`.
+        seed: Seed of all random draws.
+        run: Name of the run folder; built from domain, arm and seed if not given.
+        resume: Continue from the last completed round.
+        plan: Only print what the run will need, computed from the model's configuration; nothing is trained.
     """
     spec, params = problems.spec(), settings.read()
     from rich.console import Console
@@ -119,8 +120,8 @@ def run(
 ) -> None:
     """Train fst, rl and gepa on each domain and seed, then write the report.
 
-    A run that was cut off goes on; one that ended with the same parameters is kept. Exit code 8: none learned anything,
-    and why.
+    An interrupted run is continued; a finished run with the same parameters is kept. Exit code 8: no run learned
+    anything; the output says why.
 
     Example: fst run --seeds 0 1 2 --out reports/mine
 
@@ -155,7 +156,7 @@ def run(
 def evaluate(run: Path, /, *, split: Literal["validation", "test"] = "test", prompt: str | None = None) -> None:
     """Measure mean@n and KL of a run's last checkpoint, as JSON.
 
-    The run's own parameters hold; nothing is added to its records.
+    It uses the run's own parameters and adds nothing to its records.
 
     Example: fst evaluate runs/lab-sort-desc-add-one-fst-s0 --split validation
 

@@ -53,7 +53,7 @@ def add(
     Example: fst keys add alice --only ask
 
     Args:
-        tenant: Whom the key stands for.
+        tenant: The tenant that the key stands for.
         admin: The key may also roll a release back.
         only: The key may only ask, or only give feedback on the tenant's responses; both if not given.
         file: Key file; serve.keys of params.yaml if not given, else keys.json.

@@ -28,8 +28,8 @@ def push(
     Args:
         repository: ORG/NAME.
         bundle: A channel, an id or the folder of a bundle; store.channel of params.yaml if not given.
-        to: Write the same into this folder instead; no network is used.
-        public: Make the repository one that everybody can read; private if not given.
+        to: Write the same files into this folder instead, without a network.
+        public: Make the repository public; private if not given.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
         raise ConfigError(f"{repository!r} is no name of a repository; write ORG/NAME")

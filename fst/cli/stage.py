@@ -14,7 +14,7 @@ from fst.commandline import goes_on
 if TYPE_CHECKING:
     from fst.stages.workspace import Workspace
 
-stage = App(name="stage", help="Run one stage of dvc.yaml. `dvc repro` runs those that are not current, in order.")
+stage = App(name="stage", help="Run one stage of dvc.yaml. `dvc repro` runs those that are out of date, in order.")
 
 
 @stage.command
@@ -69,8 +69,8 @@ def validate(name: Domain, /, *, settings: Settings = SETTINGS) -> None:
 def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS) -> None:
     """Train a domain on the bundle that it builds on: models/trained/<name>/.
 
-    Arm and seed are those of params.yaml. What was cut off goes on from the last completed round. Exit code 8: nothing
-    was learned, and why; the outputs are there.
+    Arm and seed are those of params.yaml. An interrupted training continues from the last completed round. Exit code 8:
+    nothing was learned; the output says why, and the stage's outputs are written all the same.
 
     Example: fst stage train sort_add
 

@@ -11,10 +11,10 @@ from fst.types import scored_with
 
 
 def validate(data: Path, *, verifier: Verifier = None, settings: ModelSettings = MODEL) -> None:
-    """Run the data suites on a problem file of yours, before it is a domain.
+    """Run the data suites on your own problem file, before you make it a domain.
 
-    The verdict is that of the stages prepare and validate. Offending rows are named. Exit code 5: the data broke a
-    critical expectation.
+    The verdict is the same as that of the stages prepare and validate. Offending rows are named. Exit code 5: the data
+    broke a critical expectation.
 
     Example: fst validate my.jsonl
     Example: fst validate tickets.jsonl --verifier choice
@@ -42,9 +42,10 @@ def simulate(
     out: Path = Path("reports/simulated.jsonl"),
     quiet: bool = False,
 ) -> None:
-    """Send a traffic scenario at a gateway, and print what came back.
+    """Send a traffic scenario to a gateway, and print what came back.
 
-    It says domains, their mix over time, rate and share of feedback; data/scenarios/ explains every key.
+    A scenario sets the domains, their mix over time, the rate and the share of feedback; the files in data/scenarios/
+    explain every key.
 
     Example: fst simulate data/scenarios/new_domain.yaml --url http://127.0.0.1:8080
 
@@ -86,14 +87,14 @@ def ingest(*, from_log: str, since: float = 0.0, no_dvc: bool = False, settings:
     """Turn scored traffic of a domain into a problem file that DVC versions.
 
     Comments on wrong answers become feedback that reflection reads. Tenants whose feedback contradicts the others' are
-    named and left out. The file lies in data/traffic/, and the data suites
-    validate it; exit code 5: it broke a critical expectation.
+    named and left out. The file is written to data/traffic/, and the data suites validate it. Exit code 5: it broke a
+    critical expectation.
 
     Example: fst ingest --from-log letters
 
     Args:
         from_log: A domain that is served, or a new one's name.
-        since: Leave older traffic out; seconds since the epoch.
+        since: Leave out traffic from before this time, in seconds since the epoch.
         no_dvc: Write and validate the file, without `dvc add`.
     """
     import subprocess
@@ -132,14 +133,14 @@ def monitor(
 ) -> None:
     """Watch the traffic log for drift and new domains, until stopped.
 
-    It is compared with the release's validation traffic. Alerts go to the channels of params.yaml and to
+    Traffic is compared with the release's validation traffic. Alerts go to the channels in params.yaml and to
     reports/monitoring/.
 
     Example: fst monitor --channel prod
 
     Args:
-        once: Judge what came since the last look, then end.
-        report: Write an Evidently report on the latest window, then end.
+        once: Judge what has arrived since the last time, then exit.
+        report: Write an Evidently report on the latest window, then exit.
     """
     require("monitoring")
     params = settings.read()

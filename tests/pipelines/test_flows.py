@@ -260,13 +260,18 @@ def test_f12_bad_data_stops_the_flow_with_its_rows(tmp_path: Path, server: Serve
 
 
 def test_f13_a_killed_run_is_called_crashed(tmp_path: Path, server: Server) -> None:
-    """After 10 s here. A run that lives sends a heartbeat every 30 s; this one is killed after its first."""
+    """After 10 s here, and after 180 s by the automation that every flow creates. A run that is alive sends a heartbeat
+    every 30 s; this one is killed after its first."""
+    (tmp_path / "params.yaml").write_text("{}")
     code = """
 import time
 from pipelines.crashed import mark_the_killed
-from pipelines.flows import fst_flow
+from pipelines.flows import fst_flow, working
+def sleep():
+    with working("."):
+        time.sleep(600)
 mark_the_killed(10, "of a test")
-fst_flow(name="sleeper", flow_run_name="sleeper")(lambda: time.sleep(600))()
+fst_flow(name="sleeper", flow_run_name="sleeper")(sleep)()
 """
     env = environment(PYTHONPATH=str(ROOT), **server.environment)
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, start_new_session=True)
@@ -274,6 +279,8 @@ fst_flow(name="sleeper", flow_run_name="sleeper")(lambda: time.sleep(600))()
         asleep = {"name": {"like_": "sleeper"}, "state": {"type": {"any_": ["RUNNING"]}}}
         (run,) = server.wait_for("flow_runs", flow_runs=asleep)
         server.wait_for_event("prefect.flow-run.heartbeat", f"prefect.flow-run.{run['id']}")
+        (made,) = server.wait_for("automations", automations={"name": {"any_": ["fst: a run that was killed"]}})
+        assert (made["enabled"], made["trigger"]["within"]) == (True, 180)
     finally:
         process.kill()
         process.wait()
