@@ -26,9 +26,12 @@ def load_data() -> None:
     """Import what collecting, preparing and validating import, before they are asked for."""
     import fst.monitoring.collected
     import fst.stages.prepare  # noqa: F401
+    from fst.config import ModelParams
     from fst.data.validation.gx import library
+    from fst.models.reader import load_reader
 
     library()
+    load_reader(ModelParams())  # the lab's: the classes are those of all tokenizers
 
 
 def load() -> None:
