@@ -88,8 +88,8 @@ def figures(
     exchanges: Sequence[Exchanged], newcomer: str, events: Sequence[Happening], began: float, attainable: float
 ) -> dict[str, Any]:
     """From the newcomer's first request: `detected_s`, `released_s`, `swapped_s` (None: never); `scored` requests of it
-    until it was swapped in; its mean reward `before` and `after` that, `attainable`, and whether it `recovered`;
-    `requests` and `failed` of all traffic."""
+    until it was swapped in; its mean reward `before` that, and `after` it without answers of the releases before;
+    `attainable`, and whether it `recovered`; `requests` and `failed` of all traffic."""
     mine = sorted((one for one in exchanges if one.domain == newcomer), key=lambda one: one.at)
     if not mine:
         return {"requests": len(exchanges), "failed": sum(one.status != 200 for one in exchanges)}
@@ -102,7 +102,8 @@ def figures(
     swapped = since("swapped")
     edge = None if swapped is None else began + first + swapped
     before = [one for one in mine if edge is None or one.at < edge]
-    after = [one for one in mine if edge is not None and one.at >= edge]
+    earlier = {one.release for one in exchanges if one.release and (edge is None or one.at < edge)}
+    after = [one for one in mine if edge is not None and one.at >= edge and one.release not in earlier]
     reward = _mean(after)
     return {
         "detected_s": since("alert"),

@@ -56,6 +56,15 @@ def test_four_fifths_of_the_attainable_reward_is_recovered_and_no_less() -> None
     assert not figures(few, "new", events, BEGAN, attainable=0.9)["recovered"], "too few to tell"
 
 
+def test_answers_of_the_release_before_do_not_count_against_the_new_one() -> None:
+    """Under load, requests that were in hand are still answered by the old release after the new one began."""
+    late = [exchange(30.25 + i * 0.5, "new", 0.0) for i in range(20)]
+    failed = exchange(50, "new", 0.0, "", status=503)
+    traffic = [*TRAFFIC, *late, failed]
+    found = figures(traffic, "new", happenings(BEGAN, traffic, [], []), BEGAN, attainable=0.95)
+    assert found["after"] == round(36 / 41, 4), "a request that failed counts"
+
+
 def test_without_a_new_release_nothing_recovered_and_failures_count() -> None:
     traffic = [*OLD, *BEFORE, exchange(31, "new", 0.0, "", status=503)]
     found = figures(traffic, "new", happenings(BEGAN, traffic, [], []), BEGAN, attainable=0.9)
