@@ -15,13 +15,13 @@ from fst.commandline import application, execute, goes_on
 from fst.lifeline import hold
 
 Root = Annotated[str, Parameter(help="Folder of params.yaml and dvc.yaml.")]
-Domains = Annotated[list[str], Parameter(help="Domains of params.yaml.")]
+Domains = Annotated[list[str], Parameter(help="Names of domains in params.yaml.")]
 GOES_ON = "the same command goes on from the last completed round"
 
 app = application(
     "python -m pipelines",
-    "Run the flows of the pipeline on the Prefect server that PREFECT_API_URL names, or that is found at "
-    "127.0.0.1:4200; without one, `deploy` starts one there, and a flow one for itself.",
+    "Run the pipeline's flows on a Prefect server: the one that PREFECT_API_URL names, or else one that is found at "
+    "127.0.0.1:4200. If there is none, `deploy` starts one there, and a single flow starts a temporary one.",
 )
 flow = App(name="flow", help="Run one flow now.")
 app.command(flow)
@@ -32,12 +32,13 @@ app.command(flow)
 def continual(*domains: str, root: Root = ".") -> None:
     """Take domains one after another: prepare, train, evaluate, release.
 
-    Where the gate refuses one, the others are done all the same; then the exit code is 5.
+    If the gate refuses the release of one domain, the other domains are still
+    done, and the exit code is 5.
 
     Example: python -m pipelines flow continual sort_add letters
 
     Args:
-        domains: Domains of params.yaml; all, in its order, if none is given.
+        domains: Names of domains in params.yaml; all of them, in the order of that file, if none is given.
     """
     from pipelines.flows import continual, outcome
     from pipelines.server import find
@@ -48,7 +49,7 @@ def continual(*domains: str, root: Root = ".") -> None:
 
 @flow.command
 def prepare(domains: Domains, /, *, root: Root = ".") -> None:
-    """Prepare and validate a domain's problems.
+    """Prepare and validate the problems of one or more domains.
 
     Example: python -m pipelines flow prepare sort_add
     """
@@ -63,7 +64,9 @@ def prepare(domains: Domains, /, *, root: Root = ".") -> None:
 @flow.command
 @goes_on(GOES_ON)
 def train(domains: Domains, /, *, root: Root = ".") -> None:
-    """Alternate fast and slow rounds, a task each.
+    """Train one or more domains: alternate rounds that evolve prompts and rounds that train weights.
+
+    Each round is a task of the flow.
 
     Example: python -m pipelines flow train sort_add
     """
@@ -77,7 +80,7 @@ def train(domains: Domains, /, *, root: Root = ".") -> None:
 
 @flow.command
 def evaluate(domains: Domains, /, *, root: Root = ".") -> None:
-    """Measure every domain that would be served on held-out problems, then pack the bundle.
+    """Evaluate what was trained on every domain that would be served, then pack the bundle.
 
     Example: python -m pipelines flow evaluate sort_add
     """
@@ -91,9 +94,10 @@ def evaluate(domains: Domains, /, *, root: Root = ".") -> None:
 
 @flow.command
 def release(domains: Domains, /, *, root: Root = ".") -> None:
-    """Judge a domain's bundle; if it passes the gate, publish it and move the channel.
+    """Judge a domain's bundle; if it passes the gate, publish it and move the channel to it.
 
-    A refusal is the state `Refused` at Prefect, and exit code 5.
+    A channel, such as `prod`, points to the release that is served. If the gate
+    refuses the bundle, the flow ends in the state `Refused`, with exit code 5.
 
     Example: python -m pipelines flow release sort_add
     """
@@ -108,14 +112,16 @@ def release(domains: Domains, /, *, root: Root = ".") -> None:
 @flow.command
 @goes_on(GOES_ON)
 def adapt(domain: str, /, *, channel: str = "prod", since: float = 0.0, root: Root = ".") -> None:
-    """Bring a domain of a release up to date from its traffic, or add it: what an alert starts.
+    """Adapt a release to the traffic of one domain, or add a new domain to it.
+
+    An alert starts the same flow.
 
     Example: python -m pipelines flow adapt letters --channel prod
 
     Args:
-        domain: A domain that is served, or a new one's name in reports/monitoring/alerts.jsonl.
-        channel: Channel whose release is adapted.
-        since: Leave older traffic out; seconds since the epoch.
+        domain: A domain that is served, or the name of a new one in reports/monitoring/alerts.jsonl.
+        channel: The channel whose release is adapted.
+        since: Use only traffic from this time on, in seconds since the epoch.
     """
     from pipelines.adapt import adapt
     from pipelines.server import find
@@ -126,16 +132,17 @@ def adapt(domain: str, /, *, channel: str = "prod", since: float = 0.0, root: Ro
 
 @app.command
 def deploy(*, cron: str = "0 2 * * *", root: Root = ".") -> None:
-    """Register the deployments and run what they start, until stopped.
+    """Register the deployments with Prefect and run the flows that they start, until stopped.
 
-    `continual` runs on a schedule; an event fst.domain.arrived with a payload
-    {name: ...} starts it for one domain; an alert about live traffic starts `adapt`.
-    Where no Prefect server is found, one is started, and ended with this command.
+    The flow `continual` runs on a schedule, and for a single domain whenever an
+    event fst.domain.arrived with a payload {name: ...} arrives. An alert about
+    live traffic starts `adapt`. If no Prefect server is found, this command
+    starts one and stops it when it ends.
 
     Example: python -m pipelines deploy & python -m pipelines monitor
 
     Args:
-        cron: Schedule of `continual`; every night if not given.
+        cron: When `continual` runs, as a cron expression; every night if not given.
     """
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")  # seconds; the usual ten are long for an alert
     from pipelines.deployments import serve_all
@@ -147,15 +154,15 @@ def deploy(*, cron: str = "0 2 * * *", root: Root = ".") -> None:
 
 @app.command
 def monitor(*, channel: str = "prod", root: Root = ".") -> None:
-    """Watch live traffic as `fst monitor` does, and have every alert answered by `adapt`.
+    """Watch live traffic as `fst monitor` does, and start `adapt` for every alert.
 
-    An alert waits until `python -m pipelines deploy` runs, and is asked for again until its
-    adaptation has begun.
+    `python -m pipelines deploy` must be running; an alert waits until it is. Each
+    adaptation is requested again until it has begun.
 
     Example: python -m pipelines monitor --channel prod
 
     Args:
-        channel: Channel whose traffic is watched.
+        channel: The channel whose traffic is watched.
     """
     from pipelines.monitor import monitor
 
@@ -168,15 +175,15 @@ def live(
 ) -> None:
     """Run the closed loop on this machine: traffic, a new domain, alert, adaptation, gate, swap.
 
-    Starts everything that serves, watches and adapts, sends a scenario in which a new
-    domain appears, and writes what came of it to reports/live/. It uses the channel
-    `live`.
+    Starts everything that serves, watches and adapts, sends the traffic of a
+    scenario in which a new domain appears, and writes the results to
+    reports/live/. It uses the channel `live`.
 
     Example: python -m pipelines live
 
     Args:
         scenario: The traffic to send.
-        domain: Domain whose release the channel begins with; the first of params.yaml if not given.
+        domain: The domain whose release is served at first; the first one in params.yaml if not given.
     """
     from pipelines.live import Live
     from pipelines.project import Project
@@ -187,10 +194,11 @@ def live(
 
 @app.command
 def overhead(*, cycles: int = 25, root: Root = ".") -> None:
-    """Measure what orchestration costs: the train flow against the plain command.
+    """Measure the time that orchestration adds: the flow `train` against the plain command.
 
-    Trains the first domain twice in a clone of the last commit, and prints the seconds
-    of both. Point PREFECT_API_URL at a server that is up, or its start is counted too.
+    Trains the first domain of params.yaml both ways in a clone of the last
+    commit, and prints how many seconds each took. Set PREFECT_API_URL to a
+    running server; otherwise the time to start one is counted too.
 
     Example: python -m pipelines overhead --cycles 25
 
@@ -203,8 +211,8 @@ def overhead(*, cycles: int = 25, root: Root = ".") -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes are those of `fst`; what fails for another reason is Prefect's report and exit code 1.
-    SIGTERM ends what a command started, too."""
+    """Entry point. Exit codes are those of `fst`; any other failure is reported by Prefect and ends with exit code 1.
+    SIGTERM also ends the processes that a command started."""
     hold()
     return execute(app, arguments, "pipelines")
 
