@@ -165,7 +165,7 @@ def test_e3_without_a_key_none_is_sent_and_a_401_says_so(server: ChatServer, mon
 )
 def test_e3_garbage_costs_one_call_and_one_proposal(server: ChatServer, body: bytes, kind: str) -> None:
     server.script = [Step(body=body, headers={"Content-Type": kind})]
-    with pytest.raises(ReflectorError, match=r"no chat completion. Check reflector\.base_url"):
+    with pytest.raises(ReflectorError, match=r"did not send a chat completion. Check reflector\.base_url"):
         reflector(server.url)("q")
     assert len(server.requests) == 1
 

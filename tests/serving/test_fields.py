@@ -27,7 +27,7 @@ CHAT: dict[str, Any] = {"model": "fst", "messages": [{"role": "user", "content":
 )  # fmt: skip
 def test_f1_what_is_not_served_is_refused_by_its_name(values: dict[str, Any]) -> None:
     (name,) = values
-    with pytest.raises(BadRequest, match=f"^{name}: is not served here") as refused:
+    with pytest.raises(BadRequest, match=f"^{name}: is not supported") as refused:
         parse_request({**CHAT, **values}, 64, chat=True)
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "unsupported_field", name)
 
