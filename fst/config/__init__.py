@@ -120,14 +120,14 @@ class Params(Section):
         return self
 
     def domain(self, name: str) -> DomainParams:
-        """A domain by its name. Raises ConfigError for one that is not there."""
+        """Return a domain by name. Raises ConfigError if there is no such domain."""
         if name not in self.domains:
             known = ", ".join(self.domains) or "none"
             raise ConfigError(f"domains.{name}: params.yaml has no such domain; it has: {known}")
         return self.domains[name]
 
     def of_domain(self, name: str) -> Params:
-        """The parameters of a domain's stages: these, with the domain's own overrides. Raises ConfigError."""
+        """Return the parameters of a domain's stages: these with the domain's own overrides. Raises ConfigError."""
         own = self.domain(name).set
         try:
             return params_from_dict(overridden(self.as_dict(), own)) if own else self
@@ -135,12 +135,12 @@ class Params(Section):
             raise ConfigError(f"domains.{name}.set: {exc}") from exc
 
     def served_as(self, name: str) -> str:
-        """The name of a domain in its bundle."""
+        """Return the name of a domain in its bundle."""
         return self.domain(name).serves or name
 
     @property
     def rollout_budget(self) -> int:
-        """Learning rollouts per run at most: what `fst` may spend in all its cycles, unless set."""
+        """The most learning rollouts per run: what `fst` may spend in all its cycles, unless set."""
         return self.loop.rollout_budget or self.loop.cycles * self.rollouts_per_cycle
 
     @property
@@ -155,7 +155,8 @@ class Params(Section):
 
     @property
     def gate_limits(self) -> GateParams:
-        """The gate's limits. One on prompts that is not set is what training may make, of any domain."""
+        """The gate's limits. If none is set for prompts, it is the longest prompt that training may make in any
+        domain."""
         if self.gate.max_prompt_tokens is not None:
             return self.gate
         every = (self, *map(self.of_domain, self.domains))
@@ -163,8 +164,8 @@ class Params(Section):
 
     @property
     def flow_limits(self) -> FlowParams:
-        """The patience of the flows. A limit that is not set is what work takes that draws all that it may at the
-        slowest pace, and an hour at least."""
+        """The time limits of the flows. One that is not set is the time to draw all tokens at the slowest pace, but at
+        least an hour."""
         held_out = self.evaluate.samples * (self.prepare.validation + self.prepare.test)
         rollouts = {
             "round_seconds": self.rollouts_per_cycle + held_out,
@@ -179,7 +180,7 @@ class Params(Section):
 
 
 def params_from_dict(values: Mapping[str, Any]) -> Params:
-    """Check nested values. Raises ConfigError that names the key's path."""
+    """Check nested values and make the parameters. Raises ConfigError, which names the key's path."""
     try:
         return Params.model_validate(values)
     except ValidationError as exc:
@@ -187,7 +188,7 @@ def params_from_dict(values: Mapping[str, Any]) -> Params:
 
 
 def params_from_record(values: Mapping[str, Any]) -> Params:
-    """As `params_from_dict`, for values from a record, which may have names that keys had in older releases."""
+    """As `params_from_dict`, for values from a record, in which keys may have the names of older releases."""
     return params_from_dict(upgraded(values))
 
 
@@ -211,7 +212,7 @@ def load_params(path: Path | None, overrides: Sequence[str] = ()) -> Params:
 
 
 def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
-    """Nested values with overrides, the later ones over the earlier ones."""
+    """Apply overrides to nested values; later ones override earlier ones."""
     for override in overrides:
         key, sign, text = override.partition("=")
         keys = key.split(".")
@@ -226,7 +227,7 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[s
 
 
 def _with(values: Any, keys: Sequence[str], value: Any, path: str = "") -> Any:
-    """Nested values with the one at `keys` replaced; sections on the way to it are made where they are missing."""
+    """Replace the nested value at `keys`; missing sections on the way to it are created."""
     if not keys:
         return value
     if not isinstance(values, Mapping | None):

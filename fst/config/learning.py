@@ -29,7 +29,8 @@ TEMPLATE_OWNED = frozenset(
         *("return_assistant_tokens_mask", "tokenizer_kwargs"),
     )
 )
-"""Arguments of a chat template that are no option of the template's: the conversation, and what becomes of the text."""
+"""Arguments of `apply_chat_template` that are not options of the template: the conversation, and how text is
+encoded."""
 
 
 def _template_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,7 +44,7 @@ def _template_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _url(text: str) -> str:
-    """Errors and records print the URL, so that it may hold no secret; what is refused is not repeated here."""
+    """Check a URL. Errors and records print it, so it must not contain secrets; a refused one is not repeated."""
     try:
         url = urlsplit(text)
         good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
@@ -61,7 +62,7 @@ def _url(text: str) -> str:
 
 
 def _variable(name: str) -> str:
-    """The usual mistake is to put the key itself here, so that the value is not repeated."""
+    """Check the name of an environment variable. A wrong value is not repeated, as it usually is the key itself."""
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise ConfigError("reflector.api_key_env: must be the NAME of an environment variable, not the key")
     return name
@@ -70,45 +71,45 @@ def _variable(name: str) -> str:
 class PrepareParams(Section):
     """How many problems each split has. Validation and test are the same for every seed."""
 
-    seed: int = Field(0, ge=0, description="deals the stage's training problems (`fst train` deals by its own seed)")
+    seed: int = Field(0, ge=0, description="seed of the stage's training problems (`fst train` uses its own seed)")
     train: int = Field(1024, ge=1, description="training problems")
-    validation: int = Field(200, ge=1, description="validation problems: the curve of a run, and the traffic expected")
+    validation: int = Field(200, ge=1, description="validation problems: a run's curve, and the reference for traffic")
     test: int = Field(200, ge=1, description="test problems: the reward that a candidate is judged by")
 
 
 class ModelParams(Section):
     """The policy: a causal LM with a chat template."""
 
-    base: str = Field("lab", description="a directory, a hub id, a .gguf file, or `lab`, the model that is shipped")
+    base: str = Field("lab", description="a directory, a hub id, a .gguf file, or `lab`, the included model")
     chat_template_kwargs: Annotated[Mapping[str, Any], AfterValidator(_template_options)] = Field(
-        {}, description="options of its chat template by their names there, e.g. {enable_thinking: false}"
+        {}, description="options of the chat template by name, e.g. {enable_thinking: false}"
     )
     max_new_tokens: int = Field(16, ge=1, description="longest answer, in tokens")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the weights")
     device: Annotated[str, AfterValidator(_device)] = Field(
-        "auto", description="where it runs: `auto` (a GPU where there is one), `cpu`, `cuda`, `mps`"
+        "auto", description="where it runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `mps`"
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="attention implementation of transformers; `auto` is what it chooses"
+        "auto", description="attention implementation of transformers; `auto` lets it choose"
     )
     cache_gb: Number = Field(
         4.0,
         ge=0.01,
-        description="GiB for the key-value cache and logits of a batch of answers: bounds its rows",
+        description="GiB for the key-value cache and logits of a batch of answers; limits its rows",
     )
     engine: Engine = Field(
         "transformers",
         description="what samples answers: `transformers` in this process, `vllm` (a server), or a registered one",
         examples=list(ENGINES.rows),
     )
-    threads: int = Field(1, ge=1, description="CPU threads of torch; more pay off from about ten million parameters on")
+    threads: int = Field(1, ge=1, description="CPU threads of torch; more help from about ten million parameters on")
 
 
 class VllmParams(Section):
-    """The vLLM server, where model.engine is `vllm`."""
+    """The vLLM server, used if model.engine is `vllm`."""
 
-    url: str = Field("", description="a server that runs already; empty: one is started, and stopped with the process")
-    python: str = Field(".venv-vllm/bin/python", description="interpreter with vLLM (`make vllm`), to start a server")
+    url: str = Field("", description="URL of a running server; empty: one is started, and stopped with the process")
+    python: str = Field(".venv-vllm/bin/python", description="Python with vLLM (`make vllm`), to start a server")
     api_key_env: str = Field("VLLM_API_KEY", description="environment variable that holds the server's API key")
     start_seconds: Number = Field(300.0, ge=1, description="longest wait for a started server to be ready")
     timeout_seconds: Number = Field(120.0, ge=0, description="longest wait to connect, and for anything but answers")
@@ -116,48 +117,47 @@ class VllmParams(Section):
     context: int = Field(
         4096,
         ge=16,
-        description="tokens of prompt, question and answer together that a started server reads (--max-model-len); at "
-        "most what the model reads",
+        description="context of a started server (--max-model-len): tokens of prompt, question and answer together, at "
+        "most the model's own",
     )
     sleep: bool = Field(
         True,
-        description="a server that was started on a GPU leaves the GPU's memory to the training while the adapter is "
-        "trained",
+        description="whether a server that was started on a GPU frees the GPU's memory while the adapter is trained",
     )
-    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`; they have the last word")
+    arguments: Texts = Field((), description="further command-line arguments of `vllm serve`; they override the others")
 
 
 class SlowParams(Section):
     """Slow weights: a LoRA adapter, trained by RL (CISPO)."""
 
     problems_per_step: int = Field(16, ge=1, description="problems per RL step")
-    group_size: int = Field(8, ge=2, description="G: rollouts per problem; fast.prompts divides it")
+    group_size: int = Field(8, ge=2, description="G: rollouts per problem; a multiple of fast.prompts")
     learning_rate: Number = Field(1e-3, ge=0, description="peak learning rate of AdamW, after the warm-up")
     warmup_steps: int = Field(10, ge=0, description="RL steps of linear warm-up")
-    ratio_cap: Number = Field(4.0, ge=1, description="tau: the importance ratio is capped here (absolute, no unit)")
+    ratio_cap: Number = Field(4.0, ge=1, description="tau: cap of the importance ratio (absolute, no unit)")
     kl_penalty: Number = Field(1e-3, ge=0, description="weight of the KL divergence from the base model in the loss")
     max_grad_norm: Number = Field(1.0, ge=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(16, ge=1, description="rank of the adapter")
-    lora_alpha: int = Field(32, ge=1, description="scale of the adapter: lora_alpha / lora_rank times its product")
+    lora_alpha: int = Field(32, ge=1, description="the adapter's product is scaled by lora_alpha / lora_rank")
     micro_tokens: int = Field(
         16384, ge=1, description="tokens that run through the model at once; a step's rows are cut into such slices"
     )
-    trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by their names there")
+    trl: Mapping[str, Any] = Field({}, description="further options of TRL's GRPOConfig, by name")
 
 
-PROPOSALS = 3  # that a fast round has rollouts for, where its budget allows it
+PROPOSALS = 3  # that a fast round has rollouts for, if its budget allows it
 
 
 class FastParams(Section):
     """Fast weights: K prompts, evolved by GEPA."""
 
-    prompts: int = Field(4, ge=1, description="K: prompts in the population; divides slow.group_size")
-    anchors: int = Field(32, ge=1, description="problems that a prompt is scored on, at most: see `budget`")
+    prompts: int = Field(4, ge=1, description="K: prompts in the population; slow.group_size is a multiple of it")
+    anchors: int = Field(32, ge=1, description="the most problems that a prompt is scored on; see `budget`")
     minibatch: int = Field(8, ge=1, description="problems that a reflection reads; at most `anchors`")
     budget: int = Field(
         400,
         ge=1,
-        description="rollouts per round at most, re-scoring included; a round uses as many of its anchors as leave "
+        description="the most rollouts per round, including re-scoring; a round uses as many of its anchors as leave "
         f"room for {PROPOSALS} proposals",
     )
     tie: Number = Field(
@@ -166,28 +166,28 @@ class FastParams(Section):
         le=0.9,
         description="rewards on a problem count as equal if they differ by at most this share of the larger one",
     )
-    patience: int = Field(3, ge=1, description="proposals in a row that improve nothing, then the round ends")
+    patience: int = Field(3, ge=1, description="the round ends after so many proposals in a row without improvement")
     max_prompt_tokens: int = Field(64, ge=1, description="longest prompt, in tokens")
     demonstrations: int = Field(
         0,
         ge=0,
-        description="worked examples in a prompt at most, training problems and their answers; 0: instructions alone",
+        description="the most worked examples in a prompt, from training problems; 0: only instructions",
     )
     carry: bool = Field(True, description="keep the population for the next round; false: begin with the seed prompt")
-    feedback: Literal["full", "reward"] = Field("full", description="what reflections read: all, or the reward alone")
+    feedback: Literal["full", "reward"] = Field("full", description="what reflections read: all, or only the reward")
 
     @property
     def carried(self) -> int:
-        """Prompts that a round scores again before it proposes any, at most."""
+        """The most prompts that a round scores again before it proposes any."""
         return self.prompts if self.carry else 1
 
     def room(self, budget: int, prompts: int) -> tuple[int, int]:
-        """How a round divides a budget of rollouts: on how many anchors it scores prompts, and how many proposals it
-        then has rollouts for whatever happens. `prompts` are scored again; a proposal costs a minibatch under its
-        parent, the same under itself, and the anchors.
+        """Divide a budget of rollouts. Returns the number of anchors on which a round scores prompts, and the number of
+        proposals for which it then always has rollouts. `prompts` prompts are scored again; a proposal costs a
+        minibatch under its parent, the same under itself, and the anchors.
 
-        A budget for fewer than `PROPOSALS` gives as many as fit on no fewer anchors than a minibatch has; where none
-        does, all of it is for scoring again.
+        If the budget is too small for `PROPOSALS`, there are as many as fit with at least a minibatch of anchors; if
+        none fits, the whole budget is for scoring again.
         """
         for proposals in range(PROPOSALS, 0, -1):
             anchors = (budget - 2 * proposals * self.minibatch) // (prompts + proposals)
@@ -196,12 +196,12 @@ class FastParams(Section):
         return min(max(0, budget) // prompts, self.anchors), 0
 
     def budget_for(self, proposals: int) -> int:
-        """The smallest budget that has room for so many proposals."""
+        """The smallest budget that has room for this number of proposals."""
         return (self.carried + 3 * proposals) * self.minibatch
 
 
 class ReflectorParams(Section):
-    """The model that writes prompts."""
+    """The model that proposes prompts."""
 
     kind: Literal["policy", "endpoint"] = Field("policy", description="the policy, or an OpenAI-compatible server")
     style: Literal["auto", "pairs", "feedback"] = Field(
@@ -217,7 +217,7 @@ class ReflectorParams(Section):
         None,
         ge=1,
         description="longest reply, in tokens; null: 48 from pairs, fast.max_prompt_tokens + 128 from feedback, 4096 "
-        "of an endpoint (its thinking included)",
+        "from an endpoint (including its thinking)",
     )
     temperature: Number = Field(1.0, ge=0, description="sampling temperature of proposals; 0: greedy")
     base_url: Annotated[str, AfterValidator(_url)] = Field(
@@ -228,9 +228,9 @@ class ReflectorParams(Section):
         "OPENAI_API_KEY", description="environment variable that holds the endpoint's API key; unset: none is sent"
     )
     timeout_seconds: Number = Field(60.0, ge=0.01, le=86400, description="longest silence of the endpoint")
-    max_retries: int = Field(5, ge=0, description="attempts at the endpoint after the first, where it may pass")
-    input_price: Number = Field(0.0, ge=0, description="price of a million tokens that the endpoint reads")
-    output_price: Number = Field(0.0, ge=0, description="price of a million tokens that the endpoint writes")
+    max_retries: int = Field(5, ge=0, description="further attempts at the endpoint after transient failures")
+    input_price: Number = Field(0.0, ge=0, description="price of a million input tokens of the endpoint")
+    output_price: Number = Field(0.0, ge=0, description="price of a million output tokens of the endpoint")
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -246,34 +246,34 @@ Signal = Literal["problems", "failures", "prompts", "temperature"]
 class LoopParams(Section):
     """The alternation: per cycle one fast round and `steps_per_cycle` RL steps."""
 
-    cycles: int = Field(10, ge=1, description="cycles per run at most")
+    cycles: int = Field(10, ge=1, description="the most cycles per run")
     steps_per_cycle: int = Field(6, ge=1, description="T: RL steps per cycle")
     reuse: bool = Field(
         False,
-        description="the rollouts that a fast round has of the prompts it chose enter the groups of the slow round "
-        "after it; only the rest is sampled",
+        description="whether a fast round's rollouts under the prompts it chose enter the groups of the next slow "
+        "round; only the rest is then sampled",
     )
-    seed_prompt: str = Field("solve the task", description="the first prompt, and the one KL is compared under")
+    seed_prompt: str = Field("solve the task", description="the first prompt; KL is compared under it too")
     balance: Balance = Field(
         "fixed",
-        description="`fixed`: the rounds take turns; `auto`: a fast round is left out while it gains no more per "
-        "rollout than the slow ones (fst/method/balance.py)",
+        description="`fixed`: the rounds take turns; `auto`: fast rounds are skipped while they gain no more per "
+        "rollout than slow ones (fst/method/balance.py)",
     )
     signal: Annotated[tuple[Signal, ...], BeforeValidator(as_tuple)] = Field(
         (),
-        description="what looks for signal while nearly all groups have equal rewards: `problems` deals half of each "
-        "batch from problems with mixed rewards, `failures` gives half of the anchors to those that no answer solved, "
+        description="what to do while nearly all groups have equal rewards: `problems` deals half of each batch from "
+        "problems with mixed rewards, `failures` gives half of the anchors to problems that no answer solved, "
         "`prompts` keeps the seed prompt in the population, `temperature` samples at `signal_temperature`",
     )
     signal_temperature: Number = Field(
-        1.5, ge=1, le=4, description="of training answers where `signal` names temperature; the loss corrects for it"
+        1.5, ge=1, le=4, description="sampling temperature for `signal: temperature`; the loss corrects for it"
     )
-    rollout_budget: int = Field(0, ge=0, description="learning rollouts per run at most; 0: what `fst` may spend")
+    rollout_budget: int = Field(0, ge=0, description="the most learning rollouts per run; 0: what `fst` may spend")
 
 
 class EvaluateParams(Section):
     """How a policy is measured on held-out problems."""
 
     samples: int = Field(4, ge=1, description="answers per problem at temperature 1: the reward is mean@samples")
-    kl_problems: int = Field(100, ge=1, description="problems (the first ones) that the KL from the base is taken on")
-    every: int = Field(1, ge=1, description="rounds from one validation of a run to the next; the last is always one")
+    kl_problems: int = Field(100, ge=1, description="number of problems (the first ones) for the KL from the base")
+    every: int = Field(1, ge=1, description="rounds between two validations of a run; the last round always has one")

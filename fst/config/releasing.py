@@ -12,8 +12,8 @@ from fst.types import AnswerSetting, Arm, scored_with, with_answer
 
 
 class DomainParams(Section):
-    """A domain that the stages know by its name here. It continues from the bundle of `start`: that bundle's adapter is
-    trained further, and its other domains' prompts are kept."""
+    """A domain, which the stages know by its name here. It continues from the bundle of `start`: that bundle's adapter
+    is trained further, and its other domains' prompts are kept."""
 
     spec: str = Field("", description="where the problems come from: FAMILY/NAME, or FAMILY:ARGUMENTS")
     verifier: str = Field(
@@ -23,22 +23,22 @@ class DomainParams(Section):
     )
     source: str = Field("fst/data/lab/rules.py", description="the file that the stage depends on for these problems")
     answer: AnswerSetting = Field(
-        "", description="how the answer is found in a response, see docs/answers.md; empty: as its family does"
+        "", description="how the answer is found in a response (docs/answers.md); empty: the family's default"
     )
     start: str = Field("base", description="the earlier domain whose bundle it continues; `base`: the base model")
     serves: str = Field("", description="the domain's name in its bundle, where that differs: same domain, newer data")
-    set: Texts = Field((), description="overrides for this domain's stages alone, each as section.key=value")
+    set: Texts = Field((), description="overrides for this domain's stages only, each as section.key=value")
 
     @property
     def full_spec(self) -> str:
-        """The spec with what scores the problems and how answers are found, as records and manifests have it."""
+        """The spec with the verifier and the answer mode, in the form of records and manifests."""
         return with_answer(scored_with(self.spec, self.verifier), self.answer)
 
 
 class ValidateParams(Section):
     """Limits of the checks on each split of prepared problems."""
 
-    min_problems: int = Field(16, ge=1, description="problems of a split at least")
+    min_problems: int = Field(16, ge=1, description="fewest problems of a split")
     max_answer_share: Number = Field(0.5, ge=0, le=1, description="share of the most common answer; above: a warning")
     max_slice_share: Number = Field(0.9, ge=0, le=1, description="share of the largest slice (meta.branch), likewise")
 
@@ -48,10 +48,10 @@ class TrainParams(Section):
 
     arm: Arm = Field(
         "fst",
-        description="what learns: `fst` both, `rl` the adapter alone, `gepa` the prompts alone, `rl_gepa` and "
+        description="what learns: `fst` both, `rl` only the adapter, `gepa` only the prompts, `rl_gepa` and "
         "`gepa_rl` one after the other; `distill` moves the prompt of the bundle it starts from into the adapter",
     )
-    seed: int = Field(0, ge=0, description="of everything the stage draws")
+    seed: int = Field(0, ge=0, description="seed of everything that the stage draws")
 
 
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
@@ -65,13 +65,13 @@ class TrackParams(Section):
         description="trackers by name: `tensorboard`, `mlflow`, `wandb`, `trackio`; each is an extra, and configured "
         "by the library's own environment variables",
     )
-    project: str = Field("fst", description="the project, or MLflow's experiment, that they are shown in")
+    project: str = Field("fst", description="name of the project, or of MLflow's experiment")
 
 
 class BundleParams(Section):
     """The stage `bundle`."""
 
-    prompts: int = Field(4, ge=1, description="prompts that a domain ships at most, best first")
+    prompts: int = Field(4, ge=1, description="the most prompts that a domain ships, best first")
 
 
 class GateParams(Section):
@@ -79,16 +79,16 @@ class GateParams(Section):
 
     confidence: Number = Field(0.95, ge=0.5, le=0.9999, description="level of the interval of the reward difference")
     resamples: int = Field(2000, ge=100, description="resamples of the paired bootstrap")
-    tie: Literal["keep", "replace"] = Field("keep", description="production's fate when the interval contains zero")
+    tie: Literal["keep", "replace"] = Field("keep", description="production's fate if the interval contains zero")
     max_forgetting: Number = Field(0.05, ge=0, le=1, description="mean reward that a domain in production may lose")
     max_kl: Number = Field(2.0, ge=0, description="KL divergence from the base model, in nats per token")
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="longest prompt, in tokens; null: the longest that training may make"
     )
     max_cost_ratio: Number = Field(
-        1.5, ge=0, description="tokens read and written per answer, the prompt's aside, relative to production's"
+        1.5, ge=0, description="tokens read and written per answer without the prompt's, relative to production's"
     )
-    seed: int = Field(0, ge=0, description="of the bootstrap")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
 class StoreParams(Section):
@@ -96,19 +96,19 @@ class StoreParams(Section):
 
     url: str = Field("models/releases", description="a directory, or s3://bucket/prefix (credentials: environment)")
     channel: str = Field("prod", description="the release pointer that commands use unless --channel names another")
-    public_key: str = Field("", description="PEM file; when set, only bundles signed with its key are used")
+    public_key: str = Field("", description="PEM file; if set, only bundles signed with its key are used")
     allow_unconditional_writes: bool = Field(False, description="use S3 without compare-and-swap: one publisher only")
 
 
 class FlowParams(Section):
-    """How patient the flows are with the infrastructure."""
+    """Retries and time limits of the flows."""
 
-    retries: int = Field(3, ge=0, description="further attempts after a fault")
-    retry_seconds: Number = Field(2.0, ge=0, description="wait before the first of them; doubled each time")
+    retries: int = Field(3, ge=0, description="further attempts after an infrastructure failure")
+    retry_seconds: Number = Field(2.0, ge=0, description="wait before the first retry; doubled each time")
     round_seconds: float | None = Field(
         None,
         ge=0,
-        description="longest training round, then it is ended as hung; null: an hour, or a second for every 50 tokens "
-        "that it may draw where that is more",
+        description="longest training round, after which it is ended as hung; null: an hour, or a second for every 50 "
+        "tokens that it may draw if that is more",
     )
-    stage_seconds: float | None = Field(None, ge=0, description="longest other stage, likewise; null: likewise")
+    stage_seconds: float | None = Field(None, ge=0, description="the same for any other stage")

@@ -1,4 +1,4 @@
-"""What the sections of params.yaml have in common: frozen, strict about types, no unknown keys."""
+"""The common base of the sections of params.yaml: frozen, strict about types, no unknown keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 
 def _number(value: Any) -> Any:
-    """YAML reads 1e-4 (no dot) as a text."""
+    """Convert a text such as 1e-4, which YAML does not read as a number because it has no dot."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
@@ -17,7 +17,7 @@ def _number(value: Any) -> Any:
 
 
 def as_tuple(value: Any) -> Any:
-    """A list as YAML reads it, as the tuple that a section keeps."""
+    """Convert a list from YAML to the tuple that a section keeps."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -1,17 +1,17 @@
-r"""Where the answer is in a response: what a verifier is given to compare.
+r"""Finds the answer in a response, which is the part that a verifier compares.
 
-Models reason before they answer, and wrap the answer in words and marks. How it is found is a setting of the domain
+Models reason before they answer, and wrap the answer in words and markup. How it is found is a setting of the domain
 (`domains.NAME.answer`, `--answer`, `SPEC#MODE`, or `answer` among a problem's verifier options):
 
-    whole      the whole text, to the letter
+    whole      the whole text, unchanged
     last_line  the last line, or as many lines as the right answer has
     tag        the last <answer> element
     boxed      the last \boxed{...}
-    marker     behind the last "Answer:", "The answer is", "####" and the like, in several languages
+    marker     the text after the last "Answer:", "The answer is", "####" and the like, in several languages
     auto       tag, else boxed, else marker, else what the verifier looks for: the last number, the last line ...
 
-Thinking (`<think> ... </think>`, also where the chat template opened it, or where it never ends) is no part of an
-answer. A response that is the right answer and nothing else is read as it stands, in every mode.
+Thinking (`<think> ... </think>`, also if the chat template opened it, or if it never ends) is not part of an answer. In
+every mode, a response that is exactly the right answer is read as it stands.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ ASKED: Mapping[AnswerMode, str] = {
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a response that holds its answer. `want` is the right answer; `marked` says whether the response
-    itself marks the part as its answer, otherwise it is all that it says beside its thinking."""
+    """The part of a response that contains its answer. `want` is the right answer; `marked` is whether the response
+    itself marks this part as its answer. Otherwise the part is everything except the thinking."""
 
     text: str
     want: str
@@ -49,8 +49,8 @@ Narrow = Callable[[Part, Mapping[str, Any]], str]  # what a verifier reads of a 
 
 
 def find_answer(response: str, mode: AnswerMode, want: str, narrow: Callable[[Part], str]) -> str | None:
-    """The answer in a response, None where it gives none. `narrow` takes what the verifier reads out of the part that
-    was found."""
+    """Find the answer in a response; returns None if it gives none. `narrow` extracts what the verifier reads from the
+    part that was found."""
     if response.strip() == want.strip():
         return response
     text = without_thinking(response)
@@ -66,7 +66,8 @@ def find_answer(response: str, mode: AnswerMode, want: str, narrow: Callable[[Pa
 
 
 def known_mode(asked: Any, where: str, error: type[FstError] = VerifierError) -> AnswerMode:
-    """The mode that is asked for. Raises `error`, beginning with `where`, for one that there is not."""
+    """Check the name of a mode and return it. Raises `error`, with a message that begins with `where`, if it is
+    unknown."""
     for mode in ANSWER_MODES:
         if mode == asked:
             return mode
@@ -75,7 +76,7 @@ def known_mode(asked: Any, where: str, error: type[FstError] = VerifierError) ->
 
 
 def marked_answer(text: str) -> str | None:
-    """What a text itself marks as its answer, by a tag, a box or words; None where nothing is marked."""
+    """Return what a text itself marks as its answer, by a tag, a box or words; None if nothing is marked."""
     return _marked(text, "auto", "")
 
 
@@ -96,8 +97,9 @@ _THOUGHT, _OPENED, _CLOSED = (re.compile(p, re.DOTALL) for p in (f"{_OPEN}.*?{_C
 
 
 def without_thinking(text: str) -> str:
-    """A response without its thinking: the elements of it, what is before an end without a beginning (the template
-    began it), and what is behind a beginning without an end. A text without any is left as it is."""
+    """Remove the thinking from a response: whole elements, everything before a closing tag without an opening one
+    (which the template wrote), and everything after an opening tag without a closing one. Other texts stay as they
+    are."""
     if not (_OPENED.search(text) or _CLOSED.search(text)):
         return text
     return _OPENED.split(_CLOSED.split(_THOUGHT.sub("", text))[-1])[0].strip()
@@ -129,7 +131,7 @@ _REASON = re.compile(r",?\s+(?:because|since)\s", re.IGNORECASE)
 
 
 def _in_tag(text: str, want: str) -> str | None:
-    """The content of the last answer element that has any; of one that never ends, where none does."""
+    """The content of the last non-empty answer element; if none is closed, that of an unclosed one."""
     found = [match[1].strip() for match in _ELEMENT.finditer(text)] or [
         m[1].strip() for m in _LAST_ELEMENT.finditer(text)
     ]
@@ -137,7 +139,7 @@ def _in_tag(text: str, want: str) -> str | None:
 
 
 def _in_box(text: str, want: str) -> str | None:
-    """The content of the last box that has any and ends."""
+    """The content of the last box that is non-empty and closed."""
     for opening in reversed(list(_BOX.finditer(text))):
         depth = 1
         for place in range(opening.end(), len(text)):
@@ -156,8 +158,8 @@ def _in_json(text: str, want: str) -> str | None:
 
 
 def _behind_marker(text: str, want: str) -> str | None:
-    """What stands behind the last marker, in its line or below it: as many lines as the right answer has, and of a
-    single line its first sentence."""
+    """The text after the last marker, on its line or below it: as many lines as the right answer has, and of a single
+    line only the first sentence."""
     places = [match.end() for pattern in (_MARKER, _HEADING) for match in pattern.finditer(text)]
     places += [match.start() + match[0].index("####") + 4 for match in _HASHES.finditer(text)]
     for place in sorted(places, reverse=True):
@@ -193,18 +195,19 @@ def as_it_is(part: Part, options: Mapping[str, Any]) -> str:
 
 
 def alone(part: Part, options: Mapping[str, Any]) -> str:
-    """The part without marks around it; the last line of one that is not marked, or as many as the right answer has."""
+    """The part without markup around it; if it is not marked, only its last line, or as many as the right answer
+    has."""
     return _bare(part.text if part.marked else last_lines(part.text, part.want), part.want)
 
 
 def a_number(part: Part, options: Mapping[str, Any]) -> str:
-    """The first number of a marked part, the last one of any other; the part itself where it has none."""
+    """The first number of a marked part, the last one of any other; the part itself if it has no number."""
     number = (first_number if part.marked else last_number)(part.text, options.get("locale", ENGLISH))
     return number.text if number else part.text
 
 
 def last_lines(text: str, want: str) -> str:
-    """The last lines of a text, as many as `want` has; blank ones and the fences of code do not count."""
+    """The last lines of a text, as many as `want` has, not counting blank lines and code fences."""
     return "\n".join(_lines(text)[-_height(want) :])
 
 
@@ -231,7 +234,7 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 
 
 def _bare(text: str, want: str) -> str:
-    """A text without fences, emphasis, quotes, a bullet and the full stop around it, but for those that the right
+    """Strip code fences, emphasis, quotes, a bullet and the final full stop from a text, except those that the right
     answer has as well."""
     text, want = "\n".join(_lines(text)), want.strip()
     while True:

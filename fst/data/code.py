@@ -1,8 +1,8 @@
-"""A verifier in a file of yours, without a package: `FILE.py:FUNCTION`, the path relative to the working directory. A
-reward function of TRL may be named in an installed module as well: `package.module:FUNCTION`.
+"""Loads a verifier from a user's file without a package: `FILE.py:FUNCTION`, with the path relative to the working
+directory. A TRL reward function may also be named in an installed module: `package.module:FUNCTION`.
 
 The function has one of the contracts in fst/data/functions.py. It is named for all problems of a domain, by
-`--verifier` or `domains.NAME.verifier`, never by a line of a data file: data runs no code.
+`--verifier` or `domains.NAME.verifier`, never by a line of a data file, so data cannot run code.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def names_file(name: str) -> bool:
 
 
 def code_sha256(name: str) -> str:
-    """SHA-256 of the file that a name is about: of a module's function, the one that defines it. Raises VerifierError
-    where there is none."""
+    """Return the SHA-256 of the file that a name refers to; for a function in a module, the file that defines it.
+    Raises VerifierError if there is none."""
     if names_file(name) or not names_code(name):
         return file_sha256(_file(name)[0])
     source = inspect.getsourcefile(inspect.unwrap(_imported(name)))
@@ -45,17 +45,17 @@ def code_sha256(name: str) -> str:
 
 
 def code_of(named: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the file that a domain's verifier, by its name and options, is in, by the verifier's name; empty where
-    it is in none. Raises VerifierError as `code_sha256` does."""
+    """Return {name: SHA-256 of its file} for a domain's verifier, given by its name and options; empty if it is not the
+    user's code. Raises VerifierError as `code_sha256` does."""
     name = named.get("code") or named["name"]
     return {name: code_sha256(name)} if names_code(name) else {}
 
 
 def load_code(name: str) -> Callable[..., Any]:
-    """The function of a name. A file is run once for each content that it has.
+    """Load the function that a name refers to. A file is run once for each version of its content.
 
     Raises VerifierError for a file or module that is missing or cannot be run, for a function that is not in it, and
-    for one of a module that is no reward function: a name alone shall not call whatever is installed.
+    for a module's function that is not a reward function: a name must not be able to call arbitrary installed code.
     """
     if names_code(name) and not names_file(name):
         return _imported(name)
@@ -69,7 +69,7 @@ def load_code(name: str) -> Callable[..., Any]:
 
 
 def is_reward_function(function: Callable[..., Any]) -> bool:
-    """Whether a function has the contract of TRL's reward functions: a parameter `completions`."""
+    """Whether a function has the contract of TRL's reward functions, that is, a parameter `completions`."""
     try:
         return "completions" in inspect.signature(function).parameters
     except (TypeError, ValueError):  # a class or a built-in that does not tell
@@ -87,7 +87,7 @@ def _file(name: str) -> tuple[Path, str]:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    """A reward function in a module that can be imported."""
+    """Import a reward function from an installed module. Raises VerifierError."""
     module, _, function = name.partition(":")
     try:
         found: object = getattr(importlib.import_module(module), function, None)

@@ -1,4 +1,4 @@
-"""Dealing problems into disjoint splits: problems drawn from a source that makes them, or those that a file holds."""
+"""Deals problems into disjoint splits: problems drawn from a source that generates them, or the problems of a file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PATIENCE, _PATIENCE_FLOOR = 20, 400
 
 
 def deal(spec: str, draws: Draws, sizes: SplitSizes, seed: int, source: str = "") -> Splits:
-    """Splits of distinct questions that are drawn. `source` is the source's name, the same for specs that mean the
-    same (default: the spec).
+    """Draw splits of distinct questions. `source` is the source's name, which must be the same for equivalent specs
+    (default: the spec).
 
-    A question's split is a hash of its text: a quarter of all questions is test, a quarter validation, half train. So
-    the splits are disjoint whatever their sizes and seeds, and a question held out in one domain of a family is held
-    out in all. Held-out splits depend on the source only, the train split on `seed` as well. Raises DataError for a
-    source that holds too few questions.
+    A question's split is decided by a hash of its text: a quarter of all questions is test, a quarter validation, half
+    train. So the splits are disjoint whatever their sizes and seeds, and a question held out in one domain of a family
+    is held out in all. Held-out splits depend only on the source, the train split on `seed` as well. Raises DataError
+    if the source has too few questions.
     """
     seeds = {"train": f"seed {seed}", "validation": "held out", "test": "held out"}
 
@@ -59,12 +59,12 @@ def _share(text: str) -> str:
 
 
 def take(spec: str, problems: Sequence[Problem], named: Sequence[str | None], sizes: SplitSizes, seed: int) -> Splits:
-    """Splits of given problems, as they are `named`, or (where none is) dealt by a hash of the problems' ids.
+    """Deal given problems into the splits that `named` assigns to them, or, if it assigns none, by a hash of their ids.
 
-    Of hashed splits, test and validation are filled first and training has the rest; it keeps a third of the problems
-    at least, or what was asked where that is less. They and the held-out problems taken do not depend on `seed`; which
-    train problems are taken, and in which order, does. Each split takes at most as many problems as asked; where one
-    holds fewer, a warning says how many each has. Raises DataError for a split that would be empty.
+    Among hashed splits, test and validation are filled first and train gets the rest, but at least a third of the
+    problems, or the size asked for if that is less. The splits and the held-out problems taken do not depend on `seed`;
+    the train problems taken and their order do. Each split takes at most as many problems as asked for; if one has
+    fewer, a warning says how many each has. Raises DataError for a split that would be empty.
     """
     ranked = sorted(zip(problems, named, strict=True), key=lambda pair: hashlib.sha256(pair[0].id.encode()).digest())
     asked = {name: getattr(sizes, name) for name in SPLITS}
@@ -89,7 +89,7 @@ def take(spec: str, problems: Sequence[Problem], named: Sequence[str | None], si
 
 
 def _held_out_first(ranked: list[Problem], asked: dict[str, int]) -> dict[str, list[Problem]]:
-    """Test and validation as large as asked, or as large as leaves training its third."""
+    """Split ranked problems: test and validation get the sizes asked for, or as many as leave train its third."""
     kept = min(asked["train"], -(-len(ranked) // 3))
     share = min(1.0, (len(ranked) - kept) / max(1, asked["test"] + asked["validation"]))
     test, held_out = (max(1, int(asked[name] * share)) if asked[name] else 0 for name in ("test", "validation"))

@@ -1,10 +1,10 @@
-"""Domains by their spec, e.g. `lab/sort_desc+add_one`, `reasoning_gym/leg_counting`, `jsonl:problems.jsonl`.
+"""Loads domains by their spec, e.g. `lab/sort_desc+add_one`, `reasoning_gym/leg_counting`, `jsonl:problems.jsonl`.
 
-`FAMILIES` is the table of what a spec may be. A row is added by the decorator `family`, or by an installed package: an
+`FAMILIES` is the table of all kinds of specs. A row is added by the decorator `family`, or by an installed package: an
 entry point of the group `fst.domains` that names what the decorator returned.
 
-A spec may end with the way its answers are found in a response, `SPEC#MODE`, see fst/data/answers.py; without it, the
-family says how.
+A spec may end with the mode in which answers are found in a response, `SPEC#MODE` (see fst/data/answers.py); otherwise
+the family decides.
 """
 
 from __future__ import annotations
@@ -117,16 +117,16 @@ def describe_families() -> list[tuple[str, str]]:
 
 
 def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
-    """The domain of a spec: disjoint splits, in a fixed order, and their verifier.
+    """Load the domain of a spec: disjoint splits, in a fixed order, and their verifier.
 
-    `seed` decides the train split only: runs of all seeds are judged on the same held-out problems. Raises
-    UnknownDomain for a spec no family reads, DataError for problems that cannot be used, VerifierError for a verifier
-    that cannot be built.
+    `seed` affects only the train split, so runs with different seeds are judged on the same held-out problems. Raises
+    UnknownDomain for a spec that no family reads, DataError for problems that cannot be used, and VerifierError for a
+    verifier that cannot be built.
     """
     row, named, plain = _family(spec), verifier_of(spec), plain_spec(spec)
     if _CHOSEN.search(plain) and not row.chosen:
         raise VerifierError(f"{spec}: these problems have their own verifier; files and hub datasets take one")
-    verify = None if lists_none(named) else domain_verifier(named)  # a mistake in it is told before problems are read
+    verify = None if lists_none(named) else domain_verifier(named)  # reports mistakes before problems are read
     splits = row.load(plain, sizes, seed)
     if plain != spec:
         splits = {name: tuple(replace(p, domain=spec) for p in problems) for name, problems in splits.items()}
@@ -137,15 +137,15 @@ def load_domain(spec: str, sizes: SplitSizes, seed: int) -> Domain:
 
 
 def verifier_of(spec: str) -> dict[str, Any]:
-    """The verifier of a spec, by its name and options, without drawing problems: a row of `fst.data.verifiers`. Its
-    option `answer` is left out where the whole response is read."""
+    """Return the name and options of a spec's verifier (see fst/data/verifiers.py) without drawing problems. The option
+    `answer` is left out if the whole response is read."""
     named, mode = _family(spec).verifier, answer_mode(spec)
     values = {"name": named} if isinstance(named, str) else named(plain_spec(spec))
     return values if mode == "whole" else {**values, "answer": mode}
 
 
 def answer_mode(spec: str) -> AnswerMode:
-    """How the answers to the problems of a spec are found. Raises UnknownDomain for a way that there is not."""
+    """Return the mode in which answers to a spec's problems are found. Raises UnknownDomain for an unknown mode."""
     asked = mode_of_spec(spec)
     if not asked:
         return _family(spec).answer
@@ -153,8 +153,8 @@ def answer_mode(spec: str) -> AnswerMode:
 
 
 def seed_prompt(text: str, spec: str) -> str:
-    """The seed prompt of a spec: `text` (loop.seed_prompt) and, where answers of one form are read, a line that asks
-    for that form. A text that mentions the form is left as it is."""
+    """Return the seed prompt of a spec: `text` (loop.seed_prompt) and, if answers must have a certain form, a line that
+    asks for it. A text that mentions the form already is left as it is."""
     mode: AnswerMode | None = answer_mode(spec) if mode_of_spec(spec) else _family(spec).asks
     asked = ASKED.get(mode or "whole", "")
     mentioned = {"tag": "<answer>", "boxed": "\\boxed", "marker": "Answer:"}.get(mode or "", asked)
@@ -162,15 +162,15 @@ def seed_prompt(text: str, spec: str) -> str:
 
 
 def answer_verifier(spec: str, named: Mapping[str, Any] | None = None) -> Verifier:
-    """What scores a response where only the question and the right answer are known: `named` or else the spec's
-    verifier, or equality where that one reads more of a problem."""
+    """Make the verifier for responses of which only the question and the right answer are known: `named`, or else the
+    spec's verifier, or equality if that one needs more of a problem."""
     named, mode = named or verifier_of(spec), answer_mode(spec)
     return domain_verifier({"answer": mode, **(named if answers_alone(named) else {"name": "exact"})})
 
 
 def right_answer(domain: Domain, problem: Problem) -> str | None:
-    """The answer of a problem as a response that earns reward 1. None where it is no such response: a pattern, a task
-    with many solutions, a verifier that wants more than the answer."""
+    """Return a problem's answer if it earns reward 1 as a response. None otherwise: if it is a pattern, if the task has
+    many solutions, or if the verifier requires more than the answer."""
     answer = reference_of(problem, domain.named or verifier_of(domain.spec))
     try:
         return answer if answer is not None and domain.verify(problem, answer).reward >= 1 else None
@@ -179,7 +179,7 @@ def right_answer(domain: Domain, problem: Problem) -> str | None:
 
 
 def _family(spec: str) -> Family:
-    """The last row of the table that reads a spec, else that of an installed package. Raises UnknownDomain."""
+    """Find the last row of the table that reads a spec, or else that of an installed package. Raises UnknownDomain."""
     plain = plain_spec(spec)
     for name in _names():
         if re.match((row := _row(name)).reads or re.escape(f"{name}/"), plain):
@@ -189,14 +189,15 @@ def _family(spec: str) -> Family:
 
 
 def _names() -> Iterator[str]:
-    """Names of the table, the last first, then those of installed packages, which take some 30 ms to look up."""
+    """Yield the names in the table, the last first, then those of installed packages, which take about 30 ms to
+    find."""
     own = list(FAMILIES.rows)
     yield from reversed(own)
     yield from (name for name in FAMILIES.names() if name not in own)
 
 
 def _row(name: str) -> Family:
-    """A family by its name. One that cannot be loaded reads no spec, and describes why."""
+    """Return a family by name. If it cannot be loaded, return one that reads no spec and whose example says why."""
     try:
         row: Family = FAMILIES.get(name, FAMILIES.group)
     except UnknownDomain as exc:

@@ -1,15 +1,15 @@
-"""A function of the user as a Verifier. There are two contracts, told apart by the function's parameters:
+"""Makes a Verifier of a user's function. There are two contracts, told apart by the function's parameters:
 
     (question, answer, response, meta) -> reward, or (reward, what differs)
     (prompts, completions, **columns) -> [reward or None, one a completion]        a reward function of TRL
 
 The second is that of TRL's GRPOTrainer on conversations: `prompts` and `completions` are lists of messages, or texts
 where `completions` is annotated as `list[str]`. The columns are the right answer, as `answer` and `solution`, and every
-key of the problem's meta; what a function does not name it is not given. Unless the domain says how answers are found,
-it reads the response as it was sampled, thinking included. What it reports by `log_extra` and
-`log_metric` becomes feedback. One problem is scored at a time; a None, with which TRL leaves an example out, is 0.
+key of the problem's meta; a function gets only those that it names. Unless the domain sets how answers are found, it
+reads the response as it was sampled, including thinking. What it reports with `log_extra` and `log_metric` becomes
+feedback. One problem is scored at a time; a None, with which TRL leaves out an example, counts as 0.
 
-Rewards of either are from 0 to 1.
+The rewards of both are in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _TEXTS = ("list[str]", "List[str]", "Sequence[str]")
 
 
 def verifier_of_function(function: Function) -> Verifier:
-    """A Verifier of a function with one of the two contracts. Where the function raises, the reward is 0 and the
-    feedback says what was raised. Raises VerifierError for an asynchronous function; the Verifier raises it where the
-    result is no score, and where a reward function asks for a column that the problem does not have."""
+    """Make a Verifier of a function with one of the two contracts. If the function raises an exception, the reward is 0
+    and the feedback names the exception. Raises VerifierError for an asynchronous function; the Verifier raises it if
+    the result is not a score, or if a reward function requires a column that the problem does not have."""
     if inspect.iscoroutinefunction(function):
         raise VerifierError(f"{_name(function)}: an async function cannot be a verifier; make it a plain one")
     ask = _in_batch(function) if is_reward_function(function) else _one(function)
@@ -64,7 +64,7 @@ def _one(function: Function) -> Callable[[Problem, str], tuple[Any, Any]]:
 
 
 def _in_batch(function: Function) -> Callable[[Problem, str], tuple[Any, Any]]:
-    """Calls a reward function on a batch of one."""
+    """Adapt a reward function to be called on one problem."""
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

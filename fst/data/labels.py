@@ -1,7 +1,7 @@
-"""Labels: the one that a response settles on, and those of problems that do not list them.
+"""Labels: finds the one that a response settles on, and derives the labels of problems that do not list them.
 
-Labels are compared by their words, without case and punctuation: `Password reset`, `password_reset` and `password
-reset.` are one.
+Labels are compared by their words, ignoring case and punctuation: `Password reset`, `password_reset` and `password
+reset.` are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
 
 NAME = "choice"
-MOST_LABELS = 50  # that are taken from a domain's answers
+MOST_LABELS = 50  # that may be derived from a domain's answers
 _WORD = re.compile(r"[^\W_]+")
 _SHOWN = 12
 _REMEDY = f'name them: "verifier": {{"name": "{NAME}", "labels": ["billing", "login"]}}'
@@ -25,8 +25,8 @@ Words = tuple[str, ...]
 
 
 def choice(labels: tuple[str, ...] = ()) -> Verifier:
-    """The one label of `labels` that a response settles on: the only one in it, or else in its last line. A response
-    that names two is not read as either. Raises VerifierError for no labels, and for two with the same words."""
+    """Make a verifier that compares the label a response settles on: the only one in it, or else in its last line. A
+    response that names two settles on neither. Raises VerifierError if there are no labels, or two with equal words."""
     known = _by_words(labels)
 
     def verify(problem: Problem, response: str) -> Score:
@@ -48,8 +48,8 @@ def choice(labels: tuple[str, ...] = ()) -> Verifier:
 
 
 def settled_on(response: str, known: Mapping[Words, str]) -> list[str]:
-    """The labels that a response names, in their order: one where it settles on one, in all of it or in its last line.
-    `known` are the labels by their words."""
+    """Return the labels that a response names, in order; just one if the response, or its last line, settles on one.
+    `known` has the labels by their words."""
     found = list(dict.fromkeys(_named(_words(response), known)))
     if len(found) > 1:
         last = [line for line in response.splitlines() if line.strip()][-1]
@@ -59,10 +59,10 @@ def settled_on(response: str, known: Mapping[Words, str]) -> list[str]:
 
 
 def labels_of(answers: Sequence[str]) -> list[str]:
-    """The labels of problems that list none: their answers, each once, in alphabetical order.
+    """Derive labels from answers: the distinct ones, in alphabetical order.
 
-    Raises VerifierError for answers that are not a set of labels: more than 50 of them, or one that a single problem
-    has. So the labels, which feedback names, never make a single problem's answer known.
+    Raises VerifierError for answers that do not look like labels: more than 50 different ones, or one that only a
+    single problem has. Feedback lists the labels, and so never reveals the answer to one particular problem.
     """
     times = Counter(map(_words, answers))
     once = next((answer for answer in answers if times[_words(answer)] == 1), None)
@@ -86,7 +86,7 @@ def _words(text: str) -> Words:
 
 
 def _by_words(labels: Sequence[str]) -> dict[Words, str]:
-    """Labels by their words. Raises VerifierError."""
+    """Map the words of each label to the label. Raises VerifierError."""
     if not labels:
         raise VerifierError(f"{NAME!r} has no labels; {_REMEDY}")
     known: dict[Words, str] = {}
@@ -101,7 +101,7 @@ def _by_words(labels: Sequence[str]) -> dict[Words, str]:
 
 
 def _named(words: Words, known: Mapping[Words, str]) -> Iterator[str]:
-    """The labels in a text's words; where several begin at a word, the longest, which takes its words with it."""
+    """Yield the labels in a text's words; if several begin at a word, the longest, which uses up its words."""
     longest = max(map(len, known))
     place = 0
     while place < len(words):

@@ -1,9 +1,9 @@
-"""Equality of answers as mathematics. This file alone imports math_verify.
+"""Compares answers as mathematics. Only this file imports math_verify.
 
-The library limits its time with alarm handlers, which work on the main thread only and do not stop arithmetic
-on huge numbers: an answer like `9^9^9^9` would stop the run. So it works in a process of its own, which is
-started on first use, serves one comparison at a time, and is ended by the system's processor timer and replaced
-when one takes too long. A busy machine does not change a verdict: the timer counts the process's own seconds.
+The library limits its time with alarm handlers, which work only on the main thread and do not interrupt arithmetic
+on huge numbers: an answer like `9^9^9^9` would block the run. So it runs in a separate process, which is started on
+first use and does one comparison at a time. If one takes too long, the system's processor timer ends the process, and
+it is replaced. A busy machine does not change a verdict, as the timer counts only the process's own CPU time.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def same_math(answer: str, response: str) -> bool | None:
-    """Whether a reading of the response equals the likeliest reading of the answer; None where the answer holds
-    no expression. Raises TimeoutError when that takes more than `SECONDS` of processor time."""
+    """Whether a reading of the response equals the likeliest reading of the answer; None if the answer contains no
+    expression. Raises TimeoutError if the comparison takes more than `SECONDS` of processor time."""
     with _lock:
         return _comparer.compare(answer, response)
 
 
 def same_text(answer: str, response: str) -> bool:
-    """Whether a response, or its last line, equals an answer that holds no expression: as a number where the answer is
-    one beside its marks and currency, else as a text without marks and case."""
+    """Whether a response, or its last line, equals an answer that contains no expression: as a number if the answer is
+    one apart from markup and currency, otherwise as a text without markup and case."""
     want, tried = _words(answer), [response, *response.strip().splitlines()[-1:]]
     if re.fullmatch(r"[\W_]*[\d.,]+[\W_]*", want) and (number := last_number(want)):
         return any((got := last_number(_words(text))) and got.near(number, 1e-9, 0) for text in tried)
@@ -41,14 +41,14 @@ def same_text(answer: str, response: str) -> bool:
 
 
 def _words(text: str) -> str:
-    """A text without LaTeX's marks, in lower case, with single blanks."""
+    """Normalise a text: without LaTeX markup, in lower case, with single spaces."""
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|boxed|f?box)(?=\s*\{)|\\[,;!()\[\]]|[{}$\\*`]", "", text)
     return " ".join(text.split()).strip(" .!\"'").casefold()
 
 
 def _readings(text: str) -> list[list[Any]]:
-    """The readings of a text, likeliest first: as it stands and, where it has no math delimiters and no
-    words, as if all of it were LaTeX. A reading is an expression in the library's forms; none is empty."""
+    """Parse a text into its non-empty readings, the likeliest first: the text itself and, if it has no math delimiters
+    and no words, the text as LaTeX. A reading is a list of the library's forms of an expression."""
     from math_verify import parse
 
     delimited = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
@@ -67,8 +67,8 @@ def _compare(answer: str, response: str) -> bool | None:
 
 
 def _serve(connection: Connection) -> None:
-    """The process: a verdict for each pair received, False for one that the library cannot compare. The timer's
-    signal has no handler, so it ends the process wherever it is."""
+    """Run in the process: send a verdict for each pair received, False for one that the library cannot compare. The
+    timer's signal has no handler, so it ends the process at any point."""
     import logging
 
     import math_verify  # noqa: F401 - loaded before the first comparison is timed
@@ -91,7 +91,7 @@ def _serve(connection: Connection) -> None:
 
 
 class _Comparer:
-    """The process's end on our side. Not for two threads at a time."""
+    """Our side of the process. Only one thread may use it at a time."""
 
     def __init__(self) -> None:
         self._process: BaseProcess | None = None

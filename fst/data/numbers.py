@@ -1,8 +1,8 @@
-"""Numbers in a text, as people and models write them. This file alone imports babel, which knows how each language
+"""Reads numbers in a text, as people and models write them. Only this file imports babel, which knows how each language
 groups digits and marks decimals.
 
-Read are `1,234.5`, `-3`, `2e-4`, `3 x 10^-4`, `1/2`, `3 1/2`, `½`, `50%`, the LaTeX forms of these, digits of any
-script, and the forms of other languages where they can mean only one thing (`3,14`, `1.234,50`, `1'234`). Not read are
+It reads `1,234.5`, `-3`, `2e-4`, `3 x 10^-4`, `1/2`, `3 1/2`, `½`, `50%`, the LaTeX forms of these, digits of any
+script, and the forms of other languages if they are unambiguous (`3,14`, `1.234,50`, `1'234`). It does not read
 exponents (the 2 of `cm^2`) and numbers that are part of a word (`H2O`).
 """
 
@@ -53,15 +53,15 @@ _RESULT = re.compile(r"[=≈]|\\approx")
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a text: its value, whether a percent sign follows (`50%` has the value 50), and how it is written."""
+    """A number in a text: its value, whether a percent sign follows (`50%` has the value 50), and how it is written."""
 
     value: float
     percent: bool
     text: str
 
     def near(self, other: Number, tolerance: float, relative: float) -> bool:
-        """Whether this one is within an absolute or relative distance of `other`. `50%` is 50 and 0.5 alike, beside a
-        number without a percent sign."""
+        """Whether this number is within an absolute or relative distance of `other`. Compared with a number without a
+        percent sign, `50%` counts as both 50 and 0.5."""
         if self.percent == other.percent:
             pairs = [(self.value, other.value)]
         elif self.percent:
@@ -72,15 +72,15 @@ class Number:
 
 
 def last_number(text: str, locale: str = ENGLISH) -> Number | None:
-    """The last number of a text, where there is a choice outside of remarks in brackets (`42 (see step 3)`); None where
-    it has none. Raises VerifierError for an unknown locale."""
+    """Return the last number of a text, preferably outside of remarks in brackets (`42 (see step 3)`); None if it has
+    none. Raises VerifierError for an unknown locale."""
     found = _outside_asides(text, locale)
     return found[-1] if found else None
 
 
 def first_number(text: str, locale: str = ENGLISH) -> Number | None:
-    """The first number of a text that is an answer already: behind the last `=`, where there is one, and outside of
-    remarks in brackets."""
+    """Return the first number of a text that is known to be an answer: after the last `=`, if there is one, and
+    preferably outside of remarks in brackets; None if it has none. Raises VerifierError for an unknown locale."""
     found = _outside_asides(_RESULT.split(text)[-1], locale) or _outside_asides(text, locale)
     return found[0] if found else None
 
@@ -90,8 +90,8 @@ def _outside_asides(text: str, locale: str) -> list[Number]:
 
 
 def numbers(text: str, locale: str = ENGLISH) -> Iterator[Number]:
-    """The numbers of a text in order, without those too large for a float. Digits that no language would write as one
-    number (`1,2,3`, a date) are several. Raises VerifierError for an unknown locale."""
+    """Yield the numbers of a text in order, without those too large for a float. Digits that no language would write as
+    one number (`1,2,3`, a date) are read as several. Raises VerifierError for an unknown locale."""
     for match in _NUMBER.finditer(_plain(text, locale)):
         value = _decimal(match["digits"], locale)
         if value is None:
@@ -103,7 +103,7 @@ def numbers(text: str, locale: str = ENGLISH) -> Iterator[Number]:
 
 
 def check_locale(locale: str) -> None:
-    """Raise VerifierError for a locale that is unknown."""
+    """Raise VerifierError for an unknown locale."""
     from babel import Locale, UnknownLocaleError
 
     try:
@@ -113,7 +113,7 @@ def check_locale(locale: str) -> None:
 
 
 def _plain(text: str, locale: str) -> str:
-    """A text with its digits, signs and fractions in one form, and without exponents."""
+    """Normalise a text: digits, signs and fractions in one form, and no exponents."""
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
     text = "".join(char if char.isascii() else _digit(char) for char in text).translate(_SAME)
     for pattern, plain in _LATEX:
@@ -124,7 +124,7 @@ def _plain(text: str, locale: str) -> str:
 
 
 def _digit(char: str) -> str:
-    """A digit of any script as an ASCII one, `½` as ` 1/2`; any other character as it is."""
+    """Convert a digit of any script to ASCII, and `½` to ` 1/2`; any other character is returned unchanged."""
     if unicodedata.category(char) == "Nd":
         return str(unicodedata.decimal(char))
     value = unicodedata.numeric(char, 0) if unicodedata.category(char) == "No" else 0
@@ -132,7 +132,7 @@ def _digit(char: str) -> str:
 
 
 def _value(match: re.Match[str], value: Fraction) -> float:
-    """The value of a match whose digits have a value. Raises ArithmeticError."""
+    """Compute the value of a match, given that of its digits. Raises ArithmeticError if it is not a float."""
     exponent = int(match["exponent"] or match["power"] or 0)
     if match["ten"] and value == 10:
         value, exponent = Fraction(1), int(match["ten"])
@@ -148,7 +148,7 @@ def _value(match: re.Match[str], value: Fraction) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _decimal(digits: str, locale: str) -> Decimal | None:
-    """The value of digits with separators: as the locale writes numbers, else as the first other language that does."""
+    """Parse digits with separators as the locale writes numbers, or else as the first other language that fits."""
     from babel.numbers import parse_decimal
 
     if len(digits) > _LONGEST:

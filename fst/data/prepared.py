@@ -1,16 +1,16 @@
 """Prepared data: a domain's problems as files, so that every stage and every machine sees the same ones.
 
-    train.jsonl validation.jsonl test.jsonl   a problem a line, in the domain's order
+    train.jsonl validation.jsonl test.jsonl   one problem per line, in the domain's order
     domain.json                               {"schema", "spec", "verifier", "problems": {split: how many}}, and
-                                              "code" with the hash of the file that the verifier is in, if in any
+                                              "code" with the hash of the verifier's file, if it is in a file
 
-A line holds `id`, `question`, `answer`, `split`, `meta` and `tokens`, the question's length in the model's tokens;
-problems of a user's file also `line`, where they stand in it, the `verifier` they name and their `feedback`. The bytes
-depend on the problems, the tokenizer and a verifier's code alone.
+A line has `id`, `question`, `answer`, `split`, `meta` and `tokens`, the question's length in the model's tokens;
+problems of a user's file also have `line`, their line in it, the `verifier` they name and their `feedback`. The bytes
+depend only on the problems, the tokenizer and the verifier's code.
 
-`meta` comes back as it was, tuples, sets, keys that are no text, NaN and infinity included: what JSON has is written as
-it is, anything else becomes an object with a single key that begins with `$`, and an object that has such a key itself
-is written as pairs.
+`meta` is restored exactly, including tuples, sets, keys that are not strings, NaN and infinity: JSON values are written
+as they are, anything else becomes an object with a single key that begins with `$`, and an object that has such a key
+itself is written as pairs.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _AGAIN = "prepare the domain again"
 
 
 def write_prepared(domain: Domain, folder: Path, tokens: Callable[[list[str]], list[int]]) -> str:
-    """Write a domain into a folder, replacing it as a whole; returns its `contents_sha256`.
+    """Write a domain into a folder, which is replaced atomically; returns its `contents_sha256`.
 
-    `tokens` gives the length of each question in the model's tokens. Raises UnknownDomain for a spec that no family
-    reads, DataError for a problem whose meta cannot be written as JSON.
+    `tokens` returns the length of each question in the model's tokens. Raises UnknownDomain for a spec that no family
+    reads, and DataError for a problem whose meta cannot be written as JSON.
     """
     parts = {name: getattr(domain, name) for name in SPLITS}
     named = dict(domain.named or verifier_of(domain.spec))
@@ -61,10 +61,10 @@ def write_prepared(domain: Domain, folder: Path, tokens: Callable[[list[str]], l
 
 
 def load_prepared(folder: Path) -> Domain:
-    """The domain that was written into a folder: its spec, the same problems in the same order, and a verifier that
-    scores as its own does.
+    """Load the domain that was written into a folder: its spec, the same problems in the same order, and an equivalent
+    verifier.
 
-    Raises DataError, with file and line, for what is missing or is not as `write_prepared` leaves it.
+    Raises DataError, with file and line, for anything that is missing or not as `write_prepared` wrote it.
     """
     head = read_head(folder)
     verify = rebuild_verifier(head, folder)
@@ -95,7 +95,7 @@ def load_prepared(folder: Path) -> Domain:
 
 
 def contents_sha256(folder: Path) -> str:
-    """sha256, as 64 hex digits, of what `sha256sum *` prints in the folder."""
+    """Return the SHA-256, in 64 hex digits, of what `sha256sum *` prints in the folder."""
     digest = hashlib.sha256()
     for name in sorted((HEAD, *(f"{split}.jsonl" for split in SPLITS))):
         digest.update(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n".encode())
@@ -103,7 +103,7 @@ def contents_sha256(folder: Path) -> str:
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """domain.json. Raises DataError for one that is missing, damaged or of another schema."""
+    """Read domain.json. Raises DataError if it is missing, damaged or of another schema."""
     path = folder / HEAD
     try:
         head = json.loads(read_bytes(path, _AGAIN))
@@ -121,12 +121,12 @@ def read_head(folder: Path) -> dict[str, Any]:
 
 
 def split_rows(folder: Path, name: str) -> tuple[Row, ...]:
-    """The lines of a split's file. Raises DataError for one that cannot be read."""
+    """Read the lines of a split's file. Raises DataError if it cannot be read."""
     return read_rows(folder / f"{name}.jsonl", _AGAIN)
 
 
 def problem_of(values: Mapping[str, Any], spec: str) -> Problem:
-    """The problem of a line. Raises ValueError for a line that is not as it was written."""
+    """Rebuild the problem of a line. Raises ValueError for a line that is not as it was written."""
     for wrong, _ in mistakes(values, PREPARED):
         raise ValueError(wrong)
     texts = (values["id"], spec, values["question"], values["answer"])
@@ -135,8 +135,7 @@ def problem_of(values: Mapping[str, Any], spec: str) -> Problem:
 
 
 def rebuild_verifier(head: Mapping[str, Any], folder: Path) -> Verifier:
-    """The verifier that domain.json names. Raises DataError for one that cannot be built, and for code that is not as
-    it was."""
+    """Build the verifier that domain.json names. Raises DataError if it cannot be built, or if its code has changed."""
     try:
         if code_of(head["verifier"]) != head.get("code", {}):
             raise DataError(f"its code has changed since the problems were prepared; {_AGAIN}")
@@ -177,7 +176,7 @@ def _problem(row: Row, spec: str, split: str, place: str) -> Problem:
 
 
 def encode(value: Any) -> Any:
-    """A value that json.dumps writes as strict JSON. Raises TypeError for a type that cannot be written down."""
+    """Convert a value to one that json.dumps writes as strict JSON. Raises TypeError for an unsupported type."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):

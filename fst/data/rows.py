@@ -1,6 +1,6 @@
-"""Lines of problem files, a user's and prepared ones: reading them, and saying what is wrong with one.
+"""Reads the lines of problem files, both users' and prepared ones, and finds mistakes in them.
 
-A mistake is told as `file:line: what is wrong; what to do`, and all that is wrong with a file is told at once.
+Mistakes are reported as `file:line: what is wrong; what to do`, and all mistakes of a file at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REMEDIES: dict[type, str] = {str: "write it as a text, in quotes", dict: "write
 
 @dataclass(frozen=True)
 class Row:
-    """A line that holds anything: its number from 1, and the JSON object on it, or what is wrong and what to do."""
+    """A line that is not blank: its number from 1, and its JSON object, or else what is wrong and what to do."""
 
     number: int
     values: Mapping[str, Any] | None
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a line: the types of their values (object: any), and those that may be missing."""
+    """The keys of a line: the types of their values (`object`: any), and which keys may be missing."""
 
     types: Mapping[str, type]
     optional: tuple[str, ...]
@@ -49,12 +49,12 @@ PREPARED = Keys(
 
 
 def read_rows(path: Path, remedy: str) -> tuple[Row, ...]:
-    """The lines of a file, without blank ones. Raises DataError, with the remedy, for a file that cannot be read."""
+    """Read the lines of a file, without blank ones. Raises DataError, with the remedy, if it cannot be read."""
     return _parse(read_bytes(path, remedy))
 
 
 def read_bytes(path: Path, remedy: str) -> bytes:
-    """A file's content. Raises DataError, with the remedy, for one that cannot be read."""
+    """Read a file's content. Raises DataError, with the remedy, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -80,7 +80,7 @@ def _row(number: int, line: bytes) -> Row:
 
 
 def mistakes(values: Mapping[str, Any], keys: Keys) -> Iterator[tuple[str, str]]:
-    """(what is wrong, what to do) of an object's keys; of a user's, the texts are looked at too."""
+    """Yield (what is wrong, what to do) for an object's keys; in users' files, texts are checked as well."""
     for name, kind in keys.types.items():
         value: Any = values.get(name)
         if value is None and name not in keys.optional:
@@ -104,12 +104,12 @@ def mistakes(values: Mapping[str, Any], keys: Keys) -> Iterator[tuple[str, str]]
 
 
 def half_a_pair(text: str) -> bool:
-    """Whether a text holds half a surrogate pair, which no UTF-8 file can hold as it is."""
+    """Whether a text contains half a surrogate pair, which UTF-8 cannot encode."""
     return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def refuse(found: Sequence[str], heading: str = "") -> None:
-    """Raise DataError with the first 20 mistakes, a line each, where there are any."""
+    """Raise DataError with the first 20 mistakes, one per line, if there are any."""
     if found:
         more = [f"... and {len(found) - MOST_MISTAKES} more"] if len(found) > MOST_MISTAKES else []
         raise DataError("\n".join([*([heading] if heading else []), *found[:MOST_MISTAKES], *more]))

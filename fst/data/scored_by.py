@@ -1,4 +1,4 @@
-"""What scores a domain, as commands and specs write it and as records and bundles tell it."""
+"""A domain's verifier, as commands and specs write it and as records and bundles store it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fst.errors import VerifierError
 
 
 def written_verifier(text: str) -> dict[str, Any]:
-    """A verifier as a command or a spec gives it: its name, or the JSON object that a line of a problem file would
-    have. Raises VerifierError."""
+    """Parse a verifier as a command or a spec writes it: its name, or a JSON object as in a line of a problem file.
+    Raises VerifierError if it is neither."""
     try:
         return named_verifier(json.loads(text) if text.lstrip().startswith("{") else text)
     except ValueError as exc:
@@ -22,15 +22,15 @@ def written_verifier(text: str) -> dict[str, Any]:
 
 
 def text_of(facts: Mapping[str, Any]) -> str:
-    """`verifier_facts` as a command or a spec gives them; empty for none."""
+    """Write `verifier_facts` as in a command or a spec; empty for none."""
     named = {key: value for key, value in facts.items() if key != "sha256"}
     return named["name"] if list(named) == ["name"] else json.dumps(named, ensure_ascii=False) if named else ""
 
 
 def verifier_facts(domain: Domain) -> dict[str, Any]:
-    """What scores a domain's live traffic: name and options of the one verifier that all problems name, with the hash
-    of its file where it is code. Empty for plain equality, for problems that differ in it, and for a verifier that
-    reads more of a problem than traffic has of it."""
+    """Return the verifier of a domain's live traffic: name and options of the one verifier of all its problems, with
+    the hash of its file if it is code. Empty for plain equality, for problems with different verifiers, and for a
+    verifier that needs more of a problem than traffic has."""
     named = {key: value for key, value in (domain.named or {}).items() if key != "answer"}  # that, the spec says
     if named.get("name") == EACH:
         ways = {json.dumps(own(problem), sort_keys=True) for problem in domain.problems}

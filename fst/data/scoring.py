@@ -1,10 +1,10 @@
-"""Scoring a response: finding the answer in it (fst/data/answers.py), the ways to compare that with the right one
-(fst/data/verifiers.py lists them by name), and the feedback on it, which has one form for all verifiers:
+"""Scores responses: finds the answer (fst/data/answers.py), compares it with the right one (fst/data/verifiers.py lists
+the ways by name), and writes feedback, which has the same form for all verifiers:
 
     input: {question}
     output: {response}
     expected: {answer}
-    hint: {one line}        of a wrong answer, where the problem has a `feedback` of its own
+    hint: {one line}        for a wrong answer, if the problem has its own `feedback`
     differs: {one line}
 """
 
@@ -23,7 +23,7 @@ from fst.errors import VerifierError
 from fst.types import AnswerMode
 
 CORRECT = "nothing, correct"
-RAISED = "the verifier failed: "  # begins what differs, where a verifier of the user's raised
+RAISED = "the verifier failed: "  # beginning of `differs` if a user's verifier raised an exception
 _HINT = "\nhint: "
 _LONGEST_ITEM = 80
 
@@ -38,8 +38,8 @@ _LONE = re.compile(r"(?<![\w'])(?:([B-E])|(A)(?!\s+[a-z]))(?![\w'])")
 
 
 def feedback_text(problem: Problem, response: str, differs: str) -> str:
-    """The four parts, and the problem's own feedback where it has any and `differs` is not CORRECT; each of the last
-    two is made a single line."""
+    """Write feedback in the form above. The hint is the problem's own feedback, if it has any and `differs` is not
+    CORRECT; hint and `differs` are each put on a single line."""
     hint = f"{_HINT}{one_line(problem.feedback)}" if problem.feedback and differs != CORRECT else ""
     return (
         f"input: {problem.question}\noutput: {response}\nexpected: {problem.answer}{hint}\ndiffers: {one_line(differs)}"
@@ -47,26 +47,26 @@ def feedback_text(problem: Problem, response: str, differs: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line: every run of blanks is one space."""
+    """Put a text on one line: every run of white space becomes one space."""
     return " ".join(text.split())
 
 
 def verdict(problem: Problem, response: str, right: bool, differs: str) -> Score:
-    """A score of 1 or 0; `differs` says what is wrong with a response that is not right."""
+    """Make a score of 1 or 0; `differs` says what is wrong with a response that is not right."""
     return Score(float(right), feedback_text(problem, response, CORRECT if right else differs))
 
 
 def remark(text: str) -> str:
-    """What a feedback text says beside input, output and expected answer: its last part, or all of a text of another
+    """Return the last part of a feedback text, after input, output and expected answer; all of a text of another
     form."""
     return text.rpartition("\ndiffers: ")[2] if parse_feedback(text) else text
 
 
 def parse_feedback(text: str) -> tuple[str, str] | None:
-    """(question, expected) of a `feedback_text`, or None for any other text.
+    """Return (question, expected) of a `feedback_text`, or None for any other text.
 
-    The response may hold anything, the words of this form included; only a question with a line that starts
-    with `output: ` or an answer with one that starts with `expected: ` or `hint: ` is read wrongly.
+    The response may contain anything, including the words of this form; only a question with a line that starts
+    with `output: `, or an answer with one that starts with `expected: ` or `hint: `, is read wrongly.
     """
     body, found, _ = text.rpartition("\ndiffers: ")
     rest, found_expected, expected = body.rpartition("\nexpected: ")
@@ -77,14 +77,14 @@ def parse_feedback(text: str) -> tuple[str, str] | None:
 
 
 def without_answer(text: str, reward: float) -> str:
-    """A feedback text with nothing in it but input, output and reward."""
+    """Reduce a feedback text to input, output and reward."""
     body = text.rpartition("\ndiffers: ")[0] or text
     return f"{body.rpartition(chr(10) + 'expected: ')[0] or body}\nreward: {reward:g}"
 
 
 def reading(verify: Verifier, mode: AnswerMode, narrow: Callable[[Part], str]) -> Verifier:
-    """A verifier that is given the answer in a response, found as `mode` says, and `narrow` for what the verifier reads
-    of it. The feedback shows the response as it was, and a wrong answer as it was read."""
+    """Wrap a verifier so that it gets the answer found in a response by `mode` and narrowed by `narrow`. The feedback
+    shows the response as it was, and a wrong answer as it was read."""
 
     def verified(problem: Problem, response: str) -> Score:
         answer = find_answer(response, mode, problem.answer, narrow)
@@ -104,7 +104,7 @@ def reading(verify: Verifier, mode: AnswerMode, narrow: Callable[[Part], str]) -
 
 
 def cut_off(feedback: str, limit: int) -> str:
-    """A feedback text on a response that did not end by itself: its last line says so. `limit` in tokens."""
+    """Add to a feedback text that the response was cut off; `limit` is in tokens."""
     return f"{feedback}; the output was cut off at {limit} tokens"
 
 
@@ -114,16 +114,16 @@ def _shown(text: str) -> str:
 
 
 def last_number(text: str, locale: str = numbers.ENGLISH) -> float | None:
-    """The value of the last number in a text (`1,234.5`, `-3`, `2e-4`, `1/2`, see fst/data/numbers.py), None where
+    """Return the value of the last number in a text (`1,234.5`, `-3`, `2e-4`, `1/2`, see fst/data/numbers.py); None if
     there is none or it overflows."""
     found = numbers.last_number(text, locale)
     return found.value if found else None
 
 
 def extract_choice(text: str) -> str | None:
-    """The letter A-E a text settles on, None where it names none or cannot decide.
+    """Return the letter A-E that a text settles on; None if it names none or several.
 
-    In this order: the whole text is a letter, a boxed letter, `answer: B`, then the only letter in brackets
+    Tried in this order: the whole text is a letter, a boxed letter, `answer: B`, then the only letter in brackets
     or on its own, in the whole text or else in its last line.
     """
     if whole := _WHOLE.fullmatch(text):
@@ -141,7 +141,7 @@ def extract_choice(text: str) -> str | None:
 
 
 def exact(ignore_case: bool = False, strip: bool = True) -> Verifier:
-    """Equality of the texts; with `strip` runs of blanks count as one and those at the ends do not count."""
+    """Compare texts for equality; with `strip`, runs of white space count as one space and are ignored at the ends."""
 
     def normal(text: str) -> str:
         text = one_line(text) if strip else text
@@ -155,7 +155,7 @@ def exact(ignore_case: bool = False, strip: bool = True) -> Verifier:
 
 
 def _item_difference(got: list[str], want: list[str]) -> str:
-    """The first difference of two token lists, as one line."""
+    """Describe the first difference between two lists of items, on one line."""
     if not got:
         return "no answer"
     if len(got) != len(want):
@@ -168,9 +168,9 @@ def _item_difference(got: list[str], want: list[str]) -> str:
 
 
 def numeric(tolerance: float = 1e-9, relative_tolerance: float = 0.0, locale: str = numbers.ENGLISH) -> Verifier:
-    """The last number of the response, within an absolute or a relative distance of the answer's. Units do not count,
-    and 50% is 0.5 as well as 50. `locale` decides what 1.234 means; what can mean only one thing (3,14) is read in any.
-    An answer that marks its result (a rationale with `#### 72`) is read behind the mark."""
+    """Compare the last number of the response with the answer's, within an absolute or relative distance. Units are
+    ignored, and 50% equals both 0.5 and 50. `locale` decides what 1.234 means; unambiguous numbers (3,14) are read in
+    any. If the answer marks its result (a rationale with `#### 72`), the number after the mark is taken."""
     numbers.check_locale(locale)
 
     def verify(problem: Problem, response: str) -> Score:
@@ -198,8 +198,8 @@ def _compiled(pattern: str, flags: int) -> re.Pattern[str]:
 
 
 def regex(pattern: str = "", ignore_case: bool = False, search: bool = False) -> Verifier:
-    """A match of the whole answer with `pattern`, or without one with the problem's answer; with `search`, of any part
-    of the response."""
+    """Match the whole answer with `pattern`, or by default with the problem's answer as the pattern; with `search`,
+    match any part of the response."""
     flags = int(re.IGNORECASE) if ignore_case else 0
     _compiled(pattern, flags)
 
@@ -212,7 +212,7 @@ def regex(pattern: str = "", ignore_case: bool = False, search: bool = False) ->
 
 
 def multiple_choice() -> Verifier:
-    """The letter A-E that the response settles on."""
+    """Compare the letter A-E that the response settles on."""
 
     def verify(problem: Problem, response: str) -> Score:
         want, got = extract_choice(problem.answer), extract_choice(response)
@@ -225,8 +225,8 @@ def multiple_choice() -> Verifier:
 
 
 def math_equality() -> Verifier:
-    """Equality as mathematics (library math-verify, see fst/data/math_answers.py). An answer that is no mathematics
-    (`\\text{even}`, `\\$32,348`) is compared as a number, or as a text without its marks."""
+    """Compare answers as mathematics (library math-verify, see fst/data/math_answers.py). An answer that is not
+    mathematics (`\\text{even}`, `\\$32,348`) is compared as a number, or as a text without markup."""
 
     def verify(problem: Problem, response: str) -> Score:
         try:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fst.config import Params
 
 SPLITS = ("train", "validation", "test")
-TENANTS = "tenants"  # the key of a problem's meta with those whose feedback it was made of
+TENANTS = "tenants"  # the key in a problem's meta for the tenants whose feedback it comes from
 EXACT: Mapping[str, Any] = {"name": "exact"}  # the verifier of problems that name none
 
 
@@ -18,9 +18,9 @@ EXACT: Mapping[str, Any] = {"name": "exact"}  # the verifier of problems that na
 class Problem:
     """One verifiable task. `id` is unique within its domain; `answer` is what the verifier compares with.
 
-    `verifier` is the name of the problem's own verifier with its options, as fst/data/verifiers.py takes them, where
-    each problem names one; `line` is where the problem stands in its file, from 1. Neither takes part in equality.
-    `feedback` is what a wrong answer should hear: reflection reads it below what the verifier says.
+    `verifier` is the name of the problem's own verifier with its options (see fst/data/verifiers.py), if it names one;
+    `line` is its line in its file, from 1. Both are ignored in comparisons. `feedback` is a hint for wrong answers,
+    which reflection reads along with the verifier's feedback.
     """
 
     id: str
@@ -35,9 +35,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Score:
-    """A verdict: `reward` in [0, 1] and feedback to learn from. Feedback of the lab never names the rule: it gives the
+    """A verdict: `reward` in [0, 1] and feedback to learn from. The lab's feedback never names the rule; it gives the
     input, the output, the expected output and what differs. `read` is the answer that was found in the response, None
-    where none was."""
+    if there was none."""
 
     reward: float
     feedback: str
@@ -49,8 +49,8 @@ Verifier = Callable[[Problem, str], Score]
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Number of problems in each split. A family that makes problems stops with an error where it cannot make as many;
-    files and hub datasets give what they hold, with a warning, and stop where a split would be empty."""
+    """Number of problems in each split. A family that generates problems raises an error if it cannot make as many;
+    files and hub datasets give what they have, with a warning, and raise an error only if a split would be empty."""
 
     train: int
     validation: int
@@ -67,8 +67,8 @@ Splits = dict[str, tuple[Problem, ...]]  # by their names, in the order of SPLIT
 
 @dataclass(frozen=True)
 class Domain:
-    """A task domain: disjoint splits, in a fixed order, and the verifier that scores answers to them; `named` is that
-    verifier by its name and options, where they are more than the spec says (fst/data/verifiers.py)."""
+    """A task domain: disjoint splits, in a fixed order, and the verifier that scores answers to them; `named` is the
+    verifier's name and options, if they are more than the spec says (see fst/data/verifiers.py)."""
 
     spec: str
     train: tuple[Problem, ...]
@@ -79,5 +79,5 @@ class Domain:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Those of all splits: train, validation, test."""
+        """The problems of all splits: train, validation, test."""
         return (*self.train, *self.validation, *self.test)

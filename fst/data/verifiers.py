@@ -3,13 +3,13 @@
 `VERIFIERS` is the table of them; a row is added by the decorator `verifier`. A function of an installed package that is
 an entry point of the group `fst.verifiers` is the verifier `python:<its name>`, and a function in a file is
 `FILE.py:FUNCTION` (fst/data/code.py): (question, answer, response, meta) -> reward, or (reward, what differs), or a
-reward function of TRL, which may be named as `package.module:FUNCTION` too (fst/data/functions.py). One that raises
-scores 0 with the exception in the feedback; one that returns something that is no score is a mistake to fix, and an
-error.
+reward function of TRL, which may be named as `package.module:FUNCTION` too (fst/data/functions.py). If a function
+raises an exception, the response scores 0 and the feedback names the exception; if it returns something that is not a
+score, VerifierError is raised.
 
-Beside its own options, every verifier takes `answer`: how the answer is found in a response (fst/data/answers.py)
-before the verifier sees it. A user's function is given the whole response by `auto`, a reward function its thinking as
-well.
+Besides its own options, every verifier takes `answer`: how the answer is found in a response (fst/data/answers.py)
+before the verifier sees it. With `auto`, a user's function gets the whole response without thinking, and a reward
+function gets it with thinking.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kind:
-    """A row of `VERIFIERS`. `make` takes the options as keywords; their defaults say what type they have.
+    """A row of `VERIFIERS`. `make` takes the options as keywords; their defaults determine their types.
 
-    `quick`: reading a problem's reference answer is cheap and tells whether it can be read, so it is tried on loading.
+    `quick`: scoring a problem's reference answer is cheap and shows whether it is valid, so it is done on loading.
     `internal`: it reads more of a problem than its answer, so only a domain family names it, for its own problems;
-    `alone(options)` says with which options it does not.
+    `alone(options)` is whether, with these options, it does not.
     `reference(problem, options)`: whether the answer itself should earn reward 1.
-    `narrow(part, options)`: what it reads of the part of a response that holds the answer.
+    `narrow(part, options)`: what it reads from the part of a response that contains the answer.
     """
 
     make: Maker
@@ -75,9 +75,9 @@ class Kind:
 
 
 class OwnVerifiers:
-    """Scores each problem with the verifier that it names; `exact` where it names none. `answer` says how answers are
-    found where a problem's verifier does not say it. `code` is the function in a file (fst/data/code.py) that problems
-    may name, because the domain does: it is loaded at once."""
+    """Scores each problem with the verifier that it names, or `exact` if it names none. `answer` is how answers are
+    found if a problem's verifier does not set it. `code` is the function in a file (fst/data/code.py) that problems may
+    name because the domain does; it is loaded at once."""
 
     def __init__(self, code: str = "", answer: str = "whole") -> None:
         self._answer = answer
@@ -90,7 +90,7 @@ class OwnVerifiers:
         return self.of(problem)(problem, response)
 
     def of(self, problem: Problem) -> Verifier:
-        """The verifier that a problem names. Raises VerifierError for one that cannot be built."""
+        """Build the verifier that a problem names. Raises VerifierError if it cannot be built."""
         named = {"answer": self._answer, **own(problem)}
         key = json.dumps(named, sort_keys=True)
         if key not in self._made:
@@ -98,7 +98,7 @@ class OwnVerifiers:
         return self._made[key]
 
     def check(self, problem: Problem) -> None:
-        """Raise VerifierError where a problem's verifier cannot be built, or cannot read the reference answer."""
+        """Raise VerifierError if a problem's verifier cannot be built, or cannot read the reference answer."""
         verify, kind = self.of(problem), _kind(own(problem)["name"])
         if kind and kind.quick:
             verify(problem, problem.answer)
@@ -137,7 +137,7 @@ VERIFIERS = Table(
 
 
 def verifier(name: str, **facts: Any) -> Callable[[Maker], Maker]:
-    """A decorator that adds a maker of verifiers to the table; `facts` are fields of `Kind`."""
+    """Decorate a maker of verifiers to add it to the table; `facts` are fields of `Kind`."""
 
     def added(make: Maker) -> Maker:
         VERIFIERS.add(name)(Kind(make, **facts))
@@ -147,8 +147,8 @@ def verifier(name: str, **facts: Any) -> Callable[[Maker], Maker]:
 
 
 def build_verifier(name: str, options: Mapping[str, Any], internal: bool = False) -> Verifier:
-    """The verifier called `name`; `internal` admits those that only a domain names, functions in files among them.
-    Without the option `answer` it is given what is scored as it stands.
+    """Build the verifier called `name`; `internal` admits those that only a domain may name, including functions in
+    files. Without the option `answer`, the verifier gets responses as they are.
 
     Raises VerifierError for an unknown name, an unknown option, a value of the wrong kind, a pattern that
     does not compile, and an entry point or a function in a file that cannot be loaded.
@@ -182,19 +182,19 @@ def _narrowed(narrow: Narrow, options: Named, part: Part) -> str:
 
 
 def known_verifiers() -> tuple[str, ...]:
-    """Names that a problem may give, installed entry points included."""
+    """Return the names that a problem may give, including installed entry points."""
     public = [name for name, kind in VERIFIERS.rows.items() if not kind.internal]
     return (*public, *sorted(_PYTHON + point.name for point in entry_points(group=VERIFIERS.group)))
 
 
 def verifier_options(name: str) -> dict[str, Any]:
-    """The options of a verifier with their defaults; none for an unknown one."""
+    """Return the options of a verifier with their defaults; empty for an unknown verifier."""
     kind = _kind(name)
     return kind.options if kind else {}
 
 
 def named_verifier(value: Any) -> dict[str, Any]:
-    """What a problem gives as its verifier, as `name` and options. Raises VerifierError for a value that names none."""
+    """Convert what a problem gives as its verifier to `name` and options. Raises VerifierError if it names none."""
     named = {"name": value} if isinstance(value, str) else value
     if not isinstance(named, dict) or not isinstance(named.get("name"), str):
         raise VerifierError('\'verifier\' must be a name, or an object like {"name": "numeric", "tolerance": 0.1}')
@@ -202,35 +202,35 @@ def named_verifier(value: Any) -> dict[str, Any]:
 
 
 def domain_verifier(named: Named) -> Verifier:
-    """The verifier of a whole domain. Raises VerifierError, and DataError for a dataset that cannot be made."""
+    """Build the verifier of a whole domain. Raises VerifierError, and DataError for a dataset that cannot be made."""
     options = {"answer": "whole", **named}
     return build_verifier(options.pop("name"), options, internal=True)
 
 
 def own(problem: Problem) -> dict[str, Any]:
-    """The verifier that a problem names, by `name` and options; `exact` where it names none."""
+    """Return the verifier that a problem names, as `name` and options; `exact` if it names none."""
     return dict(problem.verifier or EXACT)
 
 
 def answers_alone(named: Named) -> bool:
-    """Whether a verifier needs nothing of a problem but its question and answer."""
+    """Whether a verifier needs only a problem's question and answer."""
     kind = _kind(named["name"])
     return kind is None or not kind.internal or kind.alone(named)
 
 
 def reference_of(problem: Problem, named: Named) -> str | None:
-    """The answer that the verifier should give reward 1, None where a problem has none: a pattern in place of an
-    answer, or a task with many solutions."""
+    """Return the answer to which the verifier should give reward 1; None if a problem has none, because its answer is a
+    pattern or the task has many solutions."""
     kind = _kind(named["name"])
     return problem.answer if kind is None or kind.reference(problem, named) else None
 
 
 def _kind(name: str) -> Kind | None:
-    """A row of the table, those of installed packages included; None for a name that is none."""
+    """Find a row of the table, including those of installed packages; None for an unknown name."""
     if name not in VERIFIERS.rows and not (name.startswith(_PYTHON) or names_code(name)):
         for point in (*entry_points(group=VERIFIERS.group), *entry_points(group="fst.domains")):
             try:
-                point.load()  # its module adds its rows
+                point.load()  # the module adds its own rows
             except Exception as exc:
                 _log.warning("the entry point %s of %s cannot be loaded: %s", point.name, point.group, exc)
     kind: Kind | None = VERIFIERS.rows.get(name)
@@ -255,7 +255,7 @@ def _check_options(name: str, given: Mapping[str, Any], known: Mapping[str, Any]
 
 
 def _load(name: str) -> Callable[..., Any]:
-    """The function behind an entry point of the group `fst.verifiers`."""
+    """Load the function behind an entry point of the group `fst.verifiers`. Raises VerifierError."""
     points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=VERIFIERS.group)}
     if name not in points:
         raise VerifierError(

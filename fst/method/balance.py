@@ -1,19 +1,19 @@
-"""Where the next rollouts go, and when a run looks for signal. Pure: what rounds showed in, decisions out.
+"""Decides what kind of round comes next and when a run looks for signal. Pure functions of the completed rounds.
 
-The paper alternates: a fast round, T RL steps, and so on. With `loop.balance: auto` a fast round is left out while it
-gains no more reward per rollout than the slow rounds do. It is held again once it has been left out `REST` times, and
-wherever a run *stands still*: nearly all groups of a slow round had equal rewards although problems are left to solve.
-Then, with either balance, the means that `loop.signal` names look for signal.
+The paper alternates: a fast round, T RL steps, and so on. With `loop.balance: auto` a fast round is skipped while it
+gains no more reward per rollout than the slow rounds do. It is held again once it has been skipped `REST` times in a
+row, and whenever a run *stands still*: nearly all groups of a slow round had equal rewards although problems remain
+unsolved. In that case, with either balance, the run looks for signal by the means listed in `loop.signal`.
 
 Invariants, each with a test: A1 with `fixed` the channels take turns, whatever was seen; A2 the first round is the
-arm's first, and an arm of one channel has nothing to decide; A3 no two fast rounds follow each other, and at most
-`REST + 1` slow ones do; A4 a fast round that is held would also be held if the last ones had gained more; A5 with
-twice the rollouts in every round, the same decision; A6 signal is looked for if and only if few groups of the last slow
-round carried signal and its mean reward leaves problems to solve; A7 every decision says why, with the figures that it
-rests on; A8 a gain within one standard error is none, and no gain is negative; A9 a batch keeps its length and the
-first half of its problems, and none is in it twice that was not before; A10 whoever enters a batch had mixed rewards
-when last met, and those whose rewards differed most come first; A11 whoever enters the anchors had equal rewards, below
-`SOLVED`, when last met, and from round to round all of those have their turn.
+arm's first, and an arm of one channel has nothing to decide; A3 two fast rounds never follow each other, and at most
+`REST + 1` slow ones do; A4 a fast round that is held would also be held if the last ones had gained more; A5 doubling
+the rollouts of every round leaves the decision the same; A6 signal is looked for if and only if few groups of the last
+slow round carried signal and its mean reward leaves problems to solve; A7 every decision gives its reason, with the
+figures behind it; A8 a gain within one standard error counts as none, and no gain is negative; A9 a batch keeps its
+length and the first half of its problems, and no problem is repeated that was not repeated before; A10 a problem that
+enters a batch had mixed rewards when last met, and those whose rewards differed most come first; A11 a problem that
+enters the anchors had equal rewards, below `SOLVED`, when last met, and over the rounds all such problems get a turn.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from fst.data.types import Problem
 from fst.types import Purpose
 
 RECENT = 2  # rounds of a channel that its gain per rollout is taken from
-REST = 3  # fast rounds that are left out in a row, at most
+REST = 3  # the most fast rounds that are skipped in a row
 QUIET = 0.4  # share of groups with signal below which a run stands still
-SOLVED = 0.95  # mean reward from which on equal groups are as they should be
+SOLVED = 0.95  # mean reward from which groups of equal rewards are expected
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A complete round: the rollouts that it spent, its mean reward (of a fast round that of its best prompt), the
-    reward that it gained, and of a slow round its groups and those of them that carried signal."""
+    """A completed round: the rollouts it spent, its mean reward (for a fast round, that of its best prompt), the reward
+    it gained, and for a slow round the number of its groups and of those that carried signal (`kept`)."""
 
     purpose: Purpose
     spent: int
@@ -60,7 +60,7 @@ class Met:
 
     @property
     def failed(self) -> bool:
-        """Whether no answer was better than another, and none was good: nothing here that weights could learn from."""
+        """Whether all answers were equally bad, so that weights have nothing to learn from them."""
         return not self.mixed and self.mean < SOLVED
 
 
@@ -74,7 +74,7 @@ class Decision:
 
 
 def decide(mode: Balance, order: Sequence[Purpose], seen: Sequence[Seen]) -> Decision:
-    """The round after those that were `seen`, oldest first, in an arm whose cycle has its rounds in this order."""
+    """Decide the round that follows those `seen`, oldest first; `order` is the order of rounds in the arm's cycle."""
     slow = next((one for one in reversed(seen) if one.purpose == "train"), None)
     search = slow is not None and stands_still(slow)
     signal = f"; {slow.kept} of {slow.groups} groups carried signal at a reward of {slow.reward:.2f}" if slow else ""
@@ -105,8 +105,8 @@ def rate(seen: Sequence[Seen], purpose: Purpose) -> float:
 
 
 def gained_by_steps(rewards: Sequence[float]) -> float:
-    """What the later half of a slow round's steps has over the first half, beyond one standard error. `rewards` is the
-    mean of each step."""
+    """Return by how much the mean reward of the later half of a slow round's steps exceeds that of the first half, less
+    one standard error; at least 0. `rewards` has the mean reward of each step."""
     half = len(rewards) // 2
     if not half:
         return 0.0
@@ -116,8 +116,8 @@ def gained_by_steps(rewards: Sequence[float]) -> float:
 
 
 def gained_by_prompts(scores: Mapping[str, Mapping[str, float]], born: Collection[str]) -> float:
-    """What the best of a fast round's new prompts has over the best that it began with, beyond one standard error of
-    their difference. Both were scored on the same problems; `born` are the ids of the new ones."""
+    """Return by how much the best new prompt of a fast round beats the best one it began with, in mean reward, less one
+    standard error of their difference; at least 0. Both were scored on the same problems; `born` has the new ids."""
     new = max((row for name, row in scores.items() if name in born), key=_mean, default={})
     old = max((row for name, row in scores.items() if name not in born), key=_mean, default={})
     differences = [new[problem] - old[problem] for problem in new.keys() & old.keys()]
@@ -131,7 +131,7 @@ def _mean(row: Mapping[str, float]) -> float:
 
 
 def met(rewards: Iterable[tuple[str, float]]) -> dict[str, Met]:
-    """How each problem was rewarded, by its id, from (problem id, reward) pairs."""
+    """Summarise (problem id, reward) pairs per problem id."""
     rows: dict[str, list[float]] = {}
     for problem, reward in rewards:
         rows.setdefault(problem, []).append(reward)
@@ -139,7 +139,7 @@ def met(rewards: Iterable[tuple[str, float]]) -> dict[str, Met]:
 
 
 def with_mixed(batch: Sequence[Problem], problems: Sequence[Problem], seen: Mapping[str, Met]) -> list[Problem]:
-    """The batch with its second half given to problems with mixed rewards, as far as there are any. `seen` is by
+    """Replace the second half of the batch by problems with mixed rewards, as far as there are any. `seen` is keyed by
     problem id (see `met`)."""
     mixed = [problem for problem in problems if problem.id in seen and seen[problem.id].mixed]
     return _with(batch, sorted(mixed, key=lambda problem: -seen[problem.id].spread))
@@ -148,16 +148,16 @@ def with_mixed(batch: Sequence[Problem], problems: Sequence[Problem], seen: Mapp
 def with_failed(
     anchors: Sequence[Problem], problems: Sequence[Problem], seen: Mapping[str, Met], turn: int
 ) -> list[Problem]:
-    """The anchors with their second half given to problems that failed, as far as there are any. The reward of such a
-    problem tells weights nothing; its feedback may tell a prompt. `turn` counts the fast rounds: each goes on where the
-    one before stopped."""
+    """Replace the second half of the anchors by problems that failed, as far as there are any. Such a problem gives the
+    weights no gradient, but its feedback can still improve a prompt. `turn` counts the fast rounds: each continues in
+    the list of failed problems where the previous one stopped."""
     failed = [problem for problem in problems if problem.id in seen and seen[problem.id].failed]
     first = turn * (len(anchors) // 2) % max(1, len(failed))
     return _with(anchors, [*failed[first:], *failed[:first]])
 
 
 def _with(batch: Sequence[Problem], others: Sequence[Problem]) -> list[Problem]:
-    """The batch with as many of the others in its second half as there are and fit in, none twice."""
+    """Fill the second half of the batch with as many of the others as fit, none twice."""
     half, there = (len(batch) + 1) // 2, {problem.id for problem in batch}
     new = [problem for problem in others if problem.id not in there]
     return [*batch[:half], *new[: len(batch) - half], *batch[half:]][: len(batch)]

@@ -1,6 +1,6 @@
-"""The books of a run: what it has spent, what is on its record, what its progress shows.
+"""The books of a run: its rollout counts, its record and its progress display.
 
-Whatever a run counts or writes down passes here; record lines are those that fst/runs/view.py reads back.
+Everything that a run counts or records goes through `Books`; fst/runs/view.py reads the record lines back.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ log = logging.getLogger("fst")
 
 @dataclass
 class Books:
-    """`limit` is the most rollouts that the run may spend on learning, `seconds` the time it has spent on it so far;
-    evaluation is in neither. `learned_from` and `evaluated` tally the answers of the round under way and those of the
-    latest evaluation."""
+    """The counts and records of one run. `limit` is the most rollouts that the run may spend on learning, `seconds` the
+    time it has spent on learning so far; neither includes evaluation. `learned_from` tallies the answers of the current
+    round, `evaluated` those of the latest evaluation; `said` has the kinds of trouble already logged."""
 
     folder: RunFolder
     progress: Progress
@@ -60,11 +60,11 @@ class Books:
         return events_of(self.folder.path)
 
     def last(self, kind: str) -> dict[str, Any]:
-        """The last event in force of a kind. Raises StopIteration where there is none."""
+        """The last event in force of this kind. Raises StopIteration if there is none."""
         return next(event for event in events_back(self.folder.path) if event["kind"] == kind)
 
     def count(self, purpose: Purpose, rollouts: Sequence[Rollout], round_number: int) -> None:
-        """Add rollouts to the budget and to the record, under a round's number. No rollout enters either elsewhere."""
+        """Add rollouts to the budget and, under a round's number, to the record. Nothing else adds to either."""
         self.budget.add(purpose, len(rollouts))
         self.folder.rollouts(round_number, rollouts)
         self.trackers.count(purpose, rollouts)
@@ -77,7 +77,7 @@ class Books:
             self.warn(round_number, self.learned_from.trouble(whole=False))
 
     def warn(self, round_number: int, trouble: Trouble | None) -> None:
-        """Write down what keeps the run from learning, once a round of its kind, and say it if it was not said yet."""
+        """Record what keeps the run from learning, at most once per round and kind, and log it once per run."""
         if trouble is None or trouble.kind in self.learned_from.told:
             return
         self.learned_from.told.add(trouble.kind)
@@ -87,14 +87,14 @@ class Books:
         self.said.add(trouble.kind)
 
     def open_round(self, purpose: Purpose, number: int, cycle: int) -> RoundAccount:
-        """Begin a round; its time runs from here."""
+        """Begin a round and start its clock."""
         account = RoundAccount(self, "fast" if purpose == "fast" else "slow", number, cycle)
         self.learned_from = Tally()
         self.progress.round_started(account.kind, cycle)
         return account
 
     def close_round(self, account: RoundAccount, step: int, population: Population) -> None:
-        """Write down a round that is complete, with the optimizer step and the population that it ended with."""
+        """Record a completed round, with the optimizer step and the population it ended with."""
         seconds = time.monotonic() - account.started
         self.seconds += seconds
         for trouble in account.troubles(population):
@@ -114,7 +114,7 @@ class Books:
         )
 
     def step(self, round_number: int, step: int, result: StepResult, rollouts: Sequence[Rollout]) -> None:
-        """Count and write down optimizer step `step`, counted from 1 over the run."""
+        """Count and record an optimizer step; `step` is its number in the run, from 1."""
         self.count("train", rollouts, round_number)
         self.note(
             "step",
@@ -137,11 +137,11 @@ class Books:
         self.progress.step(step, result.reward, f"{signal}, {spent}")
 
     def balanced(self, round_number: int, decision: Decision, by: Sequence[str]) -> None:
-        """Write down what the next round is, why, and `by` what means it looks for signal."""
+        """Record which round comes next, why, and by which means (`by`) it looks for signal."""
         self.note("balance", round=round_number, next=decision.purpose, search=list(by), why=decision.why)
 
     def prompts(self, round_number: int, found: FastRound) -> None:
-        """Write down every prompt that a fast round met; its rollouts were counted as they were made."""
+        """Record every prompt that a fast round met. Its rollouts were counted when they were made."""
         for name, prompt in found.prompts.items():
             scores = found.scores.get(name, {})
             self.note(
@@ -160,7 +160,7 @@ class Books:
         self.progress.fast(spent, budget, best)
 
     def evaluation(self, round_number: int, step: int, prompt: Prompt, found: Evaluation) -> None:
-        """Write down what the validation after a round found for the best prompt."""
+        """Record the best prompt's figures on the validation split after a round."""
         self.note(
             "evaluation",
             round=round_number,
@@ -174,8 +174,8 @@ class Books:
         self.progress.evaluated(step, found.mean, found.kl, prompt.text)
 
     def probed(self, prompt: Prompt, found: Evaluation) -> None:
-        """Say and write down what the evaluation before the first round shows: how good the model is as it comes, how
-        answers are scored, and what is wrong with them."""
+        """Log and record what the evaluation before the first round shows: how good the untrained model is, how answers
+        are scored, and what is wrong with them."""
         trouble = self.evaluated.trouble()
         samples = list(self.evaluated.samples.values())
         self.note("probe", round=-1, prompt=prompt.id, says=trouble and trouble.says, samples=samples)
@@ -184,7 +184,7 @@ class Books:
         self.progress.say("\n".join([*lines, *samples, *([f"beware: {trouble.says}"] if trouble else [])]))
 
     def end(self, round_number: int, step: int, found: Evaluation, adapter: str, population: Population) -> None:
-        """Write down the final figures and the adapter's hash, and bring the record to the disk."""
+        """Record the final figures and the adapter's SHA-256, and sync the record to disk."""
         self.note(
             "end",
             round=round_number,
@@ -198,14 +198,14 @@ class Books:
         self.progress.evaluated(step, found.mean, found.kl, population.best.text)
 
     def close(self) -> None:
-        """Close trackers and record; the run folder is free for others then."""
+        """Close the trackers and the record, which releases the run folder's lock."""
         self.trackers.close()
         self.folder.close()
 
 
 @dataclass
 class RoundAccount:
-    """The round under way: its number and cycle, both from 0, and what it reports while it runs."""
+    """The account of the current round: its number and cycle, both from 0, and the figures collected while it runs."""
 
     books: Books
     kind: Literal["fast", "slow"]
@@ -221,7 +221,7 @@ class RoundAccount:
 
     @property
     def reward(self) -> float:
-        """Mean reward: of the round's steps, or of its best prompt."""
+        """Mean reward of a slow round's steps, or of a fast round's best prompt."""
         return sum(self.rewards) / len(self.rewards) if self.rewards else 0.0
 
     def step(self, step: int, result: StepResult, rollouts: Sequence[Rollout]) -> None:
@@ -245,13 +245,14 @@ class RoundAccount:
         self.books.prompts(self.number, found)
 
     def seen(self, spent: int) -> Seen:
-        """The complete round as the balance sees it; `spent` are its rollouts."""
+        """The completed round in the form that fst/method/balance.py decides on; `spent` is its number of rollouts."""
         if self.kind == "fast":
             return Seen("fast", spent, self.reward, self.gained)
         return Seen("train", spent, self.reward, gained_by_steps(self.rewards), self.groups, self.kept_groups)
 
     def troubles(self, population: Population) -> list[Trouble]:
-        """What kept the complete round from teaching anything. What is wrong with all answers explains the rest."""
+        """Find what kept the completed round from teaching anything. In a slow round, trouble with the answers is
+        reported instead of the lack of signal that it explains."""
         answers = self.books.learned_from.trouble()
         if self.kind == "slow":
             alike = None if answers else no_signal(self.groups, self.kept_groups, self.reward)
@@ -262,7 +263,7 @@ class RoundAccount:
 
 
 def _figures(found: Evaluation) -> dict[str, Any]:
-    """The figures of an evaluation as records have them."""
+    """The figures of an evaluation under their names in the record."""
     return {
         "accuracy": found.accuracy,
         "stderr": found.stderr,

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next round needs, in one folder that is written whole or not at all."""
+"""Checkpoints: everything that the next round needs, in one folder that is written atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPARE = "spare.json"
 
 
 def save(learner: Learner) -> None:
-    """Write the state after the round just completed."""
+    """Write the learner's state after the round just completed."""
     books, population = learner.books, learner.population
     state = {
         "cycle": learner.cycle,
@@ -42,7 +42,7 @@ def save(learner: Learner) -> None:
 
 
 def restore(learner: Learner, run: Path) -> None:
-    """Go back to the last completed round of a run, or to its beginning; later lines of the record become void."""
+    """Restore a run's last completed round, or its beginning if there is none. Later record lines become void."""
     record, last = learner.books.folder, RunFolder(run).last_checkpoint()
     if last is None:
         record.void_from(-1)
@@ -54,7 +54,7 @@ def restore(learner: Learner, run: Path) -> None:
 
 
 def take(learner: Learner, path: Path) -> None:
-    """Take up the state in a checkpoint folder."""
+    """Load the state in a checkpoint folder into the learner."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     learner.cycle, learner.round, learner.draws = state["cycle"], state["round"], state["calls"]
     books, saved = learner.books, state["population"]

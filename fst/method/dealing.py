@@ -1,7 +1,7 @@
 """Dealing K prompts within each problem's group, and the weights of the loss. Pure functions.
 
 Arrays carry their axes: B rollouts in order, G rollouts per problem, K prompts. Invariants: D1 every problem
-gets each prompt G/K times; D2 the deal depends on a rollout's place in the global batch alone, so processes
+gets each prompt G/K times; D2 the deal depends only on a rollout's place in the global batch, so processes
 agree; D3 advantages are computed once per problem, over all G; D4 after weighting, every (problem, prompt)
 cell that is left weighs the same, however long its answers are; D5 a group of equal rewards is dropped.
 """
@@ -16,7 +16,7 @@ ZERO_STD = 1e-8
 
 
 def slot(place: int, group_size: int, prompts: int) -> int:
-    """Which of the K prompts answers at this place of the global batch (places count all processes' rows).
+    """Return the index, in [0, K), of the prompt at this place of the global batch (places count all processes' rows).
 
     The rollouts of a group that share a prompt are neighbours, so that G/K answers to one request share its prefill.
     """
@@ -24,8 +24,9 @@ def slot(place: int, group_size: int, prompts: int) -> int:
 
 
 def grouped(requests: Sequence[list[int]]) -> tuple[list[list[int]], int]:
-    """What to ask, and for how many answers each, so that the answers are one a row in the rows' order: neighbours that
-    are equal are asked once where all are equally many."""
+    """Merge equal neighbouring requests. Returns the merged requests and the number n of answers to sample for each, so
+    that the answers come out one per row and in the rows' order. Runs of equal requests must all have the same length;
+    otherwise the requests are returned unmerged, with n = 1."""
     counts: list[tuple[list[int], int]] = []
     for ids in requests:
         if counts and counts[-1][0] == ids:
@@ -47,13 +48,13 @@ def group_advantages(rewards_B: torch.Tensor, group_size: int, eps: float = 1e-4
 
 
 def kept_rows(advantages_B: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Indices of the rows whose groups carry signal: zero-variance groups are dropped, not resampled."""
+    """Return the indices of the rows whose groups carry signal; zero-variance groups are dropped, not resampled."""
     signal = (advantages_B.view(-1, group_size).abs() > ZERO_STD).any(1)
     return signal.repeat_interleave(group_size).nonzero()[:, 0]
 
 
 def cell_weights(lengths_B: torch.Tensor, cells_B: Sequence[object]) -> torch.Tensor:
-    """Factor for each rollout's advantage that turns a mean over tokens into Eq. 4's mean.
+    """Return the factor (B,) for each rollout's advantage that turns a mean over tokens into Eq. 4's mean.
 
     TRL sums over tokens and divides by N, all tokens. Eq. 4 averages within a prompt first, then over prompts;
     a prompt here is what the model reads, i.e. a (problem, system prompt) cell. So the factor is

@@ -1,5 +1,5 @@
-"""Demonstrations: the mutation of the fast round that needs no strong model. It adds worked examples to a prompt, drops
-them, or swaps them. They are problems with their right answers, from feedback that is paid for already.
+"""Demonstrations: a mutation for the fast round that needs no strong model. It adds worked examples to a prompt, drops
+them, or swaps them. Examples are problems with their right answers, taken from feedback that is already paid for.
 
 A demonstrated prompt is one text like any other, of this form:
 
@@ -12,13 +12,13 @@ A demonstrated prompt is one text like any other, of this form:
 
     Question: ...
 
-A line of an example that begins like one of the form's own gets a `>` in front, as mail folders do with `From`.
+A line inside an example that looks like one of the form's own headings gets a `>` in front, as mbox files quote `From`.
 
-Invariants, each with a test: D1 a prompt that is written is read back, whatever its texts hold, and a text that is read
-is written back; D2 a proposal stays within the token cap, has at most `most` examples and none twice; D3 no proposal is
-screened on a problem that it shows; D4 examples are training problems whose right answer is known from feedback, never
-problems of validation or test; D5 same seed, same proposal; D6 a proposal is one under which the policy finds the right
-answers likelier than under its parent.
+Invariants, each with a test: D1 writing a prompt and reading it back gives the same parts, whatever its texts hold, and
+reading a text and writing it gives the same text; D2 a proposal stays within the token cap, has at most `most` examples
+and none twice; D3 no proposal is screened on a problem that it shows; D4 examples are training problems whose right
+answer is known from feedback, never problems of validation or test; D5 same seed, same proposal; D6 under a proposal
+the policy gives the right answers a higher likelihood than under its parent.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from fst.models.policy import Policy
 from fst.models.reflector import Proposal, Reflector
 from fst.types import Population, Prompt
 
-DRAWN = 12  # prompts drawn for a proposal
-SCREENED = 12  # problems that they are screened on, at most
+DRAWN = 12  # candidate prompts drawn per proposal
+SCREENED = 12  # the most problems that they are screened on
 
 _QUESTION, _ANSWER, _HEADING = "Question: ", "Answer: ", "Examples:\n\n"
 _FORM = re.compile(r"(?:(.+)\n\n)?Examples:\n\nQuestion: (.*)", re.DOTALL)
@@ -62,7 +62,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """A prompt in its parts; one without examples is its instruction."""
+    """A prompt split into its instruction and its examples."""
 
     instruction: str
     examples: tuple[Example, ...] = ()
@@ -77,12 +77,12 @@ class Demonstrated:
 
     @property
     def questions(self) -> frozenset[str]:
-        """What its examples ask."""
+        """The questions of its examples."""
         return frozenset(example.question for example in self.examples)
 
 
 def read(text: str) -> Demonstrated:
-    """The parts of a prompt. A text that is not of the form is an instruction as a whole."""
+    """Split a prompt into its parts. A text that does not have the form above is all instruction."""
     if found := _FORM.fullmatch(text):
         pairs = [block.partition(f"\n{_ANSWER}") for block in found[2].split(f"\n\n{_QUESTION}")]
         examples = (Example(_unquote(question), _unquote(answer)) for question, _, answer in pairs)
@@ -93,8 +93,8 @@ def read(text: str) -> Demonstrated:
 
 
 def cleared(population: Population, domain: Domain) -> Population:
-    """The population without examples that are held-out problems of the domain: those of a bundle that was trained on
-    other splits may be. A prompt that loses one becomes the parent of the prompt that remains."""
+    """Remove examples that are held-out problems of the domain, as can happen when a run starts from a bundle that was
+    trained on other splits. A prompt that loses an example becomes the parent of what remains of it."""
     forbidden = {problem.question for problem in (*domain.validation, *domain.test)}
 
     def clear(prompt: Prompt) -> Prompt:
@@ -109,11 +109,12 @@ def cleared(population: Population, domain: Domain) -> Population:
 
 @dataclass(frozen=True)
 class Demonstrator:
-    """Proposes prompts with other examples than their parent's.
+    """Proposes prompts whose examples differ from their parent's.
 
-    Several are drawn and screened by the likelihood of right answers, which costs no rollout. `likelihoods` gives that
-    of (prompt, question, answer) triples, and the tokens read; `right_answer` gives what may be shown as the answer to
-    a question, None where nothing may. A prompt has `most` examples and `most_tokens` tokens at most.
+    Several are drawn and screened by the likelihood of right answers, which costs no rollout. `likelihoods` takes
+    (prompt, question, answer) triples and returns the log-likelihood of each answer and the number of tokens read;
+    `right_answer` returns the answer that may be shown for a question, or None. A prompt has at most `most` examples
+    and `most_tokens` tokens.
     """
 
     likelihoods: Likelihoods
@@ -125,12 +126,12 @@ class Demonstrator:
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """A prompt, none of `avoid`, with the instruction of `current` and other examples; empty where there is none to
-        propose, or none better.
+        """Propose a prompt, not in `avoid`, with the instruction of `current` and other examples. Its text is empty if
+        there is nothing to propose, or nothing better than `current`.
 
-        `feedback` is on the problems that the proposal will be tried on first: it is screened on them, and none of them
-        becomes an example. Of the problems in `evidence` one half, drawn anew each time, may become examples, and the
-        proposal is screened on the other half too.
+        `feedback` is about the problems that the proposal will be tried on first: candidates are screened on them, and
+        none of them becomes an example. A random half of the problems in `evidence` may become examples; candidates
+        are screened on the other half too.
         """
         started, rng = time.monotonic(), random.Random(seed)
         whole = read(current)
@@ -151,21 +152,21 @@ class Demonstrator:
         return Proposal(best, len(drawn), len(texts), tokens, time.monotonic() - started, "demonstration")
 
     def reworded(self, current: str, instruction: str) -> str:
-        """A prompt with this instruction and the examples of `current`, or as many as fit, the first ones."""
+        """Join this instruction with the examples of `current`, leaving out the last ones if they do not all fit."""
         parts = _with(Demonstrated(instruction), read(current).examples)
         while parts.examples and not self._fits(parts.text):
             parts = _with(parts, parts.examples[:-1])
         return parts.text
 
     def _examples(self, feedback: Sequence[str], but: Sequence[Example]) -> list[Example]:
-        """The problems whose right answer the feedback tells, no question twice and none that is asked in `but`."""
+        """The problems whose right answer the feedback states, without repeats and without the questions in `but`."""
         told = dict.fromkeys(pair[0] for pair in map(parse_feedback, feedback) if pair)
         fresh = [question for question in told if question not in {example.question for example in but}]
         answers = {question: self.right_answer(question) for question in fresh}
         return [Example(question, answer) for question, answer in answers.items() if answer and answer.strip()]
 
     def _mutated(self, parent: Demonstrated, pool: Sequence[Example], rng: random.Random) -> Demonstrated:
-        """The parent with one change of its examples; the parent itself where none is possible."""
+        """The parent with one change to its examples, or the parent itself if none is possible."""
         examples, room = list(parent.examples), self.most - len(parent.examples)
         kinds = ["add"] * bool(pool and room > 0) + ["drop"] * bool(examples) + ["swap"] * bool(pool and examples)
         kind = rng.choice(kinds) if kinds else ""
@@ -185,8 +186,8 @@ class Demonstrator:
 
 @dataclass
 class Alternating:
-    """A reflector whose every other proposal is a demonstration, where one is found. Reflection rewrites the
-    instruction of a prompt and keeps its examples."""
+    """A reflector that alternates reflection with demonstrations. Reflection rewrites a prompt's instruction and keeps
+    its examples; it also takes the turn of a demonstration that finds nothing."""
 
     reflector: Reflector
     demonstrator: Demonstrator
@@ -195,7 +196,7 @@ class Alternating:
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """A prompt, none of `avoid`, by the operator whose turn it is. Raises what the reflector raises."""
+        """Propose a prompt, not in `avoid`, by the operator whose turn it is. Raises what the reflector raises."""
         self.turn += 1
         tried = Proposal("", drawn=0)
         if self.turn % 2 == 0:
@@ -219,13 +220,13 @@ class Alternating:
 
     @property
     def usage(self) -> Mapping[str, Any] | None:
-        """The reflector's own account, where it keeps one."""
+        """The reflector's own usage figures, if it keeps any."""
         return getattr(self.reflector, "usage", None)
 
 
 def demonstrating(reflector: Reflector, policy: Policy, domain: Domain, params: FastParams) -> Reflector:
-    """The reflector of a run's fast rounds on a domain: alternating with demonstrations, which the policy as it is
-    screens; the reflector alone where `fast.demonstrations` is 0."""
+    """Wrap the reflector so that it alternates with demonstrations, screened by the current policy. Returns it as it is
+    if `fast.demonstrations` is 0."""
     if not params.demonstrations:
         return reflector
     training = {problem.question: problem for problem in domain.train}

@@ -1,14 +1,15 @@
-"""FST-distill: the adapter learns to answer under the seed prompt as it did under an evolved one. Not in the paper.
+"""FST-distill: train the adapter to answer under the seed prompt as it did under an evolved one. Not in the paper.
 
 The teacher is the policy that the run begins with, frozen, with the evolved prompt in context; the student is the
-adapter in training with the seed prompt. In each step the student answers by itself, and the loss is the mean, over all
-tokens of its answers, of KL(teacher || student) where both have read the same answer so far: exact, over the whole
-vocabulary at T=1, in nats. Answers are scored and counted as those of an RL step, but the reward is not in the loss.
+adapter in training with the seed prompt. In each step the student samples answers, and the loss is the mean, over all
+tokens of these answers, of KL(teacher || student) given the same answer prefix: exact, over the whole vocabulary at
+T=1, in nats. Answers are scored and counted as in an RL step, but the reward is not in the loss.
 Batches, optimizer, warm-up, clipping and checkpoints are those of the slow weights.
 
 Invariants (tests/method/test_distill.py): W1 the teacher never moves, and nothing but the adapter learns; W2 the loss
 is 0 where both are the same policy under the same prompt; W3 loss and gradient do not depend on how rows are cut into
-slices; W4 what has no prompt to distil is refused; W5 a run that was cut off ends the same.
+slices; W4 a population that has only the seed prompt is refused; W5 a run that was interrupted ends
+with the same weights.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ Tokens = Sequence[int]
 
 
 class DistilledWeights(SlowWeights):
-    """Slow weights whose step is one of distillation, in place of RL."""
+    """Slow weights whose steps are distillation instead of RL."""
 
     def teach(self, prompt: Prompt, adapter: Path | None) -> None:
-        """Set the teacher: a prompt, under the adapter in a folder or, without one, under the base. Raises ConfigError
-        where several processes train."""
+        """Set the teacher: a prompt with the adapter in a folder, or with the base model if that is None. Raises
+        ConfigError if several processes train."""
         if ranks.world() > 1:
             raise ConfigError("arm distill: runs in one process; start it without a launcher")
         self.prompt, self.taught = prompt, adapter is not None
@@ -52,7 +53,7 @@ class DistilledWeights(SlowWeights):
 
     @contextlib.contextmanager
     def teacher(self) -> Iterator[None]:
-        """The teacher's weights inside the block."""
+        """Switch the policy to the teacher's weights inside the block."""
         if not self.taught:
             with self.policy.frozen_base():
                 yield
@@ -66,9 +67,9 @@ class DistilledWeights(SlowWeights):
     def train_step(
         self, population: Population, problems: Sequence[Problem], spare: Spare | None = None, temperature: float = 1.0
     ) -> tuple[StepResult, list[Rollout]]:
-        """One optimizer step towards the teacher on G answers a problem, under the population's best prompt. The
-        result's loss is the KL before the step, in nats a token; every group counts as one with signal. Nothing is
-        reused, and the answers are sampled at temperature 1."""
+        """Take one optimizer step towards the teacher on G answers per problem, under the population's best prompt. The
+        result's loss is the KL before the step, in nats per token; every group counts as having signal. `spare` and
+        `temperature` are ignored: nothing is reused, and answers are sampled at temperature 1."""
         started, group, trainer = time.monotonic(), self.params.group_size, self.trainer
         asker = Asker(self.policy, self.verify, "train", self.step)
         seed = hash((self.seed, 1, self.step, 0)) % 2**63
@@ -90,11 +91,11 @@ class DistilledWeights(SlowWeights):
 
     @torch.no_grad()
     def apart(self, prompt: Prompt, problems: Sequence[Problem], answers: Sequence[Tokens]) -> float:
-        """KL(teacher || student) on answers of the student to these problems under a prompt: nats a token, mean."""
+        """Mean KL(teacher || student) on the student's answers to these problems under a prompt, in nats per token."""
         return sum(float(kl) for kl in self._divergences(prompt, problems, answers)) / max(1, sum(map(len, answers)))
 
     def _backward(self, prompt: Prompt, problems: Sequence[Problem], answers: Sequence[Tokens]) -> float:
-        """Add the gradient of the mean KL, slice by slice; returns the mean."""
+        """Accumulate the gradient of the mean KL, slice by slice; returns the mean."""
         tokens, total = max(1, sum(map(len, answers))), 0.0
         for kl in self._divergences(prompt, problems, answers):
             self.trainer.accelerator.backward(kl / tokens)
@@ -120,7 +121,7 @@ class DistilledWeights(SlowWeights):
             yield torch.stack(sums).sum()
 
     def _kl(self, target: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """Sum of the token KLs of a chunk; run again for the backward pass, so that logits are not kept."""
+        """Sum of the token KLs of a chunk. Recomputed in the backward pass, so that logits need not be kept."""
         return token_kl(target, head_logits(self.policy.model, states)).sum()
 
 
@@ -129,7 +130,7 @@ def _contexts(policy: Policy, prompt: Prompt, problems: Sequence[Problem]) -> li
 
 
 def prompt_to_distil(population: Population, seed_prompt: Prompt, domain: str) -> Prompt:
-    """The prompt that is to move into the weights. Raises ConfigError where there is none but the seed prompt."""
+    """Return the prompt to move into the weights. Raises ConfigError if the best prompt is the seed prompt."""
     if population.best.id == seed_prompt.id:
         raise ConfigError(
             f"{domain}: the best prompt is the seed prompt, {seed_prompt.text!r}, so there is nothing to move into the "

@@ -1,4 +1,4 @@
-"""A run's evolved prompt moved into its weights: the job that does it, and what it came to."""
+"""Distillation of a run's evolved prompt into its weights: the job that does it, and its measured result."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ DOMAIN = "distilled"  # the run's domain in the bundle that is made of it
 
 @dataclass(frozen=True)
 class Figures:
-    """A policy on the test split under a prompt: mean@n with its standard error, tokens read and written an answer, and
-    KL from the teacher in nats a token (0 for the teacher)."""
+    """A policy's figures on the test split under a prompt: mean@n with its standard error, tokens read and written per
+    answer, and KL from the teacher in nats per token (0 for the teacher)."""
 
     accuracy: float
     stderr: float
@@ -38,8 +38,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a distillation came to, on `problems` test problems: the `teacher` under its `prompt`, and the weights under
-    the seed prompt before and after."""
+    """The result of a distillation on `problems` test problems: figures of the `teacher` under its `prompt`, and of the
+    weights under the seed prompt before and after."""
 
     prompt: str
     problems: int
@@ -49,11 +49,11 @@ class Distilled:
 
     @property
     def kept(self) -> float | None:
-        """Share of the teacher's accuracy; None where it has none."""
+        """Share of the teacher's accuracy that the distilled weights keep; None if the teacher's is 0."""
         return self.after.accuracy / self.teacher.accuracy if self.teacher.accuracy else None
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Format the result for the terminal."""
         rows = {"evolved prompt": self.teacher, "seed prompt, before": self.before, "seed prompt, after": self.after}
         shown = [
             f"{name:<20} {100 * one.accuracy:5.1f}% (± {100 * one.stderr:.1f}), {one.tokens:.1f} tokens an answer"
@@ -65,8 +65,9 @@ class Distilled:
 
 
 def job_of(run: Path, folder: Path, overrides: Sequence[str] = ()) -> Job:
-    """The distillation of a finished run, recorded in `folder`; what it begins with is packed beside it, as a bundle.
-    Parameters are the run's, with `overrides`. Raises RecordError for a run that has not ended."""
+    """Make the job that distils a finished run, recorded in `folder`. The bundle that it starts from is written beside
+    `folder`, as `NAME.start`. Parameters are the run's, with `overrides` (KEY=VALUE). Raises RecordError for a run that
+    has not ended."""
     view = load_run(run)
     last = RunFolder(run).last_checkpoint()
     if not view.end or not last:
@@ -87,8 +88,8 @@ def job_of(run: Path, folder: Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def distilled(folder: Path) -> Distilled:
-    """Measure a distillation that has ended, once: the result is kept in the folder, beside the run's records. Raises
-    RecordError for a run that has not ended."""
+    """Measure a finished distillation. The result is saved in the folder, beside the run's records, and read from there
+    the next time. Raises RecordError for a run that has not ended."""
     kept = folder / RESULT
     if kept.exists():
         return _from_dict(json.loads(kept.read_text(encoding="utf-8")))
@@ -105,7 +106,7 @@ def distilled(folder: Path) -> Distilled:
 
 
 def _figures(learner: Learner, prompt: Prompt) -> Figures:
-    """The learner's weights under a prompt. KL is taken on the first answer to each problem."""
+    """Measure the learner's weights under a prompt. KL is computed on the first answer to each problem."""
     assert isinstance(learner.slow, DistilledWeights)  # the arm's: runner.py made it
     problems, samples = learner.domain.test, learner.params.evaluate.samples
     rollouts = learner.roll("eval", [(prompt, problem) for problem in problems], samples)

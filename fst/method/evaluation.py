@@ -15,10 +15,10 @@ from fst.types import Prompt, Rollout
 
 @dataclass(frozen=True)
 class Evaluation:
-    """mean@n with its standard error over problems (0 for a single one, which has none); KL from the base in nats per
-    token, with the evaluated prompt in context (`kl`) and with the seed prompt (`kl_seed_prompt`); tokens read and
-    written per answer; the mean reward of each problem by its id; and whether every reward was 0 or 1, without which a
-    mean reward is no accuracy."""
+    """The figures of a policy under a prompt: mean@n (`accuracy`) with its standard error over problems (0 for a single
+    problem); KL from the base in nats per token, with the evaluated prompt in context (`kl`) and with the seed prompt
+    (`kl_seed_prompt`); tokens read and written per answer; the mean reward of each problem by its id; and whether every
+    reward was 0 or 1 (`binary`): otherwise the mean reward is not an accuracy."""
 
     accuracy: float
     stderr: float
@@ -37,7 +37,8 @@ class Evaluation:
 
 
 def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
-    """mean@samples: the mean over problems of each problem's mean reward; rollouts come `samples` per problem."""
+    """Compute mean@samples, the mean over problems of each problem's mean reward, without KL and token counts. Rollouts
+    come `samples` per problem, in the problems' order."""
     groups = [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
     means = [sum(r.reward for r in group) / samples for group in groups]
     accuracy = sum(means) / len(means)
@@ -49,8 +50,8 @@ def mean_at(rollouts: Sequence[Rollout], samples: int) -> Evaluation:
 
 @dataclass(frozen=True)
 class Meter:
-    """Makes an Evaluation of rollouts under a prompt. `moved`: whether the policy has an adapter that differs from the
-    base; without one the KL is 0 and is not computed."""
+    """Makes an Evaluation of rollouts under a prompt. `moved` is whether the policy has an adapter that differs from
+    the base; if not, the KL is 0 and is not computed."""
 
     policy: Policy
     params: EvaluateParams
@@ -58,8 +59,8 @@ class Meter:
     moved: bool
 
     def read(self, prompt: Prompt, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> Evaluation:
-        """Rollouts come `params.samples` per problem, in the problems' order. KL is taken on the first answer to
-        each of the first `params.kl_problems` problems."""
+        """Evaluate rollouts under a prompt, `params.samples` per problem and in the problems' order. KL is computed on
+        the first answer to each of the first `params.kl_problems` problems."""
         samples, probes = self.params.samples, problems[: self.params.kl_problems]
         answers = [rollouts[i * samples].tokens for i in range(len(probes))]
         kl = [

@@ -2,12 +2,12 @@
 
 Invariants, each with a test: P1 no score of older weights survives: every carried prompt is re-scored;
 P2 a round spends at most its budget of rollouts, and has enough for as many proposals as `FastParams.room` says;
-P3 the population is never empty; P4 a reflector that returns garbage, nothing, 100 KB, or raises now and then loses
-nothing that was there, and one that fails every time ends the round with its last error; P5 prompts stay within the
+P3 the population is never empty; P4 a reflector that returns garbage, nothing or 100 KB, or that raises now and then,
+costs no existing prompt, and one that fails every time ends the round with its last error; P5 prompts stay within the
 token cap; P6 no text is in the frontier twice; P7 same seed and weights, same round; P8 with `feedback: reward` no
 right answer to a problem that was failed reaches the reflector; P9 a prompt on the frontier was scored on all anchors
-of the round, and one that was given up is not there; P10 a proposal that is behind its parent by ties alone is as good
-as its parent; P11 no score of a prompt on a problem that it shows as an example counts.
+of the round, and one that was given up is not on it; P10 a proposal that is behind its parent only by ties is as good
+as its parent; P11 a prompt's score on a problem that it shows as an example does not count.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ log = logging.getLogger("fst")
 
 @dataclass
 class FastRound:
-    """The result: the new population, every prompt met with its parents and scores, and the cost: rollouts `spent`,
-    what reflection took, and the reflector's own account since the run began, where it keeps one. `anchors` is how many
-    problems prompts were scored on, `given_up` how many proposals were not scored on all of them; `rollouts` are
-    those of the population's prompts, in the order in which they were sampled."""
+    """The result: the new population; the prompts met, by id, with scores {prompt: {problem: reward}}; rollouts
+    `spent`; the account of reflection (`screening`) and the reflector's own usage since the run began, if it keeps any.
+    Prompts were scored on `anchors` problems, and `given_up` proposals not on all of them; `rollouts` has those of the
+    population's prompts, in the order in which they were sampled."""
 
     population: Population
     scores: dict[str, dict[str, float]]
@@ -61,7 +61,7 @@ class FastRound:
 
 @dataclass(frozen=True)
 class Evolver:
-    """What a fast round works with: `roll` answers and scores (prompt, problem) pairs in one batch, `reflector` writes
+    """The tools of a fast round: `roll` answers and scores (prompt, problem) pairs in one batch, `reflector` writes
     prompts, `count_tokens` measures them; `on_proposal(spent, budget, best)` is called at every proposal."""
 
     roll: Roll
@@ -73,7 +73,7 @@ class Evolver:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """One round: its number, its seed, its budget in rollouts, and the RL steps that the slow weights have taken."""
+    """The settings of one round: its number, seed and budget in rollouts, and the RL steps taken so far (`weights`)."""
 
     number: int
     seed: int
@@ -103,7 +103,7 @@ class _Adapter:
         return len(self.rollouts)
 
     def told(self, rollout: Rollout) -> str:
-        """The feedback on a rollout that reflection may read; with `feedback: reward`, without the right answer."""
+        """The feedback on a rollout that reflection may read: with `feedback: reward`, without the right answer."""
         full = self.evolver.params.feedback == "full" or rollout.reward >= 1
         return rollout.feedback if full else without_answer(rollout.feedback, rollout.reward)
 
@@ -134,7 +134,7 @@ class _Adapter:
         reflective_dataset: Mapping[str, Sequence[Mapping[str, Any]]],
         components: list[str],
     ) -> dict[str, str]:
-        """One proposal, or {} (GEPA then spends nothing): empty, too long or already known texts are refused."""
+        """Make one proposal. Returns {} (and GEPA spends nothing) for an empty, too long or already known text."""
         self.barren += 1
         feedback = [str(record["Feedback"]) for record in reflective_dataset[COMPONENT]]
         parent = self._prompt(candidate)
@@ -157,7 +157,7 @@ class _Adapter:
         return {COMPONENT: text}
 
     def _ask(self, current: str, feedback: list[str], avoid: frozenset[str]) -> Proposal | None:
-        """What the reflector proposes, None where it failed; either is counted."""
+        """Ask the reflector for a proposal, and count the call. Returns None if it failed."""
         seed = hash((self.plan.seed, self.barren, len(self.known))) % 2**62
         evidence = [text for text in self.feedback.values() if text not in feedback]
         try:
@@ -174,7 +174,7 @@ class _Adapter:
         return proposal
 
     def check(self) -> None:
-        """Raise ReflectorError, with the last failure, where not one call of the reflector succeeded."""
+        """Raise ReflectorError, with the last failure, if every call of the reflector failed."""
         if self.failure and self.screening.errors == self.screening.asked:
             last = str(self.failure) or type(self.failure).__name__
             raise ReflectorError(
@@ -196,13 +196,13 @@ class _CarriedState(FullEvaluationPolicy):
 
 class _Silent:
     def log(self, message: str) -> None:
-        """GEPA's own log is dropped: everything it tells is in the records."""
+        """Drop GEPA's own log; the records have everything in it."""
 
 
 @dataclass
 class _Stop:
-    """Ends the round when the next proposal would pass the budget, when `patience` proposals in a row brought
-    nothing better, when some prompt is perfect, or when reflection has nothing new to say."""
+    """Ends the round when the next proposal would exceed the budget, when `patience` proposals in a row brought no
+    improvement, when a prompt's mean score is 1, or after as many iterations as the budget has rollouts."""
 
     adapter: _Adapter
     anchors: int
@@ -224,13 +224,13 @@ class _Stop:
 
 
 def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Problem], plan: RoundPlan) -> FastRound:
-    """One GEPA round from the carried population (paper, section 3; GEPA's per-instance frontier).
+    """Run one GEPA round from the carried population (paper, section 3; GEPA's per-instance frontier).
 
     Scores are rewards of one sample each at T=1 on the anchors, all under the plan's weights. Deviations from
-    GEPA: several carried prompts start a round, on as many of the anchors as leave room for proposals
-    (`FastParams.room`); a proposal is screened before it costs a rollout (fst/models/reflector.py) and given up where
-    more rollouts could not help it (fst/method/trial.py); rewards may tie. A budget of less than a rollout for each
-    carried prompt buys nothing: they stay, without scores. Raises ReflectorError where every call of the reflector
+    GEPA: a round starts with several carried prompts, scored on as many of the anchors as leave room for proposals
+    (`FastParams.room`); a proposal is screened before it costs a rollout (fst/models/reflector.py) and given up once
+    more rollouts could not help it (fst/method/trial.py); rewards may tie. If the budget is below one rollout per
+    carried prompt, the population stays as it is, without scores. Raises ReflectorError if every call of the reflector
     failed.
     """
     params = evolver.params

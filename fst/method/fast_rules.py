@@ -1,5 +1,5 @@
-"""Two decisions of a fast round, as GEPA asks for them: who is scored on the anchors, and who is reflected on. Both
-know that a reward is one noisy sample (fst/method/trial.py)."""
+"""Two decisions of a fast round, behind GEPA's interfaces: which proposals are scored on the anchors, and which prompt
+is reflected on. Both treat a reward as one noisy sample (fst/method/trial.py)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ COMPONENT = "prompt"
 
 @dataclass
 class Acceptance:
-    """Accepts a proposal that is as good as its parent on the minibatch (as good in other words: see `greedy_cover`)
-    and is not given up on the anchors. `scored` keeps the rollouts on all anchors by prompt, for GEPA to fetch."""
+    """Accepts a proposal that is at least as good as its parent on the minibatch (equally good ones are useful too: see
+    `greedy_cover`) and is not given up on the anchors. `scored` keeps its rollouts on all anchors, by prompt id, for
+    GEPA to fetch."""
 
     known: Mapping[str, Prompt]
     score: Callable[[Sequence[tuple[Prompt, Problem]]], list[Rollout]]
@@ -53,7 +54,7 @@ class Acceptance:
 
 @dataclass
 class Parents:
-    """Draws whom to reflect on, by how many anchors a prompt wins: GEPA's own draw, where rewards may tie."""
+    """Draws the prompt to reflect on, weighted by how many anchors it wins: GEPA's own draw, but rewards may tie."""
 
     rng: random.Random
     tie: float

@@ -1,11 +1,11 @@
-"""The Pareto frontier over prompts: who is best on which problem, and which K prompts cover it.
+"""The Pareto frontier over prompts: which prompts are best on which problem, and which K of them cover all problems.
 
 Scores are a matrix {prompt: {problem: reward}} under one state of the slow weights. A reward is one noisy sample, so
 those on a problem that tie (fst/method/trial.py) are equally good; rewards of 0 and 1 never tie. Invariants:
 F1 a cover is never empty and never longer than K; F2 its first member has the best mean;
 F3 no text is in it twice before padding; F4 greedy: each next member wins the most problems that no
 earlier member of its layer is best on, ties by mean, then by order, and a new layer begins when all are covered;
-F5 adding a dominated prompt changes nothing on the frontier; F6 behind the first, only members of the frontier;
+F5 adding a dominated prompt changes nothing on the frontier; F6 all members but the first are on the frontier;
 F7 a larger tie only adds winners, and a tie of 0 is equality.
 """
 
@@ -34,18 +34,19 @@ def winners(scores: Mapping[Name, Mapping[Key, float]], tie: float = 0.0) -> dic
 
 
 def frontier(scores: Scores, tie: float = 0.0) -> dict[str, set[str]]:
-    """The winners of each problem. Problems nobody gets right are left out: a tie at zero says nothing about a
+    """The winners of each problem. Problems that no prompt solves are left out: a tie at zero says nothing about a
     prompt."""
     solved = {p for row in scores.values() for p, reward in row.items() if reward > 0}
     return {p: names for p, names in winners(scores, tie).items() if p in solved}
 
 
 def greedy_cover(scores: Scores, k: int, tie: float = 0.0) -> list[str]:
-    """At most K prompts that together are best on as many problems as K prompts chosen greedily can be.
+    """Choose at most K prompts that together are best on as many problems as a greedy choice can reach.
 
-    The best mean comes first; then whoever is best on the most problems not yet covered. Once all are covered the cover
-    begins again among the rest of the frontier: prompts that win the same problems still answer the others
-    differently, and a group of rollouts learns from what differs in it. `scores` must not be empty.
+    The prompt with the best mean comes first, then repeatedly the one that is best on the most problems not yet
+    covered. Once all are covered, the cover begins again among the rest of the frontier: prompts that win the same
+    problems still answer others differently, and a group of rollouts learns from such differences. Raises ValueError
+    if `scores` is empty.
     """
     if not scores:
         raise ValueError("greedy_cover needs at least one scored prompt")
@@ -69,5 +70,5 @@ def greedy_cover(scores: Scores, k: int, tie: float = 0.0) -> list[str]:
 
 
 def deal(members: Sequence[Name], k: int) -> list[Name]:
-    """K members, the best first; where there are fewer, the cover is repeated from its start."""
+    """Repeat the members from the start, if there are fewer than K, to make K of them, the best first."""
     return [members[i % len(members)] for i in range(k)]

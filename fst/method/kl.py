@@ -1,7 +1,7 @@
-"""How far the trained policy has moved from the frozen base, as KL divergence in nats per token.
+"""KL divergence of the trained policy from the frozen base, in nats per token.
 
-KL(pi_train || pi_base) over the full vocabulary at T=1, exact, at every token of given answers: both policies
-read the same context and the same tokens (claim C3). Zero when there is no adapter or it has not been trained.
+KL(pi_train || pi_base) is exact, over the full vocabulary at T=1, at every token of the given answers; both policies
+read the same context and the same tokens (claim C3). It is zero without an adapter, or with an untrained one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def token_kl(trained_logits: torch.Tensor, base_logits: torch.Tensor) -> torch.T
 
 @torch.inference_mode()
 def mean_kl(policy: Policy, contexts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
-    """Mean of the token KL over all answer tokens, in nats; 0.0 for no tokens.
+    """Compute the mean token KL over all answer tokens, in nats per token; 0.0 for no tokens.
 
     contexts and answers are token ids, aligned; the answers were sampled from the trained policy.
     """

@@ -1,5 +1,5 @@
-"""The state of a run: weights, population and position. What it trains on when is in fst/method/schedule.py, what it
-counts and writes down in fst/method/books.py, the algorithm that drives it in fst/method/loop.py."""
+"""The state of a run: weights, population and position. fst/method/schedule.py decides which problems it trains on and
+when, fst/method/books.py counts and records, and the algorithm that drives it is in fst/method/loop.py."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ T = TypeVar("T")
 @dataclass
 class Learner:
     """One run of one arm on one domain. `round` counts completed rounds, `cycle` completed cycles, `draws` the seeds
-    drawn for batches of samples. `started`: whether the run began with an adapter that was trained before. `spare`:
-    what the slow round after a fast one may reuse. `seen` are the complete rounds, `met` is how each problem was
-    rewarded when it was last met, and `decision` what the round under way does."""
+    drawn for batches of samples. `started` is whether the run began with an adapter that was trained before. `spare`
+    has the rollouts that the slow round after a fast one may reuse, `seen` the completed rounds, `met` how each problem
+    was rewarded when it was last met, and `decision` what the current round does."""
 
     arm: Arm
     domain: Domain
@@ -75,29 +75,29 @@ class Learner:
 
     @property
     def seed_prompt(self) -> Prompt:
-        """The prompt that the first fast round begins with, and that KL is also measured under."""
+        """The prompt that the first fast round begins with; KL is measured under it as well."""
         return Prompt(seed_prompt(self.params.loop.seed_prompt, self.domain.spec))
 
     @property
     def carried(self) -> Population:
-        """What the next fast round begins with."""
+        """The population that the next fast round begins with."""
         return self.population if self.params.fast.carry else Population((self.seed_prompt,))
 
     @property
     def finished(self) -> bool:
-        """Whether the cycles or the parts of the arm are complete, or its learning rollouts spent."""
+        """Whether the arm's cycles or parts are complete, or its learning rollouts are spent."""
         if self.parts.sequential:
             return self.parts.over(self.books.budget, self.fast_rounds)
         return (self.arm != "rl" and self.cycle >= self.params.loop.cycles) or self.books.left <= 0
 
     @property
     def parts(self) -> Parts:
-        """What the arm may spend on which rounds."""
+        """How many rollouts the arm may spend on each kind of round."""
         return parts_of(self.arm, self.params)
 
     @property
     def part(self) -> int:
-        """The part under way: 1 in the second of a sequential arm."""
+        """The current part of the arm: 1 in the second part of a sequential arm, otherwise 0."""
         return self.parts.part(self.books.budget, self.fast_rounds)
 
     @property
@@ -107,7 +107,7 @@ class Learner:
 
     @property
     def dealt(self) -> Population:
-        """The prompts that a slow round deals over its groups: `gepa_rl` trains under the best one alone."""
+        """The prompts that a slow round deals over its groups; `gepa_rl` trains under the best one only."""
         return Population((self.population.best,)) if self.arm == "gepa_rl" else self.population
 
     @property
@@ -117,7 +117,7 @@ class Learner:
 
     @property
     def evolver(self) -> Evolver:
-        """What the fast round works with."""
+        """The tools of the fast round."""
         return Evolver(
             lambda pairs: self.roll("fast", pairs),
             demonstrating(self.reflector, self.policy, self.domain, self.params.fast),
@@ -127,17 +127,18 @@ class Learner:
         )
 
     def fast_plan(self) -> RoundPlan:
-        """The next fast round. An arm that does not alternate may spend on it what `fst` spends on both kinds."""
+        """Plan the next fast round. An arm that does not alternate may spend on it what `fst` spends on both kinds."""
         budget = self.params.fast.budget if self.arm == "fst" else self.params.rollouts_per_cycle
         return RoundPlan(self.round, self.draw("fast"), min(budget, self.parts.left(self.books.budget)), self.step)
 
     def draw(self, purpose: Purpose) -> int:
-        """The seed of the next batch of samples."""
+        """Draw the seed of the next batch of samples."""
         self.draws += 1
         return draw_seed(self.seed, purpose, self.round, self.draws)
 
     def decide(self, order: Sequence[Purpose]) -> Purpose:
-        """The next round of an arm whose cycle has its rounds in this order. The reasons go on the record."""
+        """Decide the kind of the next round; `order` is the order of rounds in the arm's cycle. The reason is
+        recorded."""
         loop = self.params.loop
         self.decision = decide(loop.balance, order, self.seen)
         if loop.balance != "fixed" or (loop.signal and self.decision.search):
@@ -146,35 +147,35 @@ class Learner:
         return self.decision.purpose
 
     def searches(self, means: Signal) -> bool:
-        """Whether the round under way looks for signal by these means."""
+        """Whether the current round looks for signal by these means."""
         return self.decision.search and means in self.params.loop.signal
 
     @property
     def temperature(self) -> float:
-        """The temperature of the slow round under way."""
+        """The sampling temperature of the current slow round."""
         return self.params.loop.signal_temperature if self.searches("temperature") else 1.0
 
     def batches(self) -> Iterator[list[Problem]]:
-        """The problems of each step of the slow round under way."""
+        """Yield the problems of each step of the current slow round."""
         schedule = self.schedule
         for batch in schedule.batches(self.step):
             yield with_mixed(batch, schedule.problems, self.met) if self.searches("problems") else batch
 
     def anchors(self) -> list[Problem]:
-        """The problems that the fast round under way scores prompts on."""
+        """The problems that the current fast round scores prompts on."""
         schedule = self.schedule
         anchors = schedule.anchors(self.cycle)
         return with_failed(anchors, schedule.problems, self.met, self.cycle) if self.searches("failures") else anchors
 
     def train_step(self, problems: Sequence[Problem]) -> tuple[StepResult, list[Rollout]]:
-        """One RL step, see SlowWeights.train_step. How each problem was rewarded is remembered."""
+        """Take one RL step (see SlowWeights.train_step) and remember how each problem was rewarded."""
         result, rollouts = self.slow.train_step(self.dealt, problems, self.spare, self.temperature)
         self.met.update(met((rollout.problem_id, rollout.reward) for rollout in rollouts))
         return result, rollouts
 
     def adopt(self, found: FastRound) -> None:
-        """Go on with the prompts that a fast round found, and with its rollouts of them where those may be reused;
-        remember how they answer its anchors."""
+        """Continue with the prompts that a fast round found, and keep its rollouts of them if `loop.reuse` is on;
+        remember how its anchors were rewarded."""
         self.population, self.spare = found.population, spare(found.rollouts if self.params.loop.reuse else ())
         if self.searches("prompts"):
             prompts = (*self.population.prompts[:-1], self.seed_prompt)
@@ -183,7 +184,7 @@ class Learner:
         self.met.update(met(pair for row in rows for pair in row.items()))
 
     def switch(self, domain: Domain) -> None:
-        """Go on with the problems of another domain, from a cycle's end."""
+        """Continue with the problems of another domain. Call it between cycles."""
         if domain.spec != self.domain.spec:
             self.met.clear()
         self.domain = domain
@@ -192,7 +193,7 @@ class Learner:
 
     @contextlib.contextmanager
     def in_round(self, purpose: Purpose) -> Iterator[RoundAccount]:
-        """Time a round; write it down and count it once it is complete."""
+        """Run a round in the block: time it, and record and count it if the block completes."""
         account, spent = self.books.open_round(purpose, self.round, self.cycle), self.books.budget.learning
         with span(f"{account.kind} round"):
             yield account
@@ -203,8 +204,8 @@ class Learner:
             self.spare = Spare()
 
     def once(self, work: Callable[[], T]) -> T:
-        """Do `work`, on rank 0 alone where several processes train. Every rank returns what it returned, and goes on
-        from the seeds and rollouts that it has taken."""
+        """Do `work`, on rank 0 only if several processes train. Every rank returns its result, and continues with the
+        draw count and the budget that rank 0 then has."""
         if ranks.sharded():
             ranks.share(self.policy.engine)
             return work()
@@ -214,15 +215,16 @@ class Learner:
     def roll(
         self, purpose: Purpose, pairs: Sequence[Pair], samples: int = 1, round_number: int | None = None
     ) -> list[Rollout]:
-        """Answer, score and count (prompt, problem) pairs, `samples` answers each, in one batch. They belong to the
-        round under way, or to `round_number` for a look back, which a resume after that round keeps."""
+        """Answer, score and count (prompt, problem) pairs, `samples` answers each, in one batch. The rollouts are
+        recorded under the current round, or under `round_number` if they belong to an earlier one: resuming after that
+        round then keeps them."""
         asker = Asker(self.policy, self.domain.verify, purpose, self.step)
         rollouts = asker.ask(pairs, samples, self.draw(purpose))
         self.books.count(purpose, rollouts, self.round if round_number is None else round_number)
         return rollouts
 
     def measure(self, prompt: Prompt, problems: Sequence[Problem], round_number: int | None = None) -> Evaluation:
-        """Accuracy, and KL on the answers just given: with this prompt in context and with the seed prompt."""
+        """Measure accuracy under a prompt, and KL on the same answers with this prompt and with the seed prompt."""
         samples = self.params.evaluate.samples
         rollouts = self.roll("eval", [(prompt, p) for p in problems], samples, round_number)
         meter = Meter(self.policy, self.params.evaluate, self.seed_prompt, self.moved)
@@ -230,7 +232,8 @@ class Learner:
 
     def evaluate(self) -> None:
         """Measure the best prompt on the validation split before the first round, after every `evaluate.every`-th and
-        after the last. A draw that is left out keeps its number, so a run learns the same however often this is."""
+        after the last. A skipped evaluation still uses up its draw, so `evaluate.every` does not change what a run
+        learns."""
         if self.round % self.params.evaluate.every and not self.finished:
             self.draws += 1
             return
@@ -241,15 +244,15 @@ class Learner:
             self.books.probed(best, found)
 
     def conclude(self) -> None:
-        """Measure the final figures and write them down, which ends the run."""
+        """Measure and record the final figures, which ends the run."""
         final, cells = self.once(self._final)
         adapter = adapter_sha256(self.slow_weights.adapter()) if self.slow_weights else ""
         self.books.note("cells", cells=cells, n=len(self.domain.test), round=self.round)
         self.books.end(self.round, self.step, final, adapter, self.population)
 
     def _final(self) -> tuple[Evaluation, dict[str, float]]:
-        """The figures on the test split, and the four cells; cells that are the same by nature (weights that were not
-        trained, a prompt that is still the seed) are measured once."""
+        """Measure the figures on the test split and the four cells {base, trained} x {seed, evolved}. Cells that must
+        be equal (untrained weights, or a best prompt that is still the seed) are measured once."""
         best, seed = self.population.best, self.seed_prompt
         final = self.measure(best, self.domain.test)
         cells = {"trained/evolved": final.accuracy}

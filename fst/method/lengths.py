@@ -1,4 +1,4 @@
-"""Which problems a run can ask: those whose questions leave room for the longest prompt and the longest answer."""
+"""Selects the problems that a run can ask: those whose questions leave room for the longest prompt and answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ log = logging.getLogger("fst")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Problems that a run does not ask: their number in each split; tokens of the longest question, chat template
-    included, and of the longest that fits."""
+    """The problems that a run leaves out: their number in each split, and the tokens of the longest question and of the
+    longest that fits (`room`), chat template included."""
 
     splits: dict[str, int]
     longest: int
@@ -25,8 +25,8 @@ class LeftOut:
 
 
 def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, LeftOut | None]:
-    """The domain without the problems whose questions are too long, and what was left out (None: nothing), of which one
-    warning tells. Raises DataError where a split would be empty."""
+    """Remove the problems whose questions are too long. Returns the remaining domain and what was left out, or None if
+    nothing was; a warning says how many. Raises DataError if a split would become empty."""
     kept = {name: readable(policy, getattr(domain, name), params) for name in SPLITS}
     missing = {name: len(getattr(domain, name)) - len(kept[name]) for name in SPLITS}
     room = policy.room(params, policy.engine.context)
@@ -46,7 +46,7 @@ def fitting(policy: Policy, domain: Domain, params: Params) -> tuple[Domain, Lef
 
 
 def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tuple[Problem, ...]:
-    """The problems whose questions fit. Raises DataError where none does."""
+    """Return the problems whose questions fit. Raises DataError if none does."""
     room = policy.room(params, policy.engine.context)
     if room is None:
         return tuple(problems)
@@ -63,7 +63,7 @@ def readable(policy: Policy, problems: Sequence[Problem], params: Params) -> tup
 
 
 def _context(policy: Policy) -> int | None:
-    """The engine's limit, or the model's where the engine does not say."""
+    """The engine's context limit in tokens, or the model's if the engine states none."""
     return policy.context if policy.engine.context is None else policy.engine.context
 
 

@@ -3,8 +3,8 @@
 Each cycle, a fast round evolves the prompts under the current slow weights; then a slow round takes T RL steps
 with every problem's group of rollouts dealt over the K prompts. The arms `rl` and `gepa` are the same loop with
 one of the two rounds left out, `rl_gepa` and `gepa_rl` take all rounds of one kind before those of the other
-(fst/method/parts.py); in `distill` a step is one of fst/method/distill.py. A round is the unit of resumption: what it
-needs is in the checkpoint before it.
+(fst/method/parts.py); the steps of `distill` are those of fst/method/distill.py. A run resumes at a round: the
+checkpoint before it has everything it needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fst.method.fast import fast_round
 from fst.method.learner import Learner
 from fst.types import Arm, Purpose
 
-ROUNDS: dict[Arm, tuple[tuple[Purpose, ...], ...]] = {  # of each part, over and over
+ROUNDS: dict[Arm, tuple[tuple[Purpose, ...], ...]] = {  # a tuple per part, repeated until the part ends
     "fst": (("fast", "train"),),
     "rl": (("train",),),
     "gepa": (("fast",),),

@@ -1,7 +1,7 @@
-"""What a run will need, before anything is loaded: memory of each phase, rollouts and tokens per cycle.
+"""Estimates what a run will need before anything is loaded: memory of each phase, rollouts and tokens per cycle.
 
-Figures are estimates from the model's configuration. A phase that does not fit the device is refused with the key of
-params.yaml that makes it smaller.
+The figures come from the model's configuration. A phase that does not fit the device is refused with an error that
+names the key of params.yaml to lower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fst.models.sampler import MAX_ROWS, answer_bytes
 
 TRAINED_BYTES = 16  # of an adapter's parameter: float32 value, gradient and Adam's two moments
 SCORED_WIDTHS = 24  # hidden states that a layer holds at once for a token when nothing is saved
-SHARE = 0.95  # of the device that a run may fill
+SHARE = 0.95  # of the device's memory that a run may fill
 VLLM_SHARE = 0.9  # of a GPU that vLLM takes unless told otherwise
 GIB = 2**30
 ASLEEP = 3 * GIB  # of a GPU that a vLLM server holds while it sleeps, at most
@@ -26,8 +26,8 @@ ASLEEP = 3 * GIB  # of a GPU that a vLLM server holds while it sleeps, at most
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a cycle: bytes beside the weights, the keys of params.yaml that lower them, and the bytes that a
-    server beside the training leaves to this phase only."""
+    """One phase of a cycle: the bytes it needs beside the weights, the keys of params.yaml that lower them, and the
+    bytes (`left`) that a sleeping server frees for this phase only."""
 
     name: str
     bytes: int
@@ -37,8 +37,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it begins. `weights` and `room` are bytes: of the model with its adapter and optimizer, and of what
-    the device has for this process."""
+    """What a run will need. `weights` is the bytes of the model with its adapter and optimizer, `room` the bytes that
+    the device has for this process; `rollouts` per cycle by purpose, at most; `tokens` new ones per cycle, at most."""
 
     device: str
     room: int
@@ -55,7 +55,7 @@ class Plan:
         return self.weights + max(phase.bytes for phase in self.phases)
 
     def check(self) -> None:
-        """Raise ConfigError for what does not fit."""
+        """Raise ConfigError, naming the key to lower, if a phase does not fit the device."""
         if self.weights > SHARE * self.room:
             raise ConfigError(
                 f"model.base: weights, adapter and optimizer take {_gib(self.weights)} of {self.device}, which has "
@@ -70,7 +70,7 @@ class Plan:
                 )
 
     def lines(self) -> list[str]:
-        """The plan, one fact a line."""
+        """Format the plan, one fact per line."""
         rollouts = ", ".join(f"{count:,} {purpose}" for purpose, count in self.rollouts.items())
         return [
             f"device      {self.device}, {_gib(self.room)}",
@@ -84,8 +84,8 @@ class Plan:
 
 
 def plan_run(params: Params, question_tokens: int) -> Plan:
-    """The plan of a run whose questions have `question_tokens` tokens. Raises ModelError for a model that has no
-    configuration to read."""
+    """Plan a run whose longest question has `question_tokens` tokens. Raises ModelError if the model's configuration
+    cannot be read."""
     device = device_of(params.model.device)
     found = footprint(params.model, params.slow.lora_rank, bool(params.slow.trl.get("gradient_checkpointing")))
     context = question_tokens + params.fast.max_prompt_tokens
@@ -119,7 +119,7 @@ def plan_run(params: Params, question_tokens: int) -> Plan:
 
 
 def _fast(fast: FastParams) -> str:
-    """Where fast.budget is too small for all anchors or for enough proposals: what it is enough for."""
+    """Describe what fast.budget is enough for, if it is too small for all anchors or proposals; otherwise empty."""
     anchors, proposals = fast.room(fast.budget, fast.carried)
     if (anchors, proposals) == (fast.anchors, PROPOSALS):
         return ""
@@ -130,7 +130,7 @@ def _fast(fast: FastParams) -> str:
 
 
 def _answers(params: Params, found: Footprint, context: int) -> int:
-    """Cache and logits of a batch of answers; another engine than `transformers` keeps its own."""
+    """Bytes of the cache and logits of a batch of answers; 0 for engines that manage their own memory."""
     if params.model.engine != "transformers":
         return 0
     row = answer_bytes(context + params.model.max_new_tokens, found.cache_bytes, found.vocabulary)
@@ -139,7 +139,7 @@ def _answers(params: Params, found: Footprint, context: int) -> int:
 
 
 def _training(params: Params, found: Footprint, context: int) -> int:
-    """Activations of a slice, the forward and backward pass."""
+    """Bytes of the activations of a slice in its forward and backward pass."""
     row = context + params.model.max_new_tokens
     tokens = max(row, min(params.slow.micro_tokens, params.rollouts_per_step * row))
     return tokens * found.activation_bytes

@@ -1,10 +1,10 @@
 """Training on several processes (`accelerate launch`, torchrun): which one does what, and what all must agree on.
 
-Every process is the whole program on its share of a step's rows. Rank 0 alone runs fast rounds and evaluations, tells
-the others what came of them, and starts the engine's server where it has one. It alone writes the run; the others keep
-a record of their own in a temporary folder and read rank 0's checkpoints, so the run folder must be on storage that all
-can see. Where the processes hold one model in parts (`sharded`), each of its passes takes all of them: fast rounds and
-evaluations then run alike everywhere, from the same seeds and weights.
+Every process runs the whole program on its share of a step's rows. Only rank 0 runs fast rounds and evaluations; it
+sends the results to the others, and starts the engine's server if there is one. Only rank 0 writes the run folder; the
+others record to a temporary folder and read rank 0's checkpoints, so the run folder must be on storage that all can
+see. If the model is sharded over the processes (`sharded`), every forward pass needs all of them, so fast rounds and
+evaluations run identically on every rank, from the same seeds and weights.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ T = TypeVar("T")
 
 
 class RanksDisagree(FstError):
-    """The processes of one training run came to different results where all must have the same."""
+    """Raised when the processes of one training run have different values of what must be the same for all."""
 
     exit_code = 3
 
 
 def rank() -> int:
-    """This process's rank, 0 for a process on its own."""
+    """This process's rank; 0 if it runs without a launcher."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def sharded() -> bool:
-    """Whether the launcher asks for a model in parts, one on each process: FSDP, or stage 3 of DeepSpeed."""
+    """Whether the launcher shards the model over the processes: FSDP, or stage 3 of DeepSpeed."""
     told = os.environ.get
     return told("ACCELERATE_USE_FSDP") == "true" or (
         told("ACCELERATE_USE_DEEPSPEED") == "true" and told("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
@@ -52,7 +52,7 @@ def sharded() -> bool:
 
 
 def everyones(items: list[T]) -> list[T]:
-    """The items of all ranks, in the order of the ranks, on every rank."""
+    """Gather the items of all ranks, in rank order, on every rank."""
     if world() == 1:
         return items
     gathered: list[Any] = [None] * world()
@@ -61,7 +61,7 @@ def everyones(items: list[T]) -> list[T]:
 
 
 def of_first(work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 alone, while the others wait. What it returns or raises there, it does on every rank."""
+    """Do `work` on rank 0 only, while the others wait. Every rank returns its result or raises its exception."""
     if world() == 1:
         return work()
     box: list[Any] = [None, None]
@@ -80,7 +80,7 @@ def of_first(work: Callable[[], T]) -> T:
 def share(engine: Engine) -> None:
     """Make rank 0's engine ready to answer, and let every rank answer with it."""
     if world() == 1:
-        return  # it gets ready when it is asked
+        return  # the engine gets ready at its first request
     engine.join(of_first(engine.ready))
 
 
@@ -91,7 +91,7 @@ def wait() -> None:
 
 
 def agree(value: Any, what: str) -> None:
-    """Compare a value over the ranks. Raises RanksDisagree unless it is the same on every one; `what` names it."""
+    """Compare a value across the ranks. Raises RanksDisagree if it differs; `what` names it in the message."""
     values = everyones([value])
     if any(other != value for other in values):
         raise RanksDisagree(
@@ -107,13 +107,13 @@ def own_folder(folder: Path) -> Path:
 
 @functools.cache
 def _group() -> Any:
-    """All ranks, over gloo: objects need no GPU, and the others wait for rank 0 as long as it works. A rank that dies
-    ends the wait."""
+    """The process group of all ranks, over gloo, as objects need no GPU. Its timeout is long, so that the other ranks
+    wait for rank 0 as long as it works; a rank that dies ends the wait."""
     return torch.distributed.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
 
 
 def _sendable(exc: Exception) -> Exception:
-    """The exception, or one that says the same where it cannot be sent to another process."""
+    """Return the exception, or a RuntimeError with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(exc))
     except Exception:
@@ -122,8 +122,8 @@ def _sendable(exc: Exception) -> Exception:
 
 
 class FirstAsks:
-    """Shares a reflector whose answers its seed does not decide (a model behind an endpoint), where every rank runs the
-    fast rounds: rank 0 asks it, and every rank uses the answer."""
+    """Shares a non-deterministic reflector (a model behind an endpoint) between ranks that all run the fast rounds:
+    rank 0 asks it, and every rank uses the answer."""
 
     def __init__(self, reflector: Reflector) -> None:
         self.reflector = reflector
@@ -135,9 +135,9 @@ class FirstAsks:
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """See Reflector.propose. What it raises on rank 0 is raised on every rank: the others would wait otherwise."""
+        """See Reflector.propose. An exception on rank 0 is raised on every rank, as the others would wait otherwise."""
         return of_first(lambda: self.reflector.propose(current, feedback, evidence, avoid, seed))
 
     def check(self) -> None:
-        """See Reflector.check. The reflector is asked at once: call it on one rank, through `of_first`."""
+        """See Reflector.check. Asks the reflector on this rank: call it through `of_first`."""
         self.reflector.check()

@@ -1,4 +1,4 @@
-"""The reflector that params.yaml asks for, with what suits the model and the domain where a key is left to us."""
+"""Builds the reflector that params.yaml asks for, with defaults that suit the model and the domain."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fst.models.lab.tokenizer import CHAT_TEMPLATE
 from fst.models.policy import Policy
 from fst.models.reflector import CallableReflector, PolicyReflector, PromptLimit, Reflector
 
-PROBED = 8  # problems
-AROUND_A_PROMPT = 128  # tokens of a general model's reply beside the prompt in it
+PROBED = 8  # problems that the verifier is probed with
+AROUND_A_PROMPT = 128  # tokens of a general model's reply besides the prompt in it
 
 
 def build_reflector(policy: Policy, params: Params, domain: Domain) -> Reflector:
-    """Make the reflector of a run. `auto` as its style is "pairs" for the lab's base, however large, and "feedback" for
+    """Make the reflector of a run. The style `auto` means "pairs" for the lab's base of any size, and "feedback" for
     every other model."""
     r = params.reflector
     limit = PromptLimit(params.fast.max_prompt_tokens, policy.count_tokens)
@@ -39,19 +39,17 @@ def build_reflector(policy: Policy, params: Params, domain: Domain) -> Reflector
 
 
 def answer_alone_counts(domain: Domain) -> bool:
-    """Whether a reward is for the reference answer and nothing around it, found by scoring both on a few problems.
+    """Whether the verifier rewards the reference answer only when it stands alone, found by scoring a few problems.
 
-    Only then does a prompt's likelihood of the reference answer say what reward it will bring. Where an answer at the
-    end of some reasoning is right as well, it would favour prompts that forbid reasoning; where the reference answer is
-    not right itself ("any correct solution"), it says nothing.
+    Only then does the likelihood of the reference answer under a prompt predict the reward. If an answer after some
+    reasoning is right as well, the likelihood would favour prompts that forbid reasoning; if the reference answer
+    itself is not right ("any correct solution"), the likelihood says nothing.
     """
     for problem in domain.train[:PROBED]:
         texts = problem.answer, f"Let us go through it step by step.\n\n{problem.answer}"
         try:
             alone, reasoned = (domain.verify(problem, text).reward for text in texts)
-        except (
-            Exception
-        ):  # a verifier may be anyone's code; what it raises is met again, and said, at its first rollout
+        except Exception:  # a user's verifier may raise anything; its first rollout raises the same and reports it
             return False
         if alone < 1 or reasoned >= 1:
             return False

@@ -1,21 +1,24 @@
-"""Reuse: the rollouts that a fast round has of the prompts it chose enter the groups of the slow round after it.
+"""Reuse: a fast round's rollouts under the prompts it chose enter the groups of the slow round that follows.
 
-Its anchors are the problems of that slow round's first steps, and its answers come from the weights that those steps
-begin with. Only the rest of a group is sampled. Invariants, each with a test:
+The fast round's anchors are the problems of the slow round's first steps, and its answers come from the weights that
+those steps begin with. Only the rest of each group is sampled. Invariants, each with a test:
 
 U1 a rollout is reused for its own problem and prompt only, so each prompt keeps its G/K rows of a group; U2 none is
 reused twice, or after the slow round that follows its fast round; U3 of a prompt's G/K rows in a group at least one is
 sampled, so K = G reuses nothing; U4 the loss divides by the probability that an answer was sampled with, which covers
-the steps in between; U5 a rollout is counted and recorded once, when it is sampled, and a step's reward is the mean of
-what it sampled itself; U6 a run that was killed and resumed reuses what the whole run does, and two processes reuse
-what one does; U7 where rewards are 0 or 1, what selection does to a reused answer changes how much its cell counts, and
-not which way it points.
+the steps in between; U5 a rollout is counted and recorded once, when it is sampled, and a step's reward is the mean
+over the rollouts that it sampled itself; U6 a run that was killed and resumed reuses what an uninterrupted run does,
+and two processes reuse what one does; U7 where rewards are 0 or 1, selection changes how much a reused answer's cell
+counts but not the direction of its gradient.
 
-Selection: prompts were chosen by these very rewards, which are too high for the first of them. Given its reward,
-though, an answer is one like any other. With p the chance of a reward of 1, p' that of a reused one and b a baseline in
-[0, 1], the expected gradient of a reused row is c times that of a fresh one, c = (1 - b) p'/p + b (1 - p')/(1 - p):
-positive, and between the two ratios. So advantages are taken over the whole group, as without reuse, and U3 is the
-bound: at G/K = 2 a cell counts for at least half. `optimism` measures p' - p while a run goes on.
+Selection bias: prompts were chosen by these very rewards, so the rewards of the best prompt are too high. Given its
+reward, though, a reused answer is like any other. With p the chance of a reward of 1, p' that of a reused one and b a
+baseline in [0, 1], the expected gradient of a reused row is c times that of a fresh one,
+
+    c = (1 - b) p'/p + b (1 - p')/(1 - p),
+
+which is positive and between the two ratios. So advantages are taken over the whole group, as without reuse, and U3
+bounds the effect: at G/K = 2 a cell counts for at least half. `optimism` measures p' - p during a run.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ class Spare:
     cells: dict[tuple[str, str], list[Rollout]] = field(default_factory=dict)
 
     def deal(self, problems: Sequence[Problem], prompts: Sequence[Prompt], group: int) -> list[Rollout | None]:
-        """What is reused in each row of a step, all processes' rows in order; None where an answer is to be sampled.
-        What is dealt is no longer spare."""
+        """Return the rollout to reuse in each row of a step, over all processes' rows in order, or None if the row's
+        answer must be sampled. Dealt rollouts are removed from the spare ones."""
         each = group // len(prompts)
         dealt: list[Rollout | None] = []
         for problem in problems:
@@ -49,12 +52,12 @@ class Spare:
         return dealt
 
     def as_list(self) -> list[dict[str, Any]]:
-        """What `spare_from` reads, for a checkpoint."""
+        """Return the rollouts as dicts for a checkpoint; `spare_from` reads them back."""
         return [dataclasses.asdict(rollout) for cell in self.cells.values() for rollout in cell]
 
 
 def spare(rollouts: Iterable[Rollout]) -> Spare:
-    """Rollouts, as they may be reused."""
+    """Group rollouts by (problem, prompt) for reuse."""
     found = Spare()
     for rollout in rollouts:
         found.cells.setdefault((rollout.problem_id, rollout.prompt_id), []).append(rollout)
@@ -62,14 +65,14 @@ def spare(rollouts: Iterable[Rollout]) -> Spare:
 
 
 def spare_from(saved: Iterable[Mapping[str, Any]]) -> Spare:
-    """What `Spare.as_list` wrote."""
+    """Rebuild what `Spare.as_list` returned."""
     lists = ("tokens", "logprobs")
     return spare(Rollout(**{**values, **{key: tuple(values[key]) for key in lists}}) for values in saved)
 
 
 def optimism(reused: Sequence[Rollout], sampled: Sequence[Rollout]) -> float | None:
-    """By how much reused rewards exceed those of fresh answers to the same problems under the same prompts: the mean
-    over `reused`, None where there are none. Every cell of `reused` must be in `sampled` as well (U3)."""
+    """Return by how much reused rewards exceed those of fresh answers to the same problems under the same prompts, as a
+    mean over `reused`; None if that is empty. Raises KeyError unless each cell of `reused` is in `sampled` too (U3)."""
     fresh: dict[tuple[str, str], list[float]] = {}
     for rollout in sampled:
         fresh.setdefault((rollout.problem_id, rollout.prompt_id), []).append(rollout.reward)

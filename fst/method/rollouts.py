@@ -35,7 +35,7 @@ class Asker:
         ]
 
     def score(self, prompt: Prompt, problem: Problem, answer: Answer) -> Rollout:
-        """Score an answer and make a rollout of it. The feedback on one that did not end says so."""
+        """Score an answer and make a rollout of it. If the answer was cut off, its feedback says so."""
         score, cut = self.verify(problem, answer.text), self.policy.cut(answer)
         says = cut and score.reward < 1
         feedback = cut_off(score.feedback, self.policy.max_new_tokens) if says else score.feedback

@@ -1,4 +1,4 @@
-"""From parameters to a finished run: load what a run needs, check it before any training, run the loop."""
+"""Runs a job from its parameters to the end: load what it needs, check everything before training, run the loop."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ from fst.types import Arm, Population, Prompt
 @dataclass(frozen=True)
 class Job:
     """One run to do: an arm on a domain with a seed, recorded in `folder`. `problems` is a folder of prepared
-    problems; without it they are made from the domain's spec. `start` is the folder of a bundle: training goes on from
-    its adapter, and its prompts for the domain, if it has any, are the first population; `serves` is the name that the
+    problems; without it they are made from the domain's spec. `start` is the folder of a bundle: training continues
+    from its adapter, and its prompts for the domain, if any, are the first population; `serves` is the name that the
     bundle has for the domain."""
 
     arm: Arm
@@ -65,7 +65,8 @@ class Job:
 
 
 def plan_of(job: Job, domain: Domain) -> Plan:
-    """What a job on a domain will need in memory and rollouts. Reads tokenizer and the model's configuration."""
+    """Estimate the memory and rollouts that a job on a domain needs. Reads only the model's tokenizer and
+    configuration."""
     reader = load_reader(job.params.model)
     encoded = reader.encode([reader.messages("", problem.question) for problem in domain.train])
     room = reader.room(job.params)  # longer questions are left out
@@ -74,14 +75,14 @@ def plan_of(job: Job, domain: Domain) -> Plan:
 
 
 def problems_of(job: Job) -> Domain:
-    """The problems of a job, prepared or made from its spec."""
+    """Load the problems of a job, or make them from its domain's spec."""
     if job.problems:
         return load_prepared(job.problems)
     return load_domain(job.domain, SplitSizes.of(job.params), job.seed)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """The `end` event of a run, which is its last; empty before it has ended."""
+    """Return the `end` event of a run, which is its last; empty if the run has not ended."""
     last = next(events_back(folder), {})
     return last if last.get("kind") == "end" else {}
 
@@ -92,7 +93,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
-    """What config.json says of a run: what it is asked to be, and what it is made of."""
+    """The content of a run's config.json: what was asked for, and hashes and versions of what the run is made of."""
     params = job.params
     return {
         "run": job.folder.name,
@@ -118,7 +119,7 @@ def config_of(job: Job, domain: Domain, start: Bundle | None) -> dict[str, Any]:
 def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     """Load model, domain and records. Nothing is written before everything has been checked.
 
-    Raises FstError for whatever a user can mend: a domain, a model, a folder that is taken.
+    Raises FstError for anything that the user can fix: a domain, a model, a folder that is in use.
     """
     params = job.params
     for tracker in params.track.to:
@@ -192,9 +193,9 @@ def run_job(job: Job, resume: bool = False, quiet: bool = False) -> Path:
 
 
 def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[Learner]:
-    """Run a job to its end, round by round; yields its state after each, when it is saved. With `resume`, a run that
-    was cut off goes on from its last completed round, one that ended is left as it is, and one that never started
-    starts."""
+    """Run a job to its end, round by round; yields its state after each round, once it is saved. With `resume`, an
+    interrupted run continues after its last completed round, a run that has ended is left as it is, and one that never
+    started is started."""
     params = job.params
     if resume and has_ended(job.folder):
         asked = (job.arm, job.domain, job.seed, params.of_run())
@@ -212,7 +213,7 @@ def run_rounds(job: Job, resume: bool = False, quiet: bool = False) -> Iterator[
 
 
 def show(learner: Learner) -> None:
-    """Show a run in the trackers that its parameters name, from where it is; rank 0 does for all."""
+    """Open the trackers that the run's parameters name, continuing where the run is. Only rank 0 does it."""
     track, folder, spent = learner.params.track, learner.books.folder.path, learner.books.budget.learning
     if track.to and not ranks.rank():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -224,10 +225,10 @@ def _path(text: str | None) -> Path | None:
 
 
 def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[str, Any]:
-    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run stays as it is, and its
-    reflector is not needed.
+    """Measure a run's last checkpoint on a split, under its best prompt or a given one. The run's folder is not
+    changed, and its reflector is not needed.
 
-    Raises RecordError when the folder has no run or no checkpoint.
+    Raises RecordError if the folder has no run or no checkpoint.
     """
     with reopened(folder) as (learner, last):
         take(learner, last)
@@ -249,8 +250,8 @@ def evaluate_run(folder: Path, split: str, prompt: str | None = None) -> dict[st
 
 @contextlib.contextmanager
 def reopened(folder: Path) -> Iterator[tuple[Learner, Path]]:
-    """The learner of a run as it was before its first round, and the folder of its last checkpoint. What it rolls is
-    not recorded with the run, and its reflector is not needed. Raises RecordError as `evaluate_run`."""
+    """Yield the learner of a run as it was before its first round, and the folder of its last checkpoint. Its rollouts
+    are not recorded with the run, and its reflector is not needed. Raises RecordError as `evaluate_run` does."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as exc:

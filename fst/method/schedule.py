@@ -1,6 +1,6 @@
-"""Which training problems a run meets when, and the seeds of what it draws. Pure: no model, no files, no state.
+"""Decides which training problems a run meets when, and the seeds of its draws. Pure: no model, no files, no state.
 
-Invariants, each with a test: S1 the order is a permutation of the training problems that the seed alone decides;
+Invariants, each with a test: S1 the order is a permutation of the training problems that depends only on the seed;
 S2 the batches of steps 0, 1, 2, ... go through that order over and over, without a gap; S3 a slow round of T steps has
 the batches of those T steps; S4 anchors are the first different problems that the cycle's slow round will meet; S5 a
 draw's seed depends on the run's seed, the purpose, the round and the number of the draw, and on nothing else.
@@ -22,7 +22,7 @@ _ORDER = 4
 
 @dataclass(frozen=True)
 class Schedule:
-    """The training problems in the order of a run, `batch_size` per RL step, `steps_per_cycle` (T) steps per slow
+    """The training problems in the order of a run: `batch_size` per RL step, `steps_per_cycle` (T) steps per slow
     round, and at most `most_anchors` problems to score prompts on per fast round."""
 
     problems: tuple[Problem, ...]
@@ -40,7 +40,7 @@ class Schedule:
         return [self.batch(step + t) for t in range(self.steps_per_cycle)]
 
     def anchors(self, cycle: int) -> list[Problem]:
-        """The problems of a cycle's fast round, so that prompts fit what its slow round will meet."""
+        """The problems of a cycle's fast round: those its slow round meets first, so that the prompts fit them."""
         upcoming = [problem for batch in self.batches(cycle * self.steps_per_cycle) for problem in batch]
         return list({problem.id: problem for problem in upcoming}.values())[: self.most_anchors]
 
@@ -54,5 +54,5 @@ def schedule_for(problems: Sequence[Problem], params: Params, seed: int) -> Sche
 
 
 def draw_seed(seed: int, purpose: Purpose, round_number: int, draw: int) -> int:
-    """The seed of a run's `draw`-th batch of samples, in [0, 2**62): the same again after a resume."""
+    """Return the seed of a run's `draw`-th batch of samples, in [0, 2**62); it is the same after a resume."""
     return hash((seed, _STREAMS[purpose], round_number, draw)) % 2**62

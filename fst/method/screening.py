@@ -1,4 +1,4 @@
-"""What reflection did in a fast round, apart from rollouts: its account, and which proposals are refused."""
+"""The account of reflection in a fast round (its rollouts are counted elsewhere), and which proposals are refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fst.runs.outcome import SHOWN
 
 @dataclass
 class Screening:
-    """How often the reflector was asked and how often it failed, with its last error; its proposals that were refused,
-    by reason, and the first few of them; proposals drawn and screened, tokens, seconds. `longest` is the length in
-    tokens of the longest prompt refused for it."""
+    """Counts of one fast round: calls of the reflector and their errors, with the last error; refused proposals by
+    reason, with the first few as samples; proposals drawn and screened, tokens, seconds. `longest` is the length, in
+    tokens, of the longest prompt refused as too long."""
 
     asked: int = 0
     errors: int = 0
@@ -34,8 +34,8 @@ class Screening:
         self.seconds += proposal.seconds
 
     def refuses(self, text: str, known: frozenset[str], limit: int, count: Callable[[str], int]) -> bool:
-        """Whether a proposed text is not worth a rollout: it is empty, known, or has more than `limit` tokens. The
-        reason is counted."""
+        """Whether to refuse a proposed text because it is empty, known, or longer than `limit` tokens. Counts the
+        reason."""
         tokens = count(text) if text else 0
         if not text or text in known:
             reason = "known" if text else "empty"

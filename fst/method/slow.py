@@ -1,10 +1,10 @@
-"""Slow weights: a LoRA adapter by GRPO advantages and the CISPO loss. Only fst/slow*.py import trl.
+"""Slow weights: a LoRA adapter trained with GRPO advantages and the CISPO loss. Only fst/method/slow*.py import trl.
 
-TRL's own generate-score-loss step is driven from here, one optimizer step a call, so that a round is a unit of
-its own while optimizer, schedule and problem order run on across rounds. Deviations from plain TRL: answers come
+TRL's own generate-score-loss step is driven from here, one optimizer step per call, so that a round is a separate
+unit while optimizer, schedule and problem order carry on across rounds. Deviations from plain TRL: answers come
 from our sampler (groups share their prefill), K prompts are dealt within each group, zero-variance groups leave
-the batch, and the loss is averaged within a prompt first (Eq. 4). With one prompt and equal lengths what is left
-is plain TRL, and a test holds us to it.
+the batch, and the loss is averaged within a prompt first (Eq. 4). With one prompt and answers of equal length the
+result is that of plain TRL, and a test checks it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from fst.types import Population, Prompt, Rollout
 
 log = logging.getLogger("fst")
 
-# How processes may share the work where the tree runs parts of the model by themselves: each has the whole model.
+# Kinds of distributed training in which every process has the whole model; the tree calls parts of it directly.
 _WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step: `reward` is the mean over the rollouts it sampled, `kept_groups` those that carried signal,
-    `reused` how many more rollouts it had, `optimism` how much higher their rewards were; `figures` are TRL's own."""
+    """One optimizer step: `reward` is the mean over the rollouts it sampled, `kept_groups` counts groups with signal,
+    `reused` the reused rollouts; `optimism` is how much higher their rewards were; `figures` are TRL's own."""
 
     reward: float
     groups: int
@@ -62,7 +62,7 @@ class StepResult:
 
 @dataclass
 class _Batch:
-    """The step under way: rows in order, and what our hooks learn about them."""
+    """The current step: its rows in order, and what our hooks find out about them."""
 
     problems: list[Problem]
     prompts: list[Prompt]
@@ -74,7 +74,7 @@ class _Batch:
 
 
 class _Trainer(GRPOTrainer):
-    """TRL's trainer with our dealing, sampler and averaging at the three places where they differ."""
+    """TRL's trainer, overridden where our sampler, averaging and shared contexts differ from its own."""
 
     slow: SlowWeights
     beta: float
@@ -146,8 +146,9 @@ class SlowWeights:
     def train_step(
         self, population: Population, problems: Sequence[Problem], spare: Spare | None = None, temperature: float = 1.0
     ) -> tuple[StepResult, list[Rollout]]:
-        """One RL step on `problems`: G rollouts each, dealt over the population's K prompts. Some may come from
-        `spare`; the others are sampled, at a temperature that the loss corrects for, and returned."""
+        """Take one RL step on `problems`: G rollouts each, dealt over the population's K prompts. Some may come from
+        `spare`; the others are sampled, at a temperature that the loss corrects for, and returned. Raises ConfigError
+        if the problems cannot be divided evenly among the processes."""
         started = time.monotonic()
         group, prompts = self.params.group_size, population.prompts
         rank, world = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
@@ -184,7 +185,7 @@ class SlowWeights:
         return result, rollouts
 
     def _optimize(self, inputs: list[dict[str, Any]]) -> float:
-        """One optimizer step; none where no group on any rank carries signal. Returns this rank's loss."""
+        """Take one optimizer step, unless no group on any rank carries signal. Returns this rank's loss."""
         trainer = self.trainer
         torch.manual_seed(hash((self.seed, 2, self.step)) % 2**63)  # TRL shuffles the rows: alike after a resume
         trainer.model.train()
@@ -208,7 +209,7 @@ class SlowWeights:
         return loss
 
     def sample(self, prompt_ids: Sequence[list[int]]) -> list[Answer]:
-        """Answers to the batch's rows, those that are not reused; equal neighbouring requests share one prefill."""
+        """Sample answers to the batch's rows that are not reused; equal neighbouring requests share one prefill."""
         reused = self._batch.reused
         requests, n = grouped([ids for ids, old in zip(prompt_ids, reused, strict=True) if old is None])
         rank = self.trainer.accelerator.process_index
@@ -229,9 +230,9 @@ class SlowWeights:
         return [rollout.reward for rollout in batch.rollouts]
 
     def with_behaviour(self, output: dict[str, Any]) -> dict[str, Any]:
-        """With the log-probabilities that the answers were sampled with, where not all come from the trained model as
-        it is: the loss then carries exp(log pi - log behaviour), capped at `ratio_cap`, token by token (CISPO's
-        ratio, 1 but for rounding where the answer is this model's)."""
+        """Add the log-probabilities that the answers were sampled with, unless all come from the current model at
+        temperature 1. The loss then has the factor exp(log pi - log behaviour), capped at `ratio_cap`, for each token
+        (CISPO's ratio, which is 1 up to rounding for answers of the current model)."""
         if self.policy.engine.exact and self._batch.temperature == 1 and not any(self._batch.reused):
             return output
         behaviour = torch.zeros_like(output["completion_ids"], dtype=torch.float32)
@@ -242,7 +243,7 @@ class SlowWeights:
     def weigh(self, output: dict[str, Any]) -> dict[str, Any]:
         """Drop the rows of zero-variance groups and weigh the rest prompt by prompt.
 
-        When no group here carries signal, one row stays, masked, to go with the rows of other ranks.
+        If no group on this rank carries signal, one masked row stays, since other ranks may have rows.
         """
         batch, total = self._batch, output["advantages"].shape[0]
         rows = kept_rows(output["advantages"], self.params.group_size).to(output["advantages"].device)
@@ -263,14 +264,14 @@ class SlowWeights:
         return kept
 
     def _share(self, tokens: int, cells: int) -> float:
-        """What turns Eq. 4's weights of this rank's rows into those of all ranks' rows: groups are never split over
-        ranks, so each cell is whole on one of them, and only the totals differ."""
+        """Return the factor from Eq. 4's weights over this rank's rows to those over all ranks' rows. Groups are never
+        split across ranks, so each cell is whole on one of them, and only the totals differ."""
         everyones = ranks.everyones([(tokens, cells)])
         all_tokens, all_cells = (sum(column) for column in zip(*everyones, strict=True))
         return (all_tokens / tokens) * (cells / all_cells) if tokens else 0.0
 
     def save(self, folder: Path) -> None:
-        """Adapter, optimizer, schedule and step into `folder`."""
+        """Write adapter, optimizer, schedule and step into `folder`."""
         save_adapter(self.trainer.model, folder)
         state = {
             "optimizer": self.trainer.optimizer.state_dict(),
@@ -279,14 +280,14 @@ class SlowWeights:
         }
         packed = io.BytesIO()
         torch.save(state, packed)
-        (folder / "trainer.pt").write_bytes(packed.getvalue())  # torch's own writer hides what the disk said
+        (folder / "trainer.pt").write_bytes(packed.getvalue())  # torch's own writer hides disk errors
 
     def start_from(self, folder: Path) -> None:
-        """Take up an adapter that was trained before; optimizer and schedule start anew."""
+        """Load an adapter that was trained before; optimizer and schedule start anew."""
         load_adapter(self.trainer.model, folder)
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Load what `save` wrote."""
         load_adapter(self.trainer.model, folder)
         state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         self.trainer.optimizer.load_state_dict(state["optimizer"])

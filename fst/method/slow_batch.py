@@ -1,4 +1,4 @@
-"""A scored batch of TRL's: its gradient slice by slice, its rows as a tree (fst/models/tree.py)."""
+"""Gradients of a scored TRL batch, slice by slice, with contexts shared as a tree (fst/models/tree.py)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CONTEXTS = ("prompt_ids", "prompt_mask")
 
 
 def accumulate(trainer: Any, model: Any, policy: Policy, batch: dict[str, Any], budget: int, tree: bool) -> float:
-    """Add the gradient of TRL's loss over a batch, in slices of `budget` tokens; returns the loss. `model` is what
-    accelerate wrapped.
+    """Add the gradient of TRL's loss over a batch, in slices of `budget` tokens; returns the loss. `model` is the model
+    as accelerate wrapped it.
 
-    Every rank runs equally many slices, because TRL gathers figures in each: ranks with fewer repeat their last one,
-    masked. TRL divides by all tokens of the batch, so the slices' losses add up to the batch's.
+    Every rank runs the same number of slices, because TRL gathers figures in each: ranks with fewer repeat their last
+    one, masked. TRL divides by all tokens of the batch, so the slices' losses add up to the batch's.
     """
     rows = zip(batch["prompt_ids"], batch["prompt_mask"].bool(), strict=True)
     contexts = [ids[seen].tolist() for ids, seen in rows]
@@ -44,7 +44,7 @@ def accumulate(trainer: Any, model: Any, policy: Policy, batch: dict[str, Any], 
 
 
 def _with_base(trainer: Any, policy: Policy, part: dict[str, Any]) -> dict[str, Any]:
-    """With the frozen base's log-probabilities, where the loss has a KL term."""
+    """Add the frozen base's log-probabilities if the loss has a KL term."""
     if not trainer.beta:
         return part
     ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
@@ -62,8 +62,8 @@ def tree_logprobs(
     """Log-probability and entropy of each answer token, in nats: (rows, answer) both, 0 where the mask is 0.
 
     input_ids, attention_mask: (rows, context + answer), contexts padded on the left, answers on the right. `model` is
-    what accelerate wrapped and TRL gave its fused head, `plain` the same without the wrapping. A row whose answer is
-    masked altogether counts for nothing.
+    the model as accelerate wrapped it, with TRL's fused head; `plain` is the same without the wrapping. A row whose
+    answer is fully masked does not contribute.
     """
     rows = zip(input_ids[:, :-answer], attention_mask[:, :-answer].bool(), strict=True)
     contexts = [ids[seen].tolist() for ids, seen in rows]
@@ -82,8 +82,8 @@ def tree_logprobs(
 
 
 def trimmed(batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """These rows of a batch as TRL makes it, without the columns that are padding in all of them: contexts lose
-    columns on the left, answers on the right. What is no tensor of rows stays as it is."""
+    """Select rows of a TRL batch and drop the columns that are padding in all of them: on the left of contexts, on the
+    right of answers. Entries that are not tensors with one item per row stay as they are."""
     total = batch["completion_ids"].shape[0]
     picked = torch.tensor(list(rows), device=batch["completion_ids"].device)
     part = {

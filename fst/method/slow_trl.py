@@ -1,4 +1,4 @@
-"""TRL's side of the slow weights: its configuration, and plain TRL as `fst bench speed` compares with it."""
+"""TRL's side of the slow weights: its configuration, and plain TRL as the baseline of `fst bench speed`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with unfound("wandb", "mlflow", "trackio"):  # TRL imports all of them, which ta
     from trl import GRPOConfig
     from trl import GRPOTrainer as GRPOTrainer  # for slow.py too
 
-# Set by the method or the machine; a user's TRL option may not contradict them.
+# Set by the method or the machine; `slow.trl` may not set them.
 _OWNED = frozenset(
     (
         *("output_dir", "loss_type", "epsilon_high", "beta", "num_generations", "per_device_train_batch_size"),
@@ -38,7 +38,7 @@ _OWNED = frozenset(
 
 
 def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int) -> GRPOConfig:
-    """TRL's configuration of the method (paper, settings reported) with the user's `slow.trl` options on top.
+    """Make TRL's configuration for the method (the paper's settings), with the user's `slow.trl` options on top.
 
     Raises ConfigError for an option that contradicts the method's own parameters, or that TRL does not know.
     """
@@ -89,20 +89,20 @@ def trl_config(params: SlowParams, model: ModelParams, workdir: Path, seed: int)
 
 
 def figures_of(trainer: GRPOTrainer) -> dict[str, float]:
-    """TRL's own figures of the steps since the last call, each the mean of its parts as in TRL's log. TRL no longer
-    keeps them then: it would, for a logger that is not used here."""
+    """Return TRL's own figures of the steps since the last call, each the mean of its values as in TRL's log, and clear
+    them: TRL would keep them for a logger that is not used here."""
     kept = trainer._metrics["train"]
     figures = {name: sum(parts) / len(parts) for name, parts in kept.items() if parts}
     kept.clear()
     trainer._logs["rewards"].clear()
-    return {name: value for name, value in figures.items() if not name.startswith("rewards/")}  # the one is `reward`
+    return {name: value for name, value in figures.items() if not name.startswith("rewards/")}  # they repeat `reward`
 
 
-Part = Callable[[str], AbstractContextManager[None]]  # what runs in such a block belongs to the part of that name
+Part = Callable[[str], AbstractContextManager[None]]  # opens a block whose time belongs to the named part
 
 
 class _MeteredTrainer(GRPOTrainer):
-    """Plain TRL that tells its parts: `answers` is its generation, `training` the rest of a step."""
+    """Plain TRL that reports the parts of a step: `answers` is its generation, `training` the rest."""
 
     part: Part
 
@@ -127,9 +127,9 @@ class _Steps(TrainerCallback):
 
 @dataclass(frozen=True)
 class PlainTrl:
-    """GRPOTrainer as it comes: same model, LoRA, batch, lengths and options, its own generation. What `fst bench speed`
-    compares with. `rows` of its dataset, its reward function, rows of a micro-batch, and the shortest answer (tokens).
-    """
+    """Unmodified GRPOTrainer, the baseline of `fst bench speed`: same model, LoRA, batch, lengths and options, but its
+    own generation. `rows` are those of its dataset, `micro_rows` is the most rows of a micro-batch, `shortest` the
+    minimum length of an answer in tokens."""
 
     rows: Sequence[dict[str, Any]]
     reward: Callable[..., list[float]]
@@ -137,7 +137,7 @@ class PlainTrl:
     shortest: int
 
     def train(self, policy: Policy, params: Params, workdir: Path, parts: Sequence[Part]) -> None:
-        """One step for each of `parts`, which learns what the step spends."""
+        """Take one step for each of `parts`, which meters what that step spends."""
         config = trl_config(params.slow, params.model, workdir, seed=0)
         rows = config.per_device_train_batch_size
         slices = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= self.micro_rows)

@@ -1,5 +1,5 @@
-"""What a run sends to OpenTelemetry (fst/spans.py) of what it puts on its record. A run is a span around its rounds and
-evaluations (in a flow the task is), a round one around its steps; their figures are gauges `fst.<kind>.<figure>`."""
+"""Sends a run's recorded events to OpenTelemetry (fst/spans.py). A run is a span around its rounds and evaluations (in
+a flow, the task is that span), and a round is a span around its steps; figures are gauges `fst.<kind>.<figure>`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GAUGES = {
 
 
 def noted(kind: str, name: str, values: Mapping[str, Any]) -> None:
-    """Send an event of the kinds in GAUGES, of the run of that name. Texts and lists stay on the record."""
+    """Send an event of the run `name` if its kind is in GAUGES. Texts and lists are not sent."""
     if kind not in GAUGES or not spans.on():
         return
     run = {"fst.run": name}

@@ -1,4 +1,4 @@
-"""What a run takes over from the bundle that it starts from: the prompts for its domain, and the key of it all."""
+"""What a run takes over from the bundle it starts from: the prompts for its domain, and a key that identifies it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fst.types import Population, Prompt, prompt_from_dict
 
 
 def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[str, Any]]:
-    """The prompts that a bundle serves a domain with, found by its problems or by its name; empty when it does not."""
+    """Return a bundle's prompts for a domain, found by its spec or by the name in the bundle; empty if it has none."""
     for name, domain in start.manifest["domains"].items() if start else ():
         if start and (domain["spec"] == spec or name == serves):
             return list(start.prompts()[name]["prompts"])
@@ -21,13 +21,14 @@ def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[s
 
 
 def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
-    """The prompts a run begins with: those that its start serves this domain with, else the seed prompt."""
+    """Return the prompts that a run begins with: its start's prompts for this domain, or else the seed prompt."""
     carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
     return Population(carried or (Prompt(seed_prompt(params.loop.seed_prompt, spec)),))
 
 
 def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:
-    """Content hash of what a run takes over from its start: the adapter, and the prompts for its domain."""
+    """Return the SHA-256 of what a run takes over from its start (the adapter, and the prompts for its domain), or None
+    without a start."""
     if start is None:
         return None
     prompts = carried_prompts(start, spec, serves)

@@ -25,7 +25,7 @@ def lora_config(rank: int, alpha: int) -> LoraConfig:
 
 
 def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Copies of the adapter's tensors, by name, on the CPU."""
+    """Copy the adapter's tensors to the CPU; returns them by name."""
     return {
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in sorted(get_peft_model_state_dict(model).items())
@@ -33,8 +33,8 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, as PEFT and vLLM load them. Equal adapters on a base of
-    the same name give equal bytes: sets are sorted."""
+    """Write adapter_config.json and adapter_model.safetensors, as PEFT and vLLM load them. The files are deterministic:
+    equal adapters on a base of the same name give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     base = base_name(getattr(model.get_base_model(), "name_or_path", ""))
     config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
@@ -44,25 +44,26 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 
 def base_name(place: str) -> str | None:
-    """How adapter_config.json names the base that was loaded from a place: a hub id or a folder as `model.base` names
-    it; the lab's base by its place in a checkout, which PEFT finds from the project's root. A GGUF file's import lies
-    in a cache of this machine and is not named (None)."""
+    """Return the name of the base for adapter_config.json, given where it was loaded from: a hub id or folder as it
+    stands in `model.base`; for the lab's base its path in a checkout, which PEFT finds from the project's root; None
+    for an imported GGUF file, whose folder is in this machine's cache."""
     if Path(place) == LAB_BASE:
         return "models/lab_base"
     return None if not place or Path(place).is_relative_to(cache()) else place
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
-    """Replace the adapter's tensors by those in `folder`. Raises ModelError when names or shapes differ."""
+    """Replace the adapter's tensors by those in `folder`. Raises ModelError if names or shapes differ."""
     tensors = load_file(folder / WEIGHTS)
     expected = adapter_state(model)
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in expected.items()}:
-        raise ModelError(f"{folder}: the adapter there does not fit this model and LoRA rank; start a new run instead")
+        raise ModelError(f"{folder}: its adapter does not fit this model and LoRA rank; start a new run instead")
     set_peft_model_state_dict(model, tensors)
 
 
 def adapter_name(folder: Path) -> str:
-    """The name that engines give the adapter in a folder: a content hash. Raises ModelError when it has no weights."""
+    """Return the name that engines give the adapter in a folder, a content hash. Raises ModelError if it has no
+    weights."""
     try:
         return f"fst-{hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]}"
     except OSError as exc:
@@ -70,7 +71,7 @@ def adapter_name(folder: Path) -> str:
 
 
 def attach_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
-    """Wrap the model with the adapter in `folder`, frozen. Raises ModelError when it does not fit."""
+    """Wrap the model with the adapter in `folder`, frozen. Raises ModelError if it does not fit the model."""
     try:
         return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False).eval()
     except (ValueError, RuntimeError, OSError, SafetensorError) as exc:
@@ -78,7 +79,8 @@ def attach_adapter(model: PreTrainedModel, folder: Path, name: str = "default") 
 
 
 def adapter_sha256(tensors: dict[str, torch.Tensor]) -> str:
-    """Content hash of an adapter: names, shapes, types and bytes; independent of the file's header."""
+    """Return the SHA-256 over an adapter's tensor names, shapes, types and bytes; it does not depend on the file's
+    header."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -1,8 +1,9 @@
 """Attention that reads the keys of a group of heads in place.
 
-In grouped-query attention (arXiv 2305.13245) several query heads share one key head. transformers repeats keys and
-values for each of them wherever a mask is given, which is most of what decoding reads and a good part of what training
-saves. Here the heads of a group are further queries of their key head: the same numbers, and nothing is copied.
+In grouped-query attention (arXiv 2305.13245) several query heads share one key head. Given a mask, transformers repeats
+keys and values for each query head, and these copies are most of what decoding reads and much of what training saves
+for the backward pass. Here the query heads of a group are treated as additional queries of their key head: the result
+is the same, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (rows, heads, tokens, width); key, value (rows, key heads, length, width); attention_mask
-    (rows, 1, tokens, length) or None. Returns (rows, tokens, heads, width)."""
+    """Attention with the signature that transformers expects: query (rows, heads, tokens, width); key, value (rows, key
+    heads, length, width); attention_mask (rows, 1, tokens, length) or None. Returns (rows, tokens, heads, width)."""
     rows, heads, tokens, width = query.shape
     groups = heads // key.shape[1]
     if groups == 1 or attention_mask is None or options.get("position_bias") is not None:

@@ -13,8 +13,8 @@ STEP = 64  # tokens by which a layer's room grows
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values (rows, heads, tokens, width), written into room that is kept ahead. Where a gradient is wanted,
-    transformers' own layer, which copies, takes over."""
+    """Keys and values (rows, heads, tokens, width), written into memory allocated ahead. If gradients are enabled,
+    transformers' own layer, which copies, is used instead."""
 
     keys: torch.Tensor | None
     values: torch.Tensor | None
@@ -43,21 +43,20 @@ class GrowingLayer(DynamicLayer):
         self._room = None
 
     def align(self, order: torch.Tensor) -> None:
-        """Reorder each row's tokens: `order` (rows, tokens) are their present places."""
+        """Reorder each row's tokens: `order` (rows, tokens) has the current place of each."""
         if self.get_seq_length():
             self.keys, self.values = (part.gather(2, order[:, None, :, None].expand_as(part)) for part in self._held)
             self._room = None
 
     def trim(self, tokens: int) -> None:
-        """Drop the first `tokens` tokens of every row. Their memory is given back when the room grows next."""
+        """Drop the first `tokens` tokens of every row. Their memory is freed the next time the layer grows."""
         self.keys, self.values = (part[:, :, tokens:] for part in self._held)
         if self._room is not None:
             self._room = self._room[0][:, :, tokens:], self._room[1][:, :, tokens:]
 
     def put(self, places: torch.Tensor, other: GrowingLayer, left: int, below: int) -> None:
-        """Take in the rows of another layer at `places` (rows), their last token beside the last token here; what was
-        there is overwritten. Before that, every row gets `left` tokens of padding in front, and `below` rows are
-        added."""
+        """Write the rows of another layer over the rows at `places` (rows), aligned at the last token. Before that,
+        every row is padded with `left` tokens in front, and `below` rows are appended."""
         if left or below:
             self.keys, self.values = (functional.pad(part, (0, 0, left, 0, 0, 0, 0, below)) for part in self._held)
             self._room = None
@@ -75,7 +74,7 @@ class GrowingLayer(DynamicLayer):
 
     @property
     def _held(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer that has seen a token."""
+        """Keys and values; only for a layer that holds at least one token."""
         return cast(tuple[torch.Tensor, torch.Tensor], (self.keys, self.values))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -84,7 +83,8 @@ class GrowingLayer(DynamicLayer):
 
 
 def _larger(old: torch.Tensor | None, given: torch.Tensor, before: int) -> torch.Tensor:
-    """Room for `before` old tokens, the given ones, and up to a whole number of steps."""
+    """Allocate memory for `before` old tokens and the given ones, rounded up to a multiple of STEP; copies the old
+    ones."""
     rows, heads, new, width = given.shape
     room = given.new_empty((rows, heads, (before + new + STEP - 1) // STEP * STEP, width))
     if before and old is not None:
@@ -93,15 +93,15 @@ def _larger(old: torch.Tensor | None, given: torch.Tensor, before: int) -> torch
 
 
 def new_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache for a model of this configuration. Layers of a kind of their own (sliding windows, recurrent
-    states) stay transformers'."""
+    """Make an empty cache for a model of this configuration. Special layers (sliding windows, recurrent states) stay
+    those of transformers."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def cache_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes that one token takes in the cache, over all layers, each of which is counted as if it kept every token."""
+    """Bytes that one token takes in the cache over all layers, assuming that each layer keeps every token."""
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = getattr(config, "num_key_value_heads", None) or heads

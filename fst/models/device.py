@@ -1,4 +1,4 @@
-"""Where a model runs: the one place that decides device, number format and attention."""
+"""Decides where and how a model runs: device, number format and attention."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def device_of(name: str) -> torch.device:
 
 
 def free_cache() -> None:
-    """Give back what torch keeps of the GPU's memory without using it, for other processes on that GPU."""
+    """Release the GPU memory that torch has cached but does not use, for other processes on that GPU."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def loading(model: ModelParams) -> dict[str, Any]:
-    """The options of `from_pretrained` for these parameters; transformers picks the attention where it is `auto`."""
+    """The options of `from_pretrained` for these parameters; transformers picks the attention if it is `auto`."""
     chosen = {} if model.attention == "auto" else {"attn_implementation": model.attention}
     return {"dtype": getattr(torch, model.dtype), **chosen}
 
 
 def group_heads(model: PreTrainedModel, params: ModelParams) -> None:
-    """Where `model.attention` is `auto` and transformers chose sdpa: the same without copies of shared keys (see
-    fst/models/attention.py)."""
+    """Switch the model to attention that does not copy shared keys (fst/models/attention.py), if `model.attention` is
+    `auto` and transformers chose sdpa."""
     if params.attention == "auto" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(GROUPED)

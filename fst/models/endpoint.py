@@ -1,9 +1,9 @@
 """A reflection model behind an OpenAI-compatible chat endpoint. The only file that imports openai.
 
-The package's client repeats what may pass: status 408, 409, 429 (after the time that Retry-After asks for, up to two
-minutes) and 5xx, time-outs and broken connections. Everything else is a ReflectorError at once, which names the key of
-params.yaml to mend. The API key is read from the environment at every call and never stored; where a server echoes it,
-it is blanked.
+The package's client retries transient failures: status 408, 409, 429 (after the time that Retry-After asks for, up to
+two minutes) and 5xx, time-outs and broken connections. Any other failure raises ReflectorError at once, which names the
+key of params.yaml to change. The API key is read from the environment at every call and never stored; if a server
+echoes it, it is removed from the error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fst.errors import ReflectorError
 
 CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English, used only where a reply states no usage
 MAX_NEW_TOKENS = 4096  # of a reply, thinking included
-OPTIONAL = ("max_completion_tokens", "temperature")  # what a server may refuse to read
+OPTIONAL = ("max_completion_tokens", "temperature")  # options that a server may not support
 PROBE = "Reply with the single word: ready"
 
 REMEDIES = {
@@ -34,14 +34,14 @@ REFUSED = (
     "Check reflector.endpoint_model, reflector.temperature and reflector.max_new_tokens; lower fast.minibatch where "
     "the request is too long"
 )
-UNREACHABLE = "Check that the endpoint at reflector.base_url is up; reflector.max_retries says how often it is tried"
+UNREACHABLE = "Check that the endpoint at reflector.base_url is up; reflector.max_retries is the number of retries"
 
 
 @dataclass
 class Usage:
-    """What was asked so far: `calls` counts texts asked for, `retries` further requests, `cut` replies that ended at
+    """The usage so far: `calls` counts the texts asked for, `retries` repeated requests, `cut` replies that ended at
     the output limit, `estimated` replies that stated no usage, whose tokens are estimated from their length. `cost` is
-    at reflector.input_price and reflector.output_price, in their currency."""
+    computed from reflector.input_price and reflector.output_price, in their currency."""
 
     calls: int = 0
     retries: int = 0
@@ -56,7 +56,7 @@ class Usage:
 
 
 class EndpointReflector:
-    """A callable `text -> text` for reflection."""
+    """A callable `text -> text` that asks the endpoint of `reflector.*`; `usage` accounts for its calls."""
 
     def __init__(self, params: ReflectorParams) -> None:
         self.params = params
@@ -72,7 +72,7 @@ class EndpointReflector:
         return self._ask(text, self.params.max_retries)
 
     def check(self) -> None:
-        """Ask for one word, with one retry at most. Raises ReflectorError, which says what to mend."""
+        """Ask for one word, with at most one retry. Raises ReflectorError, which says what to change."""
         self._ask(PROBE, min(1, self.params.max_retries))
 
     def _ask(self, text: str, max_retries: int) -> str:
@@ -93,8 +93,8 @@ class EndpointReflector:
         return self._read(text, reply)
 
     def _send(self, client: openai.OpenAI, text: str, headers: dict[str, Any]) -> Any:
-        """The reply to one request. An option that the server refuses by its name is left out, now and in later calls;
-        the output limit then has its older name."""
+        """Send one request and return the reply. If the server rejects an option by name, the request is sent again
+        without it, and so are later ones; the output limit is then sent under its older name, max_tokens."""
         refused = list(self._refused)
         said: list[str] = []
         while True:
@@ -121,14 +121,15 @@ class EndpointReflector:
                 return reply
 
     def _read(self, text: str, reply: Any) -> str:
-        """The text of a reply with a good status. Its tokens count even where it has no text, since they are billed."""
+        """The text of a successful reply. Its tokens are counted even if it has no text, since they are billed. Raises
+        ReflectorError if there is no text."""
         try:
             completion = reply.parse()
             choice = completion.choices[0]
             answer = choice.message.content
         except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
             raise ReflectorError(
-                f"{self!r} sent something that is no chat completion. Check reflector.base_url; it often ends in /v1"
+                f"{self!r} did not send a chat completion. Check reflector.base_url; it often ends in /v1"
             ) from None
         cut = choice.finish_reason == "length"
         self.usage.cut += cut
@@ -152,11 +153,13 @@ class EndpointReflector:
         key = os.environ.get(name, "").strip()
         if not (key.isascii() and key.isprintable()) or " " in key:
             # The client would print the header, and so the key, in its own error.
-            raise ReflectorError(f"{name} (reflector.api_key_env) holds characters that no API key has: set it again")
+            raise ReflectorError(
+                f"{name} (reflector.api_key_env) has characters that are invalid in a key: set it again"
+            )
         return key
 
     def _explained(self, exc: openai.APIError, key: str) -> str:
-        """What went wrong and how to mend it."""
+        """Explain what went wrong and how to fix it, without the key."""
         said, remedy = exc.message, UNREACHABLE
         if isinstance(exc, openai.APIStatusError):
             status = exc.status_code

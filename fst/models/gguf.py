@@ -1,10 +1,10 @@
-"""GGUF files: one file of (mostly quantised) weights with a tokenizer, as llama.cpp reads it, made an ordinary model
-folder. transformers reads the file; what it gets wrong is mended here.
+"""Converts GGUF files (llama.cpp's format: mostly quantised weights and a tokenizer in one file) into ordinary model
+folders. transformers reads the file; its mistakes are corrected here:
 
-    the end token      its converters may name another one; an answer ends where the file and the chat template say
-    control tokens     some of its converters know a few; all of the file's become tokens of their own
+    the end token      its converters may pick another one; here the file and the chat template decide
+    control tokens     some of its converters know only a few; here all of the file's become special tokens
 
-`model.base` may name such a file itself: it is imported once, into the user's cache, and the folder is what is loaded.
+`model.base` may also be the file itself: it is then imported once into the user's cache and loaded from there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fst.files import document, file_sha256, replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = 1  # of imported folders; another one does not take those of the cache
+FORMAT = 1  # version of imported folders; folders of other versions in the cache are not used
 FACTS = "gguf.json"  # in an imported folder: the file it was made from, and what was lost
 _PLAIN = ("F64", "F32", "F16", "BF16")  # tensors that are not quantised
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -44,14 +44,14 @@ log = logging.getLogger("fst.models")
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says besides its weights: `values` by key, the number of tensors of each type, their names."""
+    """The metadata of a GGUF file: `values` by key, the number of tensors of each type, and their names."""
 
     values: dict[str, Any]
     types: dict[str, int]
     tensors: frozenset[str]
 
     def token(self, name: str) -> str | None:
-        """The token that the file declares as `name`, such as eos; None where it declares none."""
+        """The token that the file declares as `name`, such as eos; None if it declares none."""
         place = self.values.get(f"tokenizer.ggml.{name}_token_id")
         tokens = self.values.get("tokenizer.ggml.tokens", [])
         return tokens[place] if place is not None and place < len(tokens) else None
@@ -63,8 +63,8 @@ def is_gguf(base: str) -> bool:
 
 
 def imported(file: Path, into: Path | None = None) -> Path:
-    """The folder that a file is imported into where `model.base` names the file itself: in the user's cache, made once
-    for the file's content. Raises ModelError, MissingDependency."""
+    """Import a file named by `model.base` into the user's cache, unless its content was imported before; returns the
+    folder. Raises ModelError if the file cannot be read, MissingDependency without the extra `gguf`."""
     folder = (into or cache()) / f"{_sha256(file)}-{FORMAT}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +76,11 @@ def imported(file: Path, into: Path | None = None) -> Path:
 
 
 def import_gguf(file: Path, folder: Path, dtype: str = "float32", say: Say = lambda step: None) -> list[str]:
-    """Write the model in a GGUF file as a new folder, in one step; returns what the folder lacks of the original model,
-    a sentence each. `say` is told every step.
+    """Write the model in a GGUF file to a new folder, atomically. Returns one sentence for each thing that the folder
+    lacks compared with the original model. `say` is called with a description of each step.
 
-    Raises ConfigError when the folder exists, ModelError for a file that cannot be read, MissingDependency.
+    Raises ConfigError if the folder exists, ModelError for a file that cannot be read, MissingDependency without the
+    extra `gguf`.
     """
     require("gguf")
     from transformers import AutoModelForCausalLM, GgufConfig
@@ -93,7 +94,7 @@ def import_gguf(file: Path, folder: Path, dtype: str = "float32", say: Say = lam
         say("making the tokenizer")
         tokenizer = _tokenizer(place, header)
         say(f"de-quantising {sum(header.types.values())} tensors")
-        plain = GgufConfig(dequantize=True)  # the config then says nothing of it either
+        plain = GgufConfig(dequantize=True)  # the saved config then has no trace of it either
         model = AutoModelForCausalLM.from_pretrained(**place, dtype=dtype, quantization_config=plain)
         _end(model, tokenizer, header)
     lost = list(_lost(header, tokenizer))
@@ -107,7 +108,7 @@ def import_gguf(file: Path, folder: Path, dtype: str = "float32", say: Say = lam
 
 
 def read_header(file: Path) -> Header:
-    """What a GGUF file says besides its weights."""
+    """Read the metadata of a GGUF file, without its weights."""
     from gguf import GGUFReader
 
     reader = GGUFReader(file)
@@ -119,7 +120,7 @@ def read_header(file: Path) -> Header:
 
 
 def _tokenizer(place: dict[str, Any], header: Header) -> PreTrainedTokenizerBase:
-    """The file's tokenizer, with the special tokens that the file declares and all its control tokens."""
+    """Make the file's tokenizer, with the special tokens that the file declares and all its control tokens."""
     from gguf import TokenType
     from transformers import AutoTokenizer
 
@@ -144,8 +145,8 @@ def _tokenizer(place: dict[str, Any], header: Header) -> PreTrainedTokenizerBase
 
 
 def _end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, header: Header) -> None:
-    """Have tokenizer, config and generation config agree on where an answer ends: at the token that the chat template
-    puts after an answer, and at all that the file declares as ends."""
+    """Make tokenizer, config and generation config agree on where an answer ends: at the token that the chat template
+    puts after an answer, and at every end token that the file declares. Raises ModelError if there is none."""
     declared = [token for token in map(header.token, _ENDS) if token is not None]
     turn = _end_of_turn(tokenizer)
     ends = list(dict.fromkeys([turn, *declared] if turn else declared))
@@ -160,7 +161,7 @@ def _end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, header: Hea
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The control token that the chat template puts after an answer; None without one."""
+    """The control token that the chat template puts after an answer; None if it puts none."""
     if not isinstance(tokenizer.chat_template, str):
         return None
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE}]
@@ -170,7 +171,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _lost(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """What the folder lacks of the original model."""
+    """One sentence for each thing that the folder lacks compared with the original model."""
     quantised = {name: count for name, count in header.types.items() if name not in _PLAIN}
     if quantised:
         kinds = ", ".join(f"{count} as {name}" for name, count in sorted(quantised.items()))
@@ -178,8 +179,8 @@ def _lost(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     rule = header.values.get("tokenizer.ggml.pre")
     if rule:
         yield (
-            f"the tokenizer's rule for splitting text is in the file by its name alone ({rule}): transformers takes "
-            "the one it knows for the architecture, so a text may become other tokens than the original's"
+            f"the file only names the tokenizer's rule for splitting text ({rule}): transformers takes the one it "
+            "knows for the architecture, so a text may be split into other tokens than with the original"
         )
     if tokenizer.chat_template is None:
         yield "the file has no chat template: add chat_template.jinja to the folder, which training and serving need"
@@ -193,8 +194,8 @@ def _lost(header: Header, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[dict[str, Any]]:
-    """The file in a folder of its own, as options of `from_pretrained`: where other files of a model lie beside it,
-    transformers takes those."""
+    """Link the file into an empty folder and yield the options of `from_pretrained`. If other files of a model were
+    beside it, transformers would load those."""
     with tempfile.TemporaryDirectory(prefix="fst-gguf-") as folder:
         (Path(folder) / "model.gguf").symlink_to(file.resolve())
         yield {"pretrained_model_name_or_path": folder, "gguf_file": "model.gguf"}
@@ -207,13 +208,13 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, LookupError, RuntimeError, TemplateError) as exc:
         raise ModelError(
-            f"{file}: no GGUF file that transformers can read: {exc}\n"
-            "Take a whole file of an architecture and a quantisation that it knows, or the folder of the original model"
+            f"{file}: transformers cannot read this GGUF file: {exc}\n"
+            "Use a complete file of an architecture and a quantisation that it supports, or the original model's folder"
         ) from exc
 
 
 def _sha256(file: Path) -> str:
-    """SHA-256 of a file, which is not read again while it stays as it is. Raises ModelError when there is none."""
+    """SHA-256 of a file, cached while its size and time stay the same. Raises ModelError if the file does not exist."""
     try:
         found = file.stat()
     except OSError as exc:
@@ -227,5 +228,5 @@ def _hashed(file: Path, size: int, changed: int) -> str:
 
 
 def cache() -> Path:
-    """The user's cache of imported files."""
+    """The folder of the user's cache of imported files."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fast-slow-training" / "gguf"

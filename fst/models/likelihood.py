@@ -1,7 +1,7 @@
-"""Forced scoring: how likely known tokens are. Used to screen prompts and to measure KL.
+"""Forced scoring: the likelihood of given tokens. Used to screen prompts and to measure KL.
 
-Rows run as a tree, in slices (fst/models/slices.py), and the output head in chunks of tokens, so that memory does not
-depend on how long answers are or how large the vocabulary is.
+Rows run as a tree, in slices (fst/models/slices.py), and the output head runs in chunks of tokens, so that memory does
+not depend on the length of answers or the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fst.models.tree import encode_contexts, plain_model, takes_tree
 if TYPE_CHECKING:
     from fst.models.policy import Policy
 
-MAX_TOKENS = 8192  # run through the model at once
-MAX_LOGITS = 2**24  # numbers in a chunk of logits
+MAX_TOKENS = 8192  # that run through the model at once
+MAX_LOGITS = 2**24  # entries in a chunk of logits
 
 Tokens = Sequence[int]
 
@@ -33,9 +33,9 @@ def answer_states(
     pad_id: int,
     under: Sequence[Callable[[], AbstractContextManager[None]]] = (nullcontext,),
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-    """The last hidden state before each answer token, in batches: (rows, states (sum of the rows' answer lengths,
-    width)), the latter once within each context manager of `under`, such as one that switches the adapter off. `rows`
-    are indices into the inputs, those with an empty answer left out; states follow their order."""
+    """Yield the last hidden state before each answer token, in batches of (rows, states). `rows` are indices into the
+    inputs, without those of empty answers; `states` has one tensor (sum of the rows' answer lengths, width), in the
+    order of `rows`, for each context manager of `under`, such as one that switches the adapter off."""
     filled = [i for i, answer in enumerate(answers) if answer]
     lengths = [len(answers[i]) for i in filled]
     cut = slices([contexts[i] for i in filled], lengths, MAX_TOKENS, takes_tree(model)) if filled else []
@@ -49,8 +49,8 @@ def answer_states(
 
 
 def states_of(model: nn.Module, contexts: Sequence[Tokens], answers: Sequence[Tokens], pad_id: int) -> torch.Tensor:
-    """The last hidden state before each answer token, (sum of the answers' lengths, width), of one batch of rows whose
-    answers are not empty. Gradients flow where they are on."""
+    """Compute the last hidden state before each answer token, (sum of the answers' lengths, width), for one batch of
+    rows whose answers are not empty. Gradients flow if they are enabled."""
     plain = plain_model(model)
     device = next(plain.parameters()).device
     leaves = encode_contexts(model, contexts, pad_id).spread(range(len(contexts)))
@@ -72,8 +72,8 @@ def states_of(model: nn.Module, contexts: Sequence[Tokens], answers: Sequence[To
 
 
 def head_logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """Logits (tokens, vocabulary) in float32 of hidden states (tokens, width), scaled and capped as the model's own
-    forward pass does."""
+    """Compute float32 logits (tokens, vocabulary) from hidden states (tokens, width), scaled and capped as in the
+    model's own forward pass."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
     logits = plain.get_output_embeddings()(states).float()
@@ -83,7 +83,7 @@ def head_logits(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
 
 def chunks(model: nn.Module, tokens: int) -> Iterator[slice]:
-    """Consecutive tokens whose logits are at most MAX_LOGITS numbers."""
+    """Yield slices of consecutive tokens whose logits have at most MAX_LOGITS entries."""
     size = max(1, MAX_LOGITS // plain_model(model).config.get_text_config().vocab_size)
     for start in range(0, tokens, size):
         yield slice(start, start + size)
@@ -108,8 +108,9 @@ def answer_logprobs(
 
 
 def answer_likelihoods(policy: Policy, asked: Sequence[tuple[str, str, str]]) -> tuple[list[float], int]:
-    """Log-likelihood, in nats, of each answer in `asked`: (prompt, question, answer), its end token included; and the
-    tokens read for it. Prompts are screened by it, which costs no rollout."""
+    """Compute the log-likelihood, in nats, of the answer in each (prompt, question, answer) of `asked`, including its
+    end token. Returns the log-likelihoods and the number of tokens read. Screening prompts this way costs no
+    rollout."""
     contexts = policy.encode([policy.messages(prompt, question) for prompt, question, _ in asked])
     tokenizer = policy.tokenizer
     answers = [

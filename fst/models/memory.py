@@ -1,4 +1,4 @@
-"""What a model takes in memory, from its configuration alone: it is built without weights (torch's `meta` device)."""
+"""Memory that a model needs, computed from its configuration: it is built without weights (torch's `meta` device)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fst.models.device import group_heads, loading
 from fst.models.policy import explained, model_place
 from fst.models.tree import plain_model
 
-PROBE = 256  # tokens
+PROBE = 256  # tokens of the row that activations are measured on
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Footprint:
 
 
 def footprint(params: ModelParams, rank: int, checkpointing: bool = False) -> Footprint:
-    """What the model of the parameters takes with a LoRA adapter of this rank. Raises ModelError when it has no
-    configuration to read."""
+    """Compute the footprint of the parameters' model with a LoRA adapter of this rank. Raises ModelError if its
+    configuration cannot be read."""
     with explained(params.base):
         config = AutoConfig.from_pretrained(model_place(params.base))
     with explained(params.base), torch.device("meta"):
@@ -62,7 +62,7 @@ def footprint(params: ModelParams, rank: int, checkpointing: bool = False) -> Fo
 
 
 def saved_bytes(model: PeftModel, tokens: int) -> int:
-    """Bytes that a forward pass over one row of tokens saves for the backward pass, without the output head's."""
+    """Bytes that a forward pass over one row of tokens saves for the backward pass, excluding the output head's."""
     plain = plain_model(model)
     device = next(plain.parameters()).device
     mask = torch.zeros((1, 1, tokens, tokens), device=device, dtype=plain.dtype)  # taken as it is, and for every layer
@@ -84,14 +84,14 @@ def saved_bytes(model: PeftModel, tokens: int) -> int:
 
 
 def device_bytes(device: torch.device) -> int:
-    """Memory of a device: all of a GPU's, all of the machine's for the CPU."""
+    """Total memory of a device in bytes: a GPU's own, or the machine's for the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far: allocated on the GPU where it uses one, else resident."""
+    """Peak memory of this process in bytes: allocated on the GPU if it uses one, otherwise resident."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024

@@ -30,7 +30,7 @@ __all__ = ["Message", "Policy", "Reader", "explained", "load_policy", "load_read
 class Policy(Reader):
     """A model with its tokenizer and engine. `model` is the plain base model, or the PEFT model around it once it has
     an adapter. `max_new_tokens` bounds an answer, `cache_bytes` the memory of a batch of answers. `drawn` counts the
-    tokens that its engine has sampled, those of answers in the making included where the engine tells them."""
+    tokens that its engine has sampled, including those of unfinished answers if the engine reports them."""
 
     model: PreTrainedModel | PeftModel
     max_new_tokens: int
@@ -49,7 +49,7 @@ class Policy(Reader):
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
     ) -> list[list[Answer]]:
-        """n sampled answers to each request, in order. The same seed and weights give the same answers."""
+        """Sample n answers to each request, in order. The same seed and weights give the same answers."""
         return self.answer_ids(self.encode(requests), n, seed, temperature, max_new_tokens)
 
     def answer_ids(
@@ -68,16 +68,16 @@ class Policy(Reader):
         return [[next(decoded) for _ in group] for group in groups]
 
     def decoded(self, answers: Sequence[Answer]) -> list[Answer]:
-        """The answers with their texts: without special tokens, stripped of blanks."""
+        """The answers with their texts decoded, without special tokens and surrounding white space."""
         texts = self.tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
         return [dataclasses.replace(a, text=text.strip()) for a, text in zip(answers, texts, strict=True)]
 
     def cut(self, answer: Answer) -> bool:
-        """Whether an answer of the usual length limit ran into it, so that its last token does not end it."""
+        """Whether an answer was cut off at `max_new_tokens` instead of ending with an end token."""
         return len(answer.tokens) >= self.max_new_tokens and answer.tokens[-1] not in self.end_ids
 
     def count_drawn(self, tokens: int) -> None:
-        """Told by the engine of tokens as it samples them."""
+        """Add to `drawn`; the engine calls this as it samples tokens."""
         self.drawn += tokens
 
     @property
@@ -104,8 +104,8 @@ class Policy(Reader):
 
 
 def load_policy(params: ModelParams) -> Policy:
-    """Load the model of the parameters onto its device. Raises ModelError that says what to do, and ConfigError for a
-    device that is not there."""
+    """Load the model of the parameters onto its device. Raises ModelError if it cannot be loaded, and ConfigError for a
+    device that torch does not see."""
     disable_progress_bar()
     device = device_of(params.device)
     with explained(params.base):
@@ -115,8 +115,8 @@ def load_policy(params: ModelParams) -> Policy:
 
 
 def without_weights(params: ModelParams) -> Policy:
-    """The policy of the parameters with a model that holds no weights (torch's `meta` device): it encodes, decodes and
-    knows what ends an answer, for an engine that answers with weights of its own. Raises ModelError."""
+    """Make the policy of the parameters around a model without weights (torch's `meta` device). It encodes, decodes and
+    knows the end tokens, for an engine that has its own weights. Raises ModelError if the model cannot be read."""
     with explained(params.base):
         config = AutoConfig.from_pretrained(model_place(params.base))
         with torch.device("meta"):

@@ -1,6 +1,7 @@
 """How problems and prompts look to a model: its tokenizer and chat template, read without its weights.
 
-What only counts tokens imports this module: PEFT, and the classes of models for the lab, take seconds and stay out.
+This module is for code that only counts tokens. It avoids importing PEFT and, for the lab, transformers' model classes,
+which take seconds.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Message = dict[str, str]
 @dataclass
 class Reader:
     """A model's tokenizer and chat template: how problems and prompts look to the model. `options` are those of the
-    template (model.chat_template_kwargs). `context` is the longest input in tokens, None where the model's
-    configuration names no limit."""
+    template (model.chat_template_kwargs). `context` is the longest input in tokens, None if the model's configuration
+    names no limit."""
 
     tokenizer: PreTrainedTokenizerBase
     name: str
@@ -40,8 +41,8 @@ class Reader:
     context: int | None
 
     def messages(self, prompt: str, question: str) -> list[Message]:
-        """The conversation for a question under a prompt. For a model without a system role the prompt goes before the
-        question; an empty prompt adds nothing."""
+        """Make the conversation for a question under a prompt. For a model without a system role, the prompt is put
+        before the question; an empty prompt adds nothing."""
         if not prompt:
             return [{"role": "user", "content": question}]
         if self.has_system_role:
@@ -51,8 +52,8 @@ class Reader:
     def encode(
         self, conversations: Sequence[list[Message]], options: Mapping[str, Any] | None = None
     ) -> list[list[int]]:
-        """Token ids of each conversation, up to where the assistant's turn begins; `options` in place of the reader's
-        own."""
+        """Encode each conversation as token ids, up to where the assistant's turn begins. `options` replace those of
+        the reader."""
         encoded = self.tokenizer.apply_chat_template(
             list(conversations),
             add_generation_prompt=True,
@@ -62,13 +63,13 @@ class Reader:
         return [list(ids) for ids in encoded["input_ids"]]
 
     def count_tokens(self, text: str) -> int:
-        """Tokens in a text, special tokens that the tokenizer adds included."""
+        """Count the tokens of a text, including special tokens that the tokenizer adds."""
         return len(self.tokenizer(text)["input_ids"])
 
     def room(self, params: Params, context: int | None = None) -> int | None:
-        """Tokens that a question may have, its turn of the chat template included, beside the longest prompt allowed,
-        the turn around that, and an answer. `context` is what is read at once, if it is not the model's; None without a
-        limit."""
+        """Tokens that a question may have, including its turn of the chat template, so that it fits beside the longest
+        prompt allowed, that prompt's turn, and an answer. `context` is the limit in tokens, by default the model's own.
+        Returns None if there is no limit."""
         context = self.context if context is None else context
         if context is None:
             return None
@@ -87,8 +88,8 @@ def _supports_system_role(tokenizer: PreTrainedTokenizerBase, options: Mapping[s
 
 
 def _check_options(options: Mapping[str, Any], template: Any, base: str) -> None:
-    """Raise ConfigError for an option that a chat template does not read: it would be without effect. A template that
-    plain Jinja cannot parse is not checked."""
+    """Raise ConfigError for an option that the chat template does not use, and which would have no effect. A template
+    that plain Jinja cannot parse is not checked."""
     try:
         read = meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template))
     except (TemplateSyntaxError, TypeError):
@@ -100,8 +101,8 @@ def _check_options(options: Mapping[str, Any], template: Any, base: str) -> None
 
 
 def _read(base: str) -> tuple[PreTrainedTokenizerBase, int | None]:
-    """A model's tokenizer and its context. The lab's tokenizer is of a known class and says the context: the classes
-    that find both for any other model take seconds to import, because all models come with them."""
+    """Read a model's tokenizer and its context. The lab's tokenizer has a known class and states the context, which
+    saves importing transformers' Auto classes: they take seconds, because they import all models."""
     path = model_place(base)
     if base == "lab":
         from transformers import PreTrainedTokenizerFast
@@ -115,8 +116,8 @@ def _read(base: str) -> tuple[PreTrainedTokenizerBase, int | None]:
 
 
 def load_reader(params: ModelParams) -> Reader:
-    """The tokenizer of a model, without its weights. Raises ModelError, and ConfigError for options that its chat
-    template does not read."""
+    """Load the tokenizer and chat template of a model, without its weights. Raises ModelError if they cannot be loaded,
+    and ConfigError for options that the chat template does not use."""
     base, options = params.base, params.chat_template_kwargs
     with explained(base):
         tokenizer, context = _read(base)
@@ -131,8 +132,8 @@ def load_reader(params: ModelParams) -> Reader:
 
 
 def model_place(base: str) -> str:
-    """The directory or hub id of a model; a GGUF file is imported first. Raises ModelError for a file that cannot be,
-    and when `lab` is asked for and its weights are missing."""
+    """Return the directory or hub id of a model; a GGUF file is imported first. Raises ModelError if the file cannot be
+    imported, or if the weights of `lab` are missing."""
     if is_gguf(base):
         return str(imported(Path(base)))
     if base == "lab" and not (LAB_BASE / "model.safetensors").exists():

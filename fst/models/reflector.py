@@ -1,8 +1,8 @@
 """Reflectors read feedback and write the next prompt.
 
 `PolicyReflector` uses the policy's own frozen base (the paper reflects with a frozen LLM). It draws several proposals,
-which cost no rollout, and screens them, where that says something about the reward, by the likelihood that the policy
-gives to the expected answers under each. `CallableReflector` wraps any `str -> str`, such as an endpoint.
+which cost no rollout, and screens them by the likelihood that the policy gives to the expected answers under each, if
+that predicts the reward. `CallableReflector` wraps any `str -> str`, such as an endpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ You have answered this before with the instruction
 
 which is too long: it has {tokens} tokens. Write a shorter one. {limit}"""
 SHORT_ANSWER = 32  # tokens of an expected answer that proposals are screened on
-MOST_SCREENED_ON = 16  # answers, where the policy reflects on full feedback
+MOST_SCREENED_ON = 16  # answers, if the policy reflects in the style "feedback"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class PromptLimit:
-    """How long a prompt may be, in the policy's tokens, which `count` counts."""
+    """The longest prompt allowed, in the policy's tokens as `count` counts them."""
 
     tokens: int
     count: Callable[[str], int]
@@ -73,7 +73,7 @@ class PromptLimit:
         return self.count(text) <= self.tokens
 
     def __str__(self) -> str:
-        """For a model to read: in words as well, at the rate that this file's English has in the policy's tokens."""
+        """State the limit for a model to read, in tokens and in words; the rate is that of this file's English."""
         words = max(1, self.tokens * len(FEEDBACK_TEMPLATE.split()) // self.count(FEEDBACK_TEMPLATE))
         return f"It may have at most {self.tokens} tokens, about {words} words."
 
@@ -82,28 +82,29 @@ class Reflector(Protocol):
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """A prompt that should do better than `current` on the problems in `feedback`.
+        """Propose a prompt that should do better than `current` on the problems in `feedback`.
 
-        `evidence` is further feedback that has been paid for already, to check proposals on. An empty text means that
-        there is nothing to propose; one of `avoid`, or one that is too long, that there is nothing else. The round
-        refuses and counts these."""
+        `evidence` is further feedback, already paid for, to check proposals on. An empty text means that there is
+        nothing to propose; a text in `avoid`, or one that is too long, means that there is nothing better. The round
+        refuses and counts all of these."""
         ...
 
     def check(self) -> None:
-        """Find out whether it answers, before a run relies on it. Raises ReflectorError, which says what to mend."""
+        """Check that the reflector answers, before a run relies on it. Raises ReflectorError, which says what to
+        fix."""
         ...
 
 
 def feedback_request(current: str, feedback: Sequence[str], limit: PromptLimit | None = None) -> str:
-    """The reflection request for a general LLM."""
+    """Write the reflection request for a general LLM."""
     request = FEEDBACK_TEMPLATE.format(current=current, feedback="\n\n".join(feedback))
     return f"{request} {limit}" if limit else request
 
 
 @dataclass
 class CallableReflector:
-    """Reflects with a callable from request to reply, such as fst.models.endpoint.EndpointReflector; a proposal over
-    the limit is asked for once more. The callable's exceptions are passed on."""
+    """Reflects with a callable from request to reply, such as fst.models.endpoint.EndpointReflector. If a proposal is
+    over the limit, it asks once more. The callable's exceptions are passed on."""
 
     call: Callable[[str], str]
     limit: PromptLimit | None = None
@@ -123,25 +124,25 @@ class CallableReflector:
         return extract_prompt(str(self.call(request) or ""))
 
     def check(self) -> None:
-        """Passed on to the callable, where it has a check of its own."""
+        """Run the callable's own check, if it has one."""
         getattr(self.call, "check", lambda: None)()
 
     @property
     def usage(self) -> dict[str, float]:
-        """Calls and tokens so far, where the callable counts them."""
+        """The callable's usage so far; empty if it keeps none."""
         counted = getattr(self.call, "usage", None)
         return dict(counted.as_dict()) if counted else {}
 
 
 @dataclass
 class PolicyReflector:
-    """Reflects with the policy: its frozen base, or its current weights where `weights` is "current".
+    """Reflects with the policy: its frozen base, or its current weights if `weights` is "current".
 
     `style` "pairs", for the lab's base, asks for a rule behind (input, expected) pairs, each request with its own
     random subset of at most `max_pairs` pairs and about `max_request_tokens` tokens; "feedback" asks with the full
     text, like a general LLM. All distinct proposals are screened on the feedback, the best `finalists` once more on all
-    the evidence. With "feedback" only short expected answers are used, and none without `screens`, which says that a
-    reward is for the expected answer and nothing around it; the first proposal is taken then.
+    the evidence. With "feedback" only short expected answers are used for that, and none if `screens` is False, that
+    is, if a reward may be for more than the bare expected answer; the first proposal is then taken unscreened.
     """
 
     policy: Policy
@@ -159,7 +160,7 @@ class PolicyReflector:
     def propose(
         self, current: str, feedback: Sequence[str], evidence: Sequence[str], avoid: frozenset[str], seed: int
     ) -> Proposal:
-        """See Reflector.propose. Raises ReflectorError where not one example of the feedback fits into a request."""
+        """See Reflector.propose. Raises ReflectorError if not even one example of the feedback fits into a request."""
         started = time.monotonic()
         requests = self._requests(current, feedback, random.Random(seed))
         if not requests:
@@ -184,7 +185,7 @@ class PolicyReflector:
         return Proposal(best, len(texts), screened, tokens + more, time.monotonic() - started)
 
     def check(self) -> None:
-        """Nothing: the policy is loaded, and what keeps it from answering shows in its first rollouts."""
+        """Do nothing: the policy is loaded already, and any problem shows in its first rollouts."""
 
     def _requests(self, current: str, feedback: Sequence[str], rng: random.Random) -> list[list[Message]]:
         if self.style == "feedback":
@@ -201,7 +202,8 @@ class PolicyReflector:
         return requests
 
     def _fitting(self, current: str, feedback: Sequence[str]) -> list[Message]:
-        """The request with as many whole examples as the model reads beside its reply, the longest left out first."""
+        """Make a request with as many whole examples as fit beside the reply, dropping the longest first. Raises
+        ReflectorError if not even one fits."""
         context = self.policy.engine.context or self.policy.context
         chosen = list(feedback)
         while True:

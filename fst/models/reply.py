@@ -1,4 +1,4 @@
-"""The prompt in a reflector's reply: thinking is dropped, GEPA's own extractor reads the rest."""
+"""Extracts the prompt from a reflector's reply: thinking is removed, GEPA's own extractor reads the rest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LABEL = re.compile(r"(?:^#{2,} .*|^\*\*.*\*\*|[:\uff1a][*_]*)\s*\Z", re.MULTILI
 
 
 def extract_prompt(reply: str) -> str:
-    """The new instruction in a reply: what stands between its fences of backticks, without a language tag, or all of a
-    reply without fences.
+    """Extract the new instruction from a reply: the text between its fences of backticks, without a language tag, or
+    the whole reply if it has no fences.
 
-    GEPA's extractor reads from the first fence to the last, so that fences inside an instruction stay in it. Two things
-    are settled before: of several blocks that a line above announces, the last counts (models quote the old instruction
-    first), and longer fences are read as plain ones. A reply that was cut off while thinking has none.
+    GEPA's extractor reads from the first fence to the last, so that fences inside an instruction are kept. Before that,
+    longer fences are replaced by plain ones, and of several blocks introduced by a heading line the last is taken
+    (models quote the old instruction first). Returns an empty text for a reply that was cut off while thinking.
     """
     text = _UNFINISHED.sub("", _THINKING.sub("", reply.replace("\r\n", "\n").strip(), count=1))
     parts = re.sub("`{4,}", _FENCE, text).split(_FENCE)  # in turn outside and inside of a block

@@ -1,9 +1,9 @@
-"""Batched sampling: each shared part of the requests runs once (fst/models/tree.py), then one token a step for all
-rows. Rows that have ended leave the batch when a quarter of it has.
+"""Batched sampling: each shared part of the requests runs once (fst/models/tree.py), then all rows get one token per
+step. Rows that have ended are dropped from the batch once they are a quarter of it.
 
-A row's noise is drawn ahead from its own seed, one number in [0, 1) a token, and a token is where the cumulative
-distribution passes that number. So but for rounding, an answer depends on its request, its seed and the weights, not
-on what else is in the batch, how many rows fit in memory, or the device.
+A row's noise is drawn ahead from its own seed, one number in [0, 1) per token, and the token is the one at which the
+cumulative distribution passes that number. So, up to rounding, an answer depends on its request, its seed and the
+weights, but not on the rest of the batch, how many rows fit in memory, or the device.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import nn
 from fst.models.cache import cache_bytes
 from fst.models.tree import Encoded, encode_contexts, plain_model
 
-MAX_ROWS = 1024  # in a batch, whatever memory there is
-LOGIT_COPIES = 6  # of a row's logits that a step holds at once, in float32
+MAX_ROWS = 1024  # in a batch, however much memory there is
+LOGIT_COPIES = 6  # float32 copies of a row's logits that a step holds at once
 KEPT = 0.75  # share of rows still running below which the others are dropped
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Sampled token ids (the end token included, if it was drawn), their log-probabilities under the sampling model
-    at temperature 1, in nats, and the text without special tokens. `tempered` are their log-probabilities at the
-    temperature that they were drawn at, where it is neither 1 nor 0; else it is empty."""
+    """Sampled token ids (including the end token, if it was drawn), their log-probabilities under the sampling model
+    at temperature 1, in nats, and the text without special tokens. `tempered` has their log-probabilities at the
+    temperature that they were drawn at, if that is neither 1 nor 0; otherwise it is empty."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -51,9 +51,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request that is served: its tokens, and how to answer it. `adapter` is a name that `Engine.load` gave, None for
-    the base; temperature 0 is greedy; a token is one of the likeliest that together have the probability `top_p`. The
-    same ask under the same weights gets the same answer."""
+    """A request to serve: its tokens, and how to answer it. `adapter` is a name returned by `Engine.load`, or None for
+    the base; temperature 0 is greedy; tokens are drawn from the likeliest ones that together have the probability
+    `top_p`. The same ask under the same weights gets the same answer."""
 
     tokens: tuple[int, ...]
     adapter: str | None
@@ -65,7 +65,7 @@ class Ask:
 
 @dataclass(eq=False)
 class Row:
-    """An answer in the making; `key` is what the caller knows it by."""
+    """An unfinished answer; `key` is the caller's name for it."""
 
     ask: Ask
     key: int = 0
@@ -84,8 +84,8 @@ class Row:
 def sample_answers(
     model: nn.Module, requests: Sequence[Sequence[int]], plan: Sampling, on_step: Callable[[int], None] | None = None
 ) -> list[list[Answer]]:
-    """n answers to each request, in order. The model is left in the mode (training or not) that it was in. `on_step` is
-    called after every step with the number of tokens that it drew."""
+    """Sample plan.n answers to each request, in order. The model's mode (training or evaluation) is restored
+    afterwards. `on_step` is called after every step with the number of tokens it drew."""
     rows = [
         Row(Ask(tuple(request), None, plan.max_new_tokens, plan.temperature, hash((plan.seed, i, k)) % 2**63))
         for i, request in enumerate(requests)
@@ -100,7 +100,7 @@ def sample_answers(
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode inside the block; afterwards in the mode that it was in."""
+    """Put the model into evaluation mode inside the block, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -110,24 +110,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def rows_that_fit(model: nn.Module, tokens: int, room: int) -> int:
-    """Rows of `tokens` tokens whose cache and logits fit in `room` bytes; at least 1."""
+    """Number of rows of `tokens` tokens whose cache and logits fit in `room` bytes; at least 1."""
     return max(1, min(MAX_ROWS, room // row_bytes(model, tokens)))
 
 
 def row_bytes(model: nn.Module, tokens: int) -> int:
-    """Bytes that a row of `tokens` tokens takes: its cache, and its logits in a step."""
+    """Bytes that a row of `tokens` tokens takes: its cache, and its logits during a step."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
     return answer_bytes(tokens, cache_bytes(config, plain.dtype), int(config.vocab_size))
 
 
 def answer_bytes(tokens: int, cache: int, vocabulary: int) -> int:
-    """The same of a model whose cache takes `cache` bytes a token."""
+    """As `row_bytes`, for a model whose cache takes `cache` bytes per token."""
     return tokens * cache + LOGIT_COPIES * 4 * vocabulary
 
 
 def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[Row]]:
-    """The rows, those of short requests first, as many together as fit in memory."""
+    """Yield the rows in batches that fit in memory, those of short requests first."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: len(row.ask.tokens)):
         if batch and len(batch) >= rows_that_fit(model, len(row.ask.tokens) + row.ask.max_new_tokens, room):
@@ -141,8 +141,8 @@ def _batches(model: nn.Module, rows: Sequence[Row], room: int) -> Iterator[list[
 def _draw(
     logits: torch.Tensor, temperatures: torch.Tensor, top_ps: torch.Tensor, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids (rows,) from logits (rows, vocabulary), temperatures and top_p (rows,) and noise (rows,) in [0, 1), and
-    their log-probabilities (rows,) at temperature 1 and as they were drawn, in nats."""
+    """Draw token ids (rows,) from logits (rows, vocabulary), temperatures and top_p (rows,) and noise (rows,) in [0,
+    1). Returns them with their log-probabilities (rows,), in nats, at temperature 1 and as they were drawn."""
     likely = tempered = torch.softmax(logits, -1)
     warm = temperatures > 0
     if not bool(warm.any()):
@@ -165,8 +165,8 @@ def _draw(
 
 
 def _nucleus(likely: torch.Tensor, top_ps: torch.Tensor) -> torch.Tensor:
-    """Probabilities (rows, vocabulary) without those outside of each row's nucleus: the likeliest tokens, as few as
-    together have `top_p` (Holtzman et al. 2020). A row with top_p 1 stays as it is."""
+    """Set probabilities (rows, vocabulary) outside each row's nucleus to 0: the nucleus is the smallest set of
+    likeliest tokens with a total probability of `top_p` (Holtzman et al. 2020). A row with top_p 1 stays as it is."""
     ordered, order = likely.sort(dim=-1, descending=True, stable=True)
     limits = torch.where(top_ps < 1, top_ps, 2.0)[:, None]  # sums may round to 1 before their end
     kept = ordered.where(ordered.cumsum(-1) - ordered < limits, 0.0)
@@ -174,8 +174,8 @@ def _nucleus(likely: torch.Tensor, top_ps: torch.Tensor) -> torch.Tensor:
 
 
 def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
-    """A number in [0, 1) for each row and token, from the row's seed alone: (rows, longest limit). Drawn on the CPU, so
-    that a seed means the same on every device."""
+    """Draw a number in [0, 1) for each row and token from the row's seed: (rows, longest limit). Drawn on the CPU, so
+    that a seed gives the same numbers for every device."""
     noise = torch.zeros(len(rows), max(row.max_new_tokens for row in rows))
     for place, row in enumerate(rows):
         if row.temperature:
@@ -185,9 +185,9 @@ def _noise(rows: Sequence[Ask], device: torch.device) -> torch.Tensor:
 
 
 class Decoder:
-    """A batch of answers in the making: the contexts run once at the start, then one token a step for every row.
-    `rows[i]` is in row i of the cache; those that have ended stay until a quarter of the batch has. `encoded` are the
-    rows' contexts, where they have run already."""
+    """A batch of unfinished answers: the contexts run once at the start, then every row gets one token per step.
+    `rows[i]` is in row i of the cache; ended rows stay until they are a quarter of the batch. `encoded` has the rows'
+    contexts if they have run already."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class Decoder:
                 on_step(len(told))
 
     def step(self) -> list[tuple[Row, int]]:
-        """Draw the next token of every row that has not ended; returns them, end tokens included."""
+        """Draw the next token of every unfinished row; returns (row, token) pairs, including end tokens."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], -1)
         out = self.model(
             input_ids=self.chosen[:, None],
@@ -245,13 +245,13 @@ class Decoder:
                 row.ended = token in self.end_ids or len(row.tokens) == row.ask.max_new_tokens
                 told.append((row, token))
         running = torch.tensor([not row.ended for row in self.rows], device=self.positions.device)
-        self.positions = (self.positions + 1) * running[:, None]  # an ended row stays where every model has a position
+        self.positions = (self.positions + 1) * running[:, None]  # ended rows stay at position 0, which every model has
         if 0 < self.left < KEPT * len(self.rows):
             self._keep([place for place, row in enumerate(self.rows) if not row.ended])
         return told
 
     def _keep(self, places: list[int]) -> None:
-        """Drop all rows but those at these places."""
+        """Drop all rows except those at these places."""
         keep = torch.tensor(places, device=self.mask.device)
         self.cache.batch_select_indices(keep)
         self.rows = [self.rows[place] for place in places]

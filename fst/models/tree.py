@@ -1,16 +1,16 @@
-"""The rows of a batch as a tree, so that no token goes through the model twice: prefix -> rest -> answer.
+"""Runs the rows of a batch as a tree, so that no token goes through the model twice: prefix -> rest -> answer.
 
-    prefix   what many contexts begin with, for instance the system turn with an evolved prompt
-    rest     what is left of each distinct context
+    prefix   a beginning that several contexts share, for instance the system turn with an evolved prompt
+    rest     the remainder of each distinct context
     answer   one for each row
 
 The nodes of a level run as one padded batch. Each reads its ancestors from the model's ordinary key-value cache, under
 a mask that hides padding, at positions that count real tokens only. Gradients flow through the cache. The last token
 of a context runs with its answer, because it predicts the answer's first token.
 
-Invariants, each with a test: T1 prefix + rest is the context; T2 no choice of prefixes runs fewer tokens, where
-their trie branches at most DEEPEST times on a path; T3 the
-log-probabilities are those of single rows, and T4 so is the gradient; T5 no level is wider than its longest node.
+Invariants, each with a test: T1 prefix + rest is the context; T2 no other choice of prefixes runs fewer tokens, if
+their trie branches at most DEEPEST times on any path; T3 the log-probabilities equal those of rows run one by one, and
+T4 so does the gradient; T5 no level is wider than its longest node.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from fst.models.attention import GROUPED
 from fst.models.cache import new_cache
 
 Tokens = Sequence[int]
-DEEPEST = 10  # branchings of the trie below which no further prefix is looked for
+DEEPEST = 10  # depth of branching in the trie beyond which no further prefix is looked for
 
 
 def takes_tree(model: nn.Module) -> bool:
-    """Whether the rows of a batch may share what they begin with, see `why_single`."""
+    """Whether the rows of a batch may share prefixes; see `why_single`."""
     return not why_single(model)
 
 
 def why_single(model: nn.Module) -> str:
-    """Why each row of a batch must run by itself; empty where rows may share what they begin with. Every layer must
-    keep all keys and values in the cache, and its attention take a mask of padding."""
+    """Explain why each row of a batch must run by itself; empty if rows may share prefixes. For that, every layer must
+    keep all keys and values in the cache, and its attention must accept a padding mask."""
     plain = plain_model(model)
     config = plain.config.get_text_config()
     used = getattr(config, "_attn_implementation", "")
@@ -59,14 +59,15 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
 
 
 def shared_prefixes(bodies: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
-    """Clusters of distinct token sequences, as (length of the prefix that its members share, indices of the members).
+    """Cluster distinct token sequences by prefix; returns (length of the members' prefix, indices of the members)
+    pairs.
 
-    Of all ways to give each sequence one prefix, this one runs the fewest tokens. In the sequences' trie each node may
-    become a prefix, which costs its depth once; a sequence then costs what lies below its deepest ancestor that did.
+    Of all ways to give each sequence one prefix, this one runs the fewest tokens. Each node of the sequences' trie may
+    become a prefix, which costs its depth once; a sequence then costs its length below its deepest such ancestor.
     """
 
     def best(members: list[int], above: int, depth: int, level: int) -> _Choice:
-        """For sequences that agree up to `depth`, below a prefix of length `above`."""
+        """The best choice for sequences that agree up to `depth`, below a prefix of length `above`."""
         if len(members) == 1 or level == DEEPEST:
             return _Choice(sum(len(bodies[i]) - above for i in members), members, [])
         first, last = bodies[members[0]], bodies[members[-1]]  # sorted: what these share, all share
@@ -89,7 +90,7 @@ def shared_prefixes(bodies: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Tokens that a part of the trie runs, members that take the prefix above it, clusters inside it."""
+    """The choice for a part of the trie: tokens it runs, members that use the prefix above it, clusters inside it."""
 
     cost: int
     joined: list[int]
@@ -106,8 +107,9 @@ class _Choice:
 
 @dataclass
 class Encoded:
-    """Distinct contexts in a cache, all but their last token. `mask` (contexts, length) is 0 where the cache holds
-    padding, `lengths` counts the real tokens, `row_of[i]` is the cache row of the i-th context that was asked for."""
+    """Distinct contexts in a cache, each without its last token. `mask` (contexts, length) is 0 where the cache holds
+    padding, `lengths` (contexts,) counts the real tokens, `row_of[i]` is the cache row of the i-th context
+    requested."""
 
     cache: DynamicCache
     mask: torch.Tensor
@@ -115,14 +117,14 @@ class Encoded:
     row_of: list[int]
 
     def spread(self, rows: Sequence[int]) -> Encoded:
-        """One cache row for each of `rows` (indices of contexts), in their order. The cache is taken over."""
+        """Make one cache row for each of `rows` (indices of contexts), in their order. The cache is consumed."""
         picked = torch.tensor([self.row_of[i] for i in rows], device=self.mask.device)
         return Encoded(_picked(self.cache, picked), self.mask[picked], self.lengths[picked], list(range(len(rows))))
 
 
 def encode_contexts(model: nn.Module, contexts: Sequence[Tokens], pad_id: int) -> Encoded:
-    """Run contexts through the model, each shared prefix and each distinct rest once. Where the model takes no tree,
-    each distinct context once."""
+    """Run contexts through the model, each shared prefix and each distinct rest once; if the model cannot share
+    prefixes, each distinct context once."""
     place: dict[tuple[int, ...], int] = {}
     row_of = [place.setdefault(tuple(context[:-1]), len(place)) for context in contexts]
     bodies = list(place)
@@ -153,19 +155,19 @@ def encode_contexts(model: nn.Module, contexts: Sequence[Tokens], pad_id: int) -
 
 
 def continue_contexts(model: nn.Module, known: Encoded, bodies: Sequence[Tokens], pad_id: int) -> Encoded:
-    """Run what is left of bodies (contexts without their last token) whose first `known.lengths` tokens are in the
-    cache, which is taken over."""
+    """Run the remainder of bodies (contexts without their last token) whose first `known.lengths` tokens are in the
+    cache already. The cache is consumed."""
     rests = [body[start:] for body, start in zip(bodies, known.lengths.tolist(), strict=True)]
     return _grown(plain_model(model), known, rests, pad_id)
 
 
 def tree_tokens(bodies: Sequence[Tokens]) -> int:
-    """Tokens that distinct bodies run as a tree."""
+    """Number of tokens that run for distinct bodies as a tree."""
     return sum(length + sum(len(bodies[i]) - length for i in members) for length, members in shared_prefixes(bodies))
 
 
 def padded(rows: Sequence[Tokens], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (rows, longest), padded on the left, and the mask that is 1 at real tokens."""
+    """Pad rows on the left; returns token ids (rows, longest) and a mask that is 1 at real tokens."""
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in rows], dtype=torch.long)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
@@ -173,7 +175,7 @@ def padded(rows: Sequence[Tokens], pad_id: int, device: torch.device) -> tuple[t
 
 
 def _grown(plain: PreTrainedModel, parents: Encoded, nodes: Sequence[Tokens], pad_id: int) -> Encoded:
-    """The next level: one node a row, under the parent in the same row."""
+    """Run the next level: one node per row, under the parent in the same row."""
     if not any(nodes):
         return parents
     ids, mask = padded(nodes, pad_id, parents.mask.device)

@@ -1,1 +1,1 @@
-"""Watching live traffic: drift, new domains, alerts, reports, the page for people. Imports no trainer."""
+"""Watches live traffic: drift, new domains, alerts, reports, the dashboard page. Imports no trainer."""

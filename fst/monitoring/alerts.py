@@ -1,9 +1,9 @@
 """Alerts and their channels: a webhook, Slack, e-mail, any service that Apprise knows, and callables.
 
-An http or https URL gets its documented body by httpx: the webhook the alert as JSON, Slack {text}. Apprise can send
-neither: its `json://` has a body of its own whose extra fields are texts, and its `slack://` only reaches
-hooks.slack.com. Every other URL, and the e-mail, is Apprise's. A channel that fails is tried once more and logged; it
-never stops the watching."""
+An http or https URL gets its documented body by httpx: a webhook gets the alert as JSON, Slack gets {text}. Apprise can
+send neither: its `json://` has a fixed body whose extra fields are strings, and its `slack://` only reaches
+hooks.slack.com. E-mail and every other URL go through Apprise. A channel that fails is tried once more and logged; it
+never stops the watcher."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ log = logging.getLogger("fst.monitor")
 
 @dataclass(frozen=True)
 class Alert:
-    """A domain of a channel whose traffic differs from what its release was measured on (`drifted`), or a domain that
-    no release serves (`new_domain`). `at` is when it was raised, `since` when the traffic in question began (seconds
-    since the epoch); `signals` are those beyond their thresholds; `report` is the path of a page, "" without one."""
+    """An alert about a domain of a channel whose traffic differs from what its release was measured on (`drifted`), or
+    about a domain that no release serves (`new_domain`). `at` is when it was raised, `since` when the traffic in
+    question began (seconds since the epoch); `signals` are those beyond their thresholds; `report` is the path of a
+    page, "" without one."""
 
     at: float
     since: float
@@ -42,7 +43,7 @@ class Alert:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Alert:
-        """The alert that `as_dict` gave, also after it was JSON."""
+        """Rebuild an alert from what `as_dict` returned, also after a round trip through JSON."""
         return cls(**{**values, "signals": tuple(values["signals"]), "examples": tuple(values["examples"])})
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Alert:
 
     @property
     def title(self) -> str:
-        """A subject line."""
+        """The alert's subject line."""
         return f"{'New domain' if self.kind == 'new_domain' else 'Drift'}: {self.domain} on {self.channel}"
 
     @property
@@ -65,8 +66,8 @@ class Alert:
 
 
 def channels(params: AlertParams) -> list[Sink]:
-    """The channels that the section `alerts` names. Raises ConfigError for an environment variable that is not set and
-    for a URL or an address that no channel understands."""
+    """Make the channels that the section `alerts` names. Raises ConfigError for an environment variable that is not
+    set, and for a URL or address that Apprise does not understand."""
     for library in ("apprise", "httpcore", "httpx", "urllib3"):  # they log URLs, which may hold secrets
         logging.getLogger(library).setLevel(logging.CRITICAL)
     found: list[Sink] = []
@@ -90,8 +91,8 @@ def tell(alert: Alert, sinks: list[Sink]) -> None:
                 sink(alert)
                 break
             except Exception as error:  # whatever a channel raises: the others still get the alert
-                said = type(error).__name__  # its message may hold the URL, and with it a secret
-                log.warning("an alert did not reach its channel (%s), attempt %d", said, attempt)
+                said = type(error).__name__  # its message may contain the URL, and with it a secret
+                log.warning("an alert could not be sent to its channel (%s), attempt %d", said, attempt)
 
 
 def _channel(key: str, value: str, body: Callable[[Alert], Any], params: AlertParams) -> Sink:
@@ -110,10 +111,12 @@ def _posting(url: str, body: Callable[[Alert], Any], params: AlertParams) -> Sin
 def _notifying(key: str, url: str, params: AlertParams) -> Sink:
     service = Apprise(asset=AppriseAsset(app_id="fst", async_mode=False))
     if not service.add(url):
-        raise ConfigError(f"{key}: not what Apprise can send to; write it as https://appriseit.com/services/ says")
+        raise ConfigError(
+            f"{key}: Apprise does not understand it; write it as described at https://appriseit.com/services/"
+        )
     for server in service:
         server.socket_connect_timeout = server.socket_read_timeout = params.timeout_seconds
-        server.request_rate_per_sec = 0  # it would wait between two alerts, which are rare anyway
+        server.request_rate_per_sec = 0  # it would wait between alerts, which are rare anyway
 
     def notify(alert: Alert) -> None:
         text = "\n\n".join(filter(None, [alert.sentence, "Examples:", *alert.examples, alert.report]))

@@ -1,9 +1,9 @@
-"""Thresholds: the distance from the reference that a window reaches by chance alone.
+"""Thresholds: the distance from the reference that a window may reach by chance.
 
-A double bootstrap: the reference, which is a sample itself, is resampled, a window is drawn from the reference, and the
-distance of the two is taken, `drift.resamples` times. The threshold is the quantile at which all signals of a window
-together exceed theirs at the stated rate (Bonferroni). Windows hold different numbers of a domain's requests, so there
-is a threshold for each of several sizes."""
+They come from a double bootstrap, repeated `drift.resamples` times: the reference, which is itself a sample, is
+resampled, a window is drawn from the reference, and their distance is computed. The threshold is the quantile at which
+any signal of a window exceeds its threshold at the stated rate (Bonferroni). Windows have different numbers of a
+domain's requests, so thresholds are computed for several sizes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from fst.files import document, write_atomic
 from fst.monitoring.signals import Reference, distance
 
 SIZES = (10, 20, 30, 50, 75, 100, 200)
-_MOST = 400  # values of a column that are resampled; more only take longer
+_MOST = 400  # values of a column that are resampled; more would only take longer
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """`values` maps "domain/signal", then the size of a column, to the largest distance that is put down to chance."""
+    """Thresholds by signal and size: `values` maps "domain/signal" and then the size of a column to the largest
+    distance that is attributed to chance."""
 
     values: Mapping[str, Mapping[int, float]]
 
     def of(self, domain: str, signal: str, size: int) -> float | None:
-        """The threshold for a column of that size: of the next smaller size that was calibrated, which errs towards
-        silence. None for a column that is too small or unknown."""
+        """Return the threshold for a column of this size: that of the next smaller calibrated size, which errs towards
+        no alert. None for a column that is too small or unknown."""
         found = self.values.get(f"{domain}/{signal}", {})
         fitting = [known for known in found if known <= size]
         return found[max(fitting)] if fitting else None
 
 
 def calibrate(reference: Reference, params: DriftParams) -> Thresholds:
-    """The thresholds of a reference; deterministic for `params.seed`."""
+    """Compute the thresholds of a reference; deterministic for `params.seed`."""
     columns = {key: column for key, column in reference.columns.items() if len(column) > 1}
     share = params.false_alarm_rate / max(1, len(columns))
     sizes = [size for size in SIZES if size <= 2 * params.window]
@@ -53,7 +54,7 @@ def calibrate(reference: Reference, params: DriftParams) -> Thresholds:
 
 
 def thresholds_of(reference: Reference, params: DriftParams, folder: Path) -> Thresholds:
-    """The same, cached in a file of `folder` under a hash of the reference and the parameters."""
+    """As `calibrate`, cached in a file in `folder` under a hash of the reference and the parameters."""
     digest = hashlib.sha256(json.dumps(params.as_dict(), sort_keys=True).encode())
     for key, column in sorted(reference.columns.items()):
         digest.update(repr(key).encode() + column.tobytes())
@@ -73,7 +74,8 @@ def _draw(generator: np.random.Generator, column: np.ndarray, size: int) -> floa
 
 
 def _quantile(scores: list[float], share: float) -> float:
-    """The value that a share of the scores exceeds; from a normal tail where that is less than two scores."""
+    """The value that this share of the scores exceeds; extrapolated with a normal tail if that is less than two
+    scores."""
     ordered = np.sort(scores)
     if share * len(ordered) >= 2:
         return float(np.quantile(ordered, 1 - share))

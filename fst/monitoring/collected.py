@@ -1,7 +1,6 @@
-"""The problems of a domain in the traffic (its questions with the right answers that feedback gave, and its comments on
-wrong ones), and the adaptation that they make possible. A thumbs-up says that the answer is right which the release
-gave; a comment needs no right answer beside it. Tenants whose feedback contradicts the others' are left out
-(fst/traffic/trust.py)."""
+"""Collects a domain's problems from the traffic (questions with the right answers from feedback, and comments on wrong
+answers), and plans the adaptation to them. A thumbs-up means that the release's answer is right; a comment does not
+need a right answer with it. Tenants whose feedback contradicts the others' are left out (fst/traffic/trust.py)."""
 
 from __future__ import annotations
 
@@ -23,31 +22,31 @@ from fst.traffic.problems import Pair, agreed
 from fst.traffic.trust import LEAST, Suspect, Tally, fair, suspects
 
 ALIKE = 0.9  # cosine from which two questions should have one answer
-MOST_COMPARED = 2000  # the newest answers, which say whom to believe
+MOST_COMPARED = 2000  # the newest answers, used to find tenants that contradict the others
 Told = tuple[Request, Feedback]
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Requests of a domain whose right answer feedback gave, in their order, and those of which it gave none."""
+    """Requests of a domain with feedback, in order: those for which it gave the right answer, and the others."""
 
     told: tuple[Told, ...]
     others: tuple[Told, ...] = ()
 
     @property
     def pairs(self) -> list[Pair]:
-        """(question, right answer) of each."""
+        """The (question, right answer) pairs."""
         return [(request.question, said.answer or "") for request, said in self.told]
 
     @property
     def comments(self) -> dict[str, str]:
-        """The last comment on an answer to each question that was not right."""
+        """The latest comment on a wrong answer, by question."""
         wrong = [one for one in (*self.others, *self.told) if one[1].reward is None or one[1].reward < 1]
         return {request.question: said.comment for request, said in wrong if said.comment.strip()}
 
     @property
     def tellers(self) -> dict[str, list[str]]:
-        """The tenants that gave the answer to each question."""
+        """The tenants that gave answers, by question."""
         found: dict[str, dict[str, None]] = {}
         for request, said in self.told:
             found.setdefault(request.question, {})[said.tenant] = None
@@ -62,21 +61,21 @@ class Collected:
         return [*found, *(s for s in others if s.tenant not in {suspect.tenant for suspect in found})]
 
     def without(self, found: Sequence[Suspect]) -> Collected:
-        """The rest, without the feedback of tenants."""
+        """Leave out the feedback of these tenants."""
         named = {suspect.tenant for suspect in found}
         told, others = (tuple(one for one in of if one[1].tenant not in named) for of in (self.told, self.others))
         return Collected(told, others)
 
     def lessons(self, params: Params) -> list[Pair]:
-        """The problems to learn: distinct, with one answer each, the newest, of no tenant more than its share."""
+        """The newest distinct problems to learn, with one answer each; no tenant has more than `adapt.tenant_share`."""
         pairs, tellers, adapt = agreed(self.pairs, len(self.told)), self.tellers, params.adapt
         tenants = [tellers[question][-1] for question, _ in pairs]
         return [pairs[i] for i in fair(tenants, adapt.tenant_share, adapt.min_problems, adapt.max_problems)]
 
 
 def _by_release(told: Sequence[Told]) -> Iterator[tuple[str, bool]]:
-    """(tenant, whether the verifier calls the served response right by its answer), of questions as other tenants ask
-    them: a tenant that asks other things may well meet a release that cannot do them."""
+    """Yield (tenant, whether the served response is right by the tenant's answer) for questions like those of other
+    tenants: a release may well be unable to answer a tenant that asks other things."""
     scored = [(request, said) for request, said in told if said.scored_by == "verifier" and said.reward is not None]
     for tenant in {said.tenant for _, said in scored}:
         mine = [one for one in scored if one[1].tenant == tenant]
@@ -88,7 +87,7 @@ def _by_release(told: Sequence[Told]) -> Iterator[tuple[str, bool]]:
 
 
 def _by_others(told: Sequence[Told]) -> Iterator[tuple[str, bool]]:
-    """(tenant, whether the nearest question of another tenant has the same answer), where one is alike."""
+    """Yield (tenant, whether the nearest question of another tenant has the same answer), if a similar one exists."""
     if not told:
         return
     vectors = embed([request.question for request, _ in told]).astype(np.float32)
@@ -101,8 +100,8 @@ def _by_others(told: Sequence[Told]) -> Iterator[tuple[str, bool]]:
 
 
 def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> Collected:
-    """The requests since a time (seconds since the epoch) with their right answers: those that were served as the
-    domain and, for a new domain, those like the requests that it was found by."""
+    """Collect the requests since a time (seconds since the epoch) that have feedback: those that were served as the
+    domain and, for a new domain, unrouted ones like the requests in which it was found."""
     records, _ = read(log)
     told = [
         (exchange.request, with_answer(exchange.request, exchange.feedback))
@@ -119,8 +118,8 @@ def collected(log: Path, monitoring: Path, domain: str, since: float = 0.0) -> C
 
 
 def with_answer(request: Request, said: Feedback) -> Feedback:
-    """The feedback, with the answer that the response gave where the client calls a whole response right (reward 1) and
-    says no other."""
+    """Add the response's own answer to feedback that rates a complete response as right (reward 1) without giving an
+    answer; other feedback is returned unchanged."""
     if said.answer is not None or said.reward != 1 or said.scored_by != "client" or request.finish != "stop":
         return said
     response = without_thinking(request.response).strip()
@@ -128,8 +127,8 @@ def with_answer(request: Request, said: Feedback) -> Feedback:
 
 
 def plan_adaptation(params: Params, places: Places, domain: str, channel: str, since: float) -> Adaptation:
-    """The adaptation of a domain to its traffic since a time (seconds since the epoch). Raises DataError while there
-    are too few problems, ConfigError when the channel has no release or it cannot be built on."""
+    """Plan the adaptation of a domain to its traffic since a time (seconds since the epoch). Raises DataError while
+    there are too few problems, and ConfigError if the channel has no release or the release cannot be built on."""
     found = collected(places.root / params.traffic.folder, places.monitoring, domain, since)
     named = found.suspects
     rest = found.without(named)

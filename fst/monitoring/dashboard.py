@@ -1,4 +1,4 @@
-"""The page for people, served by the gateway: the files of fst/monitoring/page and the data that they draw."""
+"""The dashboard, served by the gateway: the files of fst/monitoring/page and the data that they draw."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-REPORT_POLICY = (  # Evidently's pages hold scripts of their own; the sandbox keeps them from this origin
+REPORT_POLICY = (  # Evidently's pages have inline scripts; the sandbox keeps them from this origin
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
     "font-src data:; sandbox allow-scripts"
 )
@@ -36,7 +36,8 @@ Allowed = Callable[[Request], bool]
 
 
 def dashboard_routes(params: Params, places: Places, state: State, allowed: Allowed) -> list[BaseRoute]:
-    """The routes of the page. `state` gives the gateway's state; `allowed` says whether a request may read the data."""
+    """Make the dashboard's routes. `state` returns the gateway's state; `allowed` decides whether a request may read
+    the data."""
     data = DashboardData(params, places)
 
     def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -1,4 +1,4 @@
-"""The data of the page, from the store, the traffic log and the records. What is damaged or missing is left out."""
+"""The data of the dashboard, from the store, the traffic log and the records. Damaged or missing parts are left out."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from fst.traffic.log import Feedback, Position, Request, read
 
 BIN_SECONDS = 2.0
 SHOWN_SECONDS = 1800.0  # of traffic
-REMEMBERED = 50_000  # requests that feedback may still come for
-MOST = 200  # lines of windows.jsonl and alerts.jsonl that are shown
+REMEMBERED = 50_000  # requests for which feedback may still come
+MOST = 200  # lines of windows.jsonl and of alerts.jsonl that are shown
 
 
 class DashboardData:
-    """Reads what changed since the last call. Methods may be called from several threads."""
+    """Collects the dashboard's data, reading only new traffic at each call. Methods may be called from several
+    threads."""
 
     def __init__(self, params: Params, places: Places) -> None:
         self._params, self._places = params, places
@@ -45,7 +46,7 @@ class DashboardData:
         self._bundles: dict[str, Bundle] = {}
 
     def read(self) -> dict[str, Any]:
-        """All data but the gateway's own state."""
+        """Read all data except the gateway's own state."""
         with self._lock:
             self._follow()
             channels, alerts = self._channels(), self._alerts()
@@ -64,7 +65,7 @@ class DashboardData:
             }
 
     def diff(self, first: str, second: str) -> dict[str, Any]:
-        """Two bundles of the store compared. Raises ConfigError for a reference to no bundle."""
+        """Compare two bundles of the store. Raises ConfigError for a reference that matches no bundle."""
         with self._lock:
             found = compare(self._bundle(self._references.id(first)), self._bundle(self._references.id(second)))
         return asdict(found)
@@ -170,8 +171,8 @@ class DashboardData:
 
 
 def waits(alert: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], channels: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether nobody has answered an alert: no adaptation of its domain began since it was raised, or the last one
-    failed, and its channel was not moved. `alerts` are all, each with the steps of its adaptation."""
+    """Whether an alert is still unanswered: since it was raised its channel was not moved, and no adaptation of its
+    domain began, or the last one failed. `alerts` has all alerts, each with the steps of its adaptation."""
     raised, about = float(alert.get("at", 0)), (alert.get("domain"), alert.get("channel"))
     steps = [
         step for other in alerts if (other.get("domain"), other.get("channel")) == about for step in other["steps"]

@@ -1,4 +1,4 @@
-"""Watching a channel of a project: the watcher, the report on its latest window, and the loop that tells of alerts."""
+"""Watches a channel of a project: makes the watcher, writes reports, and runs the loop that sends alerts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fst.stages.places import Places
 from fst.store.bundle import Bundle
 from fst.store.releases import Releases
 
-SETTLED_SECONDS = 1.0  # from a window's last request until it is judged, for feedback on its way
+SETTLED_SECONDS = 1.0  # wait after a window's last request before judging it, for late feedback
 log = logging.getLogger("fst.monitor")
 
 
 def follow(params: Params, places: Places, channel: str, ask: Ask | None = None) -> NoReturn:
-    """Look at the log every `drift.poll_seconds` until the process is stopped. The channels of params.yaml are told of
-    every alert, and a report on its window is written. `ask`, where it is given, is asked for an adaptation until one
-    has begun. Raises ConfigError for a channel of params.yaml that cannot be used."""
+    """Look at the log every `drift.poll_seconds` until the process is stopped. Every alert is sent to the channels of
+    the section `alerts`, and a report on its window is written. `ask`, if given, is called for each alert until an
+    adaptation has begun. Raises ConfigError for an alert channel that cannot be used."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     everybody = channels(params.alerts)
     watcher = watcher_of(params, places, channel)
@@ -44,7 +44,7 @@ def follow(params: Params, places: Places, channel: str, ask: Ask | None = None)
 
 
 def watcher_of(params: Params, places: Places, channel: str) -> Watcher:
-    """The watcher of a channel's traffic, against the release that the channel points at."""
+    """Make the watcher that compares a channel's traffic with the release that the channel points at."""
     folder = places.root / params.traffic.folder
     return Watcher(folder, places.monitoring, channel, params.drift, _served(params, places, channel))
 
@@ -61,16 +61,16 @@ def report(watcher: Watcher, places: Places, channel: str) -> Path:
 
 
 def _reported(watcher: Watcher, places: Places, channel: str) -> None:
-    with contextlib.suppress(AttributeError, OSError):  # where threads have a priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # an adaptation begins just now
+    with contextlib.suppress(AttributeError, OSError):  # only some systems have priorities per thread
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # an adaptation is about to begin
     try:
         log.info("report: %s", report(watcher, places, channel))
     except Exception:  # a report that fails never stops the watching
-        log.exception("no report was written")
+        log.exception("the report could not be written")
 
 
 def _served(params: Params, places: Places, channel: str) -> Callable[[], Bundle | None]:
-    """A function that gives the bundle which the channel points at, fetched once per release."""
+    """Make a function that returns the bundle the channel points at, fetched once per release; None without one."""
     releases = Releases.open(params.store)
     known: dict[str, Bundle] = {}
 

@@ -1,4 +1,4 @@
-"""New domains: requests that are unlike every served domain, and like each other."""
+"""Finds new domains: requests that are unlike every served domain but like each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORD = re.compile(r"[a-z][a-z0-9_]{2,}")
 
 @dataclass(frozen=True)
 class Newcomer:
-    """A domain that no release serves yet: its name, questions to recognise it by, and the time of the first of them
+    """A domain that no release serves yet: its name, questions to recognise it by, and the time of its first request
     (seconds since the epoch)."""
 
     name: str
@@ -26,12 +26,12 @@ class Newcomer:
     since: float
 
     def belongs(self, texts: Sequence[str]) -> list[bool]:
-        """Which texts are of this domain."""
+        """Decide for each text whether it belongs to this domain."""
         return [route.known for route in Router({self.name: self.questions}).routes(list(texts))] if texts else []
 
 
 def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
-    """Groups of at least `least` texts that are like each other, as indices, the largest group first."""
+    """Group similar texts; returns groups of at least `least` indices, the largest group first."""
     if len(texts) < max(2, least):
         return []
     grouping = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=ALIKE)
@@ -43,8 +43,8 @@ def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
 
 
 def name_for(texts: Sequence[str], known: Mapping[str, Sequence[str]], taken: Collection[str]) -> str:
-    """A name for texts that is none of `taken`: the word whose share of them exceeds its share of the known domains'
-    texts the most, or `domain` without such a word; numbered where it is taken."""
+    """Choose a name, not in `taken`, for a group of texts: the word whose share among them most exceeds its share among
+    the known domains' texts, or `domain` if there is no such word; a number is appended to a name that is taken."""
     own = _shares(texts)
     others = _shares([text for texts in known.values() for text in texts])
     ranked = sorted(own, key=lambda word: (others.get(word, 0.0) - own[word], word))
@@ -56,6 +56,6 @@ def name_for(texts: Sequence[str], known: Mapping[str, Sequence[str]], taken: Co
 
 
 def _shares(texts: Sequence[str]) -> dict[str, float]:
-    """Share of the texts that each word is in."""
+    """The share of the texts that contain each word."""
     counts = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
     return {word: count / len(texts) for word, count in counts.items()}

@@ -1,4 +1,4 @@
-"""Evidently's report on a window: a page that needs no network, and a snapshot in a workspace for `evidently ui`."""
+"""Writes Evidently's report on a window: a self-contained page, and a snapshot in a workspace for `evidently ui`."""
 
 from __future__ import annotations
 

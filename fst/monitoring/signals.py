@@ -1,9 +1,9 @@
-"""The signals that are watched, and the distance of a window of traffic from what the release was measured on.
+"""The watched signals, and their distance between a window of traffic and what the release was measured on.
 
 A signal is a column of numbers: the `novelty` of every question; and, per domain, the `reward` of its scored answers,
-the `length` of its answers in tokens, and their `failure` (1 for an answer that was cut off or empty). Both sides count
-alike: an answer that ran into the limit that the release was measured with is a failure in the reference as in live
-traffic, and one that a client's own, lower limit cut off says nothing of either length or failure. A score is the
+the `length` of its answers in tokens, and their `failure` (1 for an answer that was cut off or empty). Reference and
+live traffic are counted alike: an answer that ran into the limit that the release was measured with is a failure in
+both, and an answer cut off by a client's own, lower limit counts for neither length nor failure. A score is the
 Wasserstein distance of the window's column from the reference's, in standard deviations of the reference. The `mix` of
 domains is scored too (Jensen-Shannon distance), against the preceding windows, since no release states an expected mix.
 Both are defined as in Evidently, so that its reports show the same figures."""
@@ -21,7 +21,7 @@ from scipy.stats import wasserstein_distance
 from fst.serving.router import Router
 from fst.traffic.log import Exchange, Request
 
-_WORSE = {"novelty": 1, "reward": -1, "length": 0, "failure": 1}  # 1: more is worse, -1: less is; 0: either is
+_WORSE = {"novelty": 1, "reward": -1, "length": 0, "failure": 1}  # 1: more is worse; -1: less is worse; 0: both are
 Column = np.ndarray[Any, Any]
 
 
@@ -29,7 +29,7 @@ Column = np.ndarray[Any, Any]
 class Reference:
     """The validation traffic of a release, by signal. `columns` maps (domain, signal) to a vector of values; the domain
     is "" for a signal of all requests. `questions` maps each domain to its distinct questions. `most_tokens` is the
-    limit of an answer's length that it was measured with, None where a release does not say it."""
+    limit on an answer's tokens that it was measured with, None if the release does not state it."""
 
     columns: Mapping[tuple[str, str], Column]
     questions: Mapping[str, tuple[str, ...]]
@@ -41,8 +41,9 @@ class Reference:
 
 
 def reference_of(rows: Mapping[str, Any], most_tokens: int | None = None) -> Reference:
-    """The reference that a bundle's reference.json (`rows`) holds; see Reference for `most_tokens`. The novelty of a
-    question is measured against its domain's others, since a live question is not among the reference either."""
+    """Build the reference from a bundle's reference.json (`rows`); see Reference for `most_tokens`. The novelty of a
+    question is measured against the other questions of its domain, as a live question is not in the reference
+    either."""
     questions = {d: tuple(dict.fromkeys(row["question"] for row in entry["rows"])) for d, entry in rows.items()}
     columns: dict[tuple[str, str], Column] = {}
     novelty = Router(questions).own.values()
@@ -57,8 +58,8 @@ def reference_of(rows: Mapping[str, Any], most_tokens: int | None = None) -> Ref
 
 
 def columns_of(window: Sequence[Exchange], most_tokens: int | None = None) -> dict[tuple[str, str], Column]:
-    """The columns of a window, by (domain, signal), to compare with a reference of that `most_tokens`. Requests of an
-    unknown domain count for novelty only."""
+    """Build the columns of a window, by (domain, signal), to compare with a reference of the same `most_tokens`.
+    Requests of an unknown domain count only for novelty."""
     columns = {("", "novelty"): np.array([e.request.novelty for e in window])}
     for domain in sorted({e.request.domain for e in window if e.request.domain}):
         mine = [e for e in window if e.request.domain == domain]
@@ -76,7 +77,7 @@ def distance(current: Column, reference: Column) -> float:
 
 
 def is_worse(signal: str, current: Column, reference: Column) -> bool:
-    """Whether the window's mean differs from the reference's in the direction that is a loss for the signal."""
+    """Whether the window's mean differs from the reference's in the direction that is worse for this signal."""
     return _WORSE[signal] == 0 or _WORSE[signal] * (current.mean() - reference.mean()) > 0
 
 
@@ -94,7 +95,7 @@ def _failed(finish: str, response: str) -> float:
 
 
 def _finish(row: Mapping[str, Any], most_tokens: int | None) -> str:
-    """How an answer of the reference ended; by its length in releases that do not record it."""
+    """How an answer in the reference ended; inferred from its length in releases that do not record it."""
     known = row.get("finish")
     return known or ("length" if most_tokens is not None and row["tokens"] >= most_tokens else "stop")
 
@@ -104,6 +105,6 @@ def _cut_by_client(request: Request, most_tokens: int | None) -> bool:
 
 
 def _softened(values: Sequence[float]) -> Column:
-    """The values with one 0 and one 1 added: without them, the first exception from a constant column would be
-    infinitely far away."""
+    """Add one 0 and one 1 to the values; otherwise the first exception from a constant column would be infinitely far
+    away."""
     return np.array([*values, 0.0, 1.0])

@@ -1,12 +1,13 @@
-"""Judging traffic: windows of requests in, alerts out.
+"""Judges traffic: windows of requests in, alerts out.
 
-A window is the next `drift.window` requests of the channel's release. A domain drifted when one of its signals is
-beyond its threshold in `windows_in_a_row` windows. It then raises no other alert for the cool-down, which begins with
-the alert and again when the adaptation begins; a new release ends it.
+A window is the next `drift.window` requests of the channel's release. A domain has drifted if one of its signals is
+beyond its threshold in `windows_in_a_row` successive windows. It then raises no other alert during the cool-down, which
+begins with the alert and again when the adaptation begins; a new release ends it.
 
-A new domain needs no second window: so many requests that are unlike every served domain and like each other do not
-happen by chance. Each look searches the latest window for one, and, for a domain that comes in slowly, the latest 3 and
-10 windows, among which more must be alike, since STRANGE of the known requests are taken for unknown."""
+A new domain needs no second window: so many requests that are unlike every served domain but like each other do not
+occur by chance. Each look searches the latest window for new domains and, for domains that arrive slowly, the latest 3
+and 10 windows. The longer spans require larger groups, since up to STRANGE of the known requests are taken for unknown
+ones."""
 
 from __future__ import annotations
 
@@ -27,15 +28,15 @@ from fst.traffic.trust import FAR, Tally, suspects
 
 PAST_WINDOWS = 5  # windows that the mix of the next one is compared with
 SPANS = (1, 3, 10)  # windows that are searched for new domains
-STRANGE = 0.01  # of the requests of known domains, at most, that the router takes for unknown
-CHANCE = 1e-4  # that so many of them in a span are a new domain
-MOST_STRANGE = 400  # unknown requests that are searched, the latest
+STRANGE = 0.01  # largest share of known domains' requests that the router takes for unknown
+CHANCE = 1e-4  # probability that these alone are enough in a span to look like a new domain
+MOST_STRANGE = 400  # the latest unknown requests, which are searched
 
 
 @dataclass
 class Watch:
-    """A channel's release with its reference and thresholds, and the state of watching it. `taken` are names that no
-    new domain may have."""
+    """A channel's release with its reference and thresholds, and the state of watching it. `taken` has names that new
+    domains may not have."""
 
     channel: str
     release: str
@@ -52,7 +53,7 @@ class Watch:
     strange: deque[tuple[int, Request]] = field(default_factory=lambda: deque(maxlen=MOST_STRANGE))  # with their number
 
     def judge(self, window: Sequence[Exchange], now: float) -> tuple[dict[str, Any], list[Alert]]:
-        """The record of a full window, and the alerts that it raises. `now` is in seconds since the epoch."""
+        """Judge a full window; returns its record and the alerts it raises. `now` is in seconds since the epoch."""
         self.number += 1
         columns = columns_of(window, self.reference.most_tokens)
         scores = [score for key, column in columns.items() if (score := self._score(*key, column))]
@@ -72,8 +73,8 @@ class Watch:
         return record, self._drifted(window, scores, now)
 
     def new_domains(self, fresh: Sequence[Request], now: float) -> list[Alert]:
-        """An alert about each new domain, now that these requests have come; one of its requests is among them. A new
-        domain that was found before keeps its name."""
+        """Return an alert for each new domain to which at least one of these fresh requests belongs. A new domain that
+        was found before keeps its name."""
         for request in fresh:
             self.seen += 1
             if not request.domain and request.routed == "unknown":
@@ -101,9 +102,9 @@ class Watch:
         return alerts
 
     def rest(self, adaptations: Mapping[str, float]) -> None:
-        """Begin the cool-down anew for domains whose adaptation began, at times in seconds since the epoch."""
+        """Restart the cool-down of domains whose adaptation began; times are in seconds since the epoch."""
         for domain, at in adaptations.items():
-            if domain in self.quiet_until:  # which it is since its alert, under this release
+            if domain in self.quiet_until:  # set by its alert under this release
                 until = at + self.params.cool_down_seconds
                 self.quiet_until[domain] = max(self.quiet_until[domain], until)
 
@@ -139,7 +140,7 @@ class Watch:
         return alerts
 
     def _named(self, mine: Sequence[Request]) -> Newcomer:
-        """The newcomer of a group of requests: the known one that most of them belong to, or a new one."""
+        """Return the newcomer for a group of requests: the known one that most of them belong to, or a new one."""
         texts = [request.question for request in mine]
         for known in self.newcomers.values():
             if sum(known.belongs(texts)) * 2 > len(texts):
@@ -152,12 +153,14 @@ class Watch:
 
 
 def more_than_chance(span: int, least: int) -> int:
-    """How many unknown requests of `span` are more than the known domains' own would be: at least `least`."""
+    """Return how many unknown requests among `span` are more than known domains would produce by chance, and at least
+    `least`."""
     return max(least, 1 + int(binom.isf(CHANCE, span, STRANGE)))
 
 
 def _contradicting(window: Sequence[Exchange], domain: str) -> list[dict[str, Any]]:
-    """A signal for each tenant whose feedback contradicts the others': how many of its answers are confirmed."""
+    """Make a signal for each tenant whose feedback contradicts the others': the share of its answers that are
+    confirmed."""
     told = [e.feedback for e in window if e.request.domain == domain and e.feedback]
     scored = [(said.tenant, said.reward >= 0.5) for said in told if said.reward is not None]
     return [

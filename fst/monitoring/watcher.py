@@ -1,15 +1,15 @@
-"""The watcher: follows the traffic log, has its windows judged, and keeps records and its own state.
+"""The watcher: follows the traffic log, judges its windows, and keeps records and its own state.
 
 Files in one folder:
     windows.jsonl       a line per window: {"at", "channel", "release", "number", "requests", "unknown", "scores":
                         [{"domain", "signal", "score", "threshold", "beyond", "n", "mean"}], "mix": {domain: share},
                         "mix_score"}
     alerts.jsonl        a line per alert: Alert.as_dict
-    state-CHANNEL.json  the place that the log was read to, what the next window begins with, the lines that the last
-                        look wrote, and alerts that nobody was told about yet
+    state-CHANNEL.json  the position in the log, the beginning of the next window, the lines that the last look wrote,
+                        and alerts that have not been sent yet
 
-The state is written first. A watcher that was killed at any point goes on from it, and adds the lines that are missing,
-so a window is judged once and an alert is neither lost nor raised twice."""
+The state is written first. A watcher that was killed at any point continues from it and adds the missing lines, so that
+a window is judged once and an alert is neither lost nor raised twice."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ log = logging.getLogger("fst.monitor")
 
 
 class Watcher:
-    """Follows a traffic log and keeps its records and state in `folder`. `bundle_of` gives the bundle that the channel
-    points at now; `untold` are alerts that nobody was told about yet, those of a watcher before this one included."""
+    """Follows a traffic log and keeps its records and state in `folder`. `bundle_of` returns the bundle that the
+    channel points at now; `untold` has the alerts that have not been sent yet, including those of an earlier
+    watcher."""
 
     def __init__(
         self, log_folder: Path, folder: Path, channel: str, params: DriftParams, bundle_of: Callable[[], Bundle | None]
@@ -56,8 +57,8 @@ class Watcher:
         self._resume()
 
     def look(self, now: float | None = None, settled_seconds: float = 0.0) -> list[Alert]:
-        """Read what came since the last look, judge the windows that are full, and return the alerts after recording
-        them. A window is judged `settled_seconds` after its last request, for feedback that is on its way."""
+        """Read what came since the last look, judge the full windows, and return the alerts after recording them. A
+        window is judged `settled_seconds` after its last request, to wait for late feedback."""
         now = time.time() if now is None else now
         self._follow_release()
         if self.watch:
@@ -92,7 +93,7 @@ class Watcher:
         return alerts
 
     def told(self) -> None:
-        """Record that somebody was told about every alert so far."""
+        """Record that all alerts so far have been sent."""
         if self.untold:
             self.untold = []
             self._save({})
@@ -104,8 +105,8 @@ class Watcher:
     # -- parts ------------------------------------------------------------------------------------------
 
     def _follow_release(self) -> None:
-        """Take up the release that the channel points at. New domains that it serves are dropped, counting begins anew,
-        and cool-downs end: what they waited for is measured against another reference now."""
+        """Switch to the release that the channel points at. New domains that it serves are dropped, counting restarts,
+        and cool-downs end, because traffic is now compared with another reference."""
         bundle = self._bundle_of()
         if bundle is None or (self.watch and self.watch.release == bundle.id):
             return
@@ -122,7 +123,7 @@ class Watcher:
             self._restore(self.watch)
 
     def _forget(self) -> None:
-        """Drop the feedback on requests that are judged already."""
+        """Drop the feedback on requests that have been judged."""
         if len(self._feedback) > 20 * self._params.window:
             waiting = {request.id for request in self._requests}
             self._feedback = {key: said for key, said in self._feedback.items() if key in waiting}
@@ -149,10 +150,10 @@ class Watcher:
             "newcomers": [asdict(newcomer) for newcomer in (watch.newcomers.values() if watch else ())],
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._state, json.dumps(values))  # every second: in one line, which is ten times as fast
+        write_atomic(self._state, json.dumps(values))  # every second: no indentation, ten times as fast
 
     def _resume(self) -> None:
-        """Continue from the state file, so that nothing is judged twice. Without one, the log is read from its end."""
+        """Continue from the state file, so that nothing is judged twice. Without one, only new log entries are read."""
         self._held: dict[str, Any] = {}
         if not self._state.exists():
             self._position = read(self._log)[1]
@@ -168,7 +169,7 @@ class Watcher:
                     append_line(self._folder / name, line)
 
     def _restore(self, watch: Watch) -> None:
-        """Restore what the state file holds, once the release is known."""
+        """Restore the content of the state file, once the release is known."""
         values, self._held = self._held, {}
         if not values or not values["watch"]:
             return
@@ -187,7 +188,7 @@ class Watcher:
 
 
 def newcomers_of(folder: Path) -> dict[str, Newcomer]:
-    """The new domains that were found, by name, of every channel."""
+    """Return the new domains found on any channel, by name."""
     found = {}
     for state in sorted(folder.glob("state-*.json")):
         for n in json.loads(state.read_text(encoding="utf-8"))["newcomers"]:

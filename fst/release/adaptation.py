@@ -1,14 +1,14 @@
-"""An adaptation: bringing one served domain up to date from its traffic, by the stages that make every release.
+"""An adaptation updates one served domain from its traffic, with the same stages that make every release.
 
-    fast    its prompts, under the frozen weights of production (arm gepa); minutes
-    slow    RL steps with the evolved prompts in place (arm fst), on top of the fast one, where that is not enough
+    fast    its prompts, under the frozen weights of production (arm gepa); takes minutes
+    slow    RL steps with the evolved prompts in place (arm fst), on top of the fast one, if that is not enough
 
-Both are domains of their own to the stages, named by the content of the problems, that serve under the domain's name.
+To the stages, both are separate domains, named by the content of the problems, which serve under the domain's name.
 They are in no params.yaml: a release records all parameters that it was made with, so `fst reproduce` knows them.
 
-What is adapted is what is served: production's bundle as it was published, with the parameters that it was made with
-and the problems that it was measured on. What the stages of the working tree have made since, in an experiment for
-instance, is neither used nor touched. Of today's params.yaml hold the sections that say where and when things run, the
+The adaptation starts from what is served: production's bundle as it was published, with the parameters that it was made
+with and the problems that it was measured on. Later output of the working tree's stages, for instance of an experiment,
+is neither used nor changed. From today's params.yaml it takes only the sections on where and when things run, the
 gate's limits, and `adapt`.
 """
 
@@ -36,17 +36,17 @@ from fst.types import AnswerSetting
 
 FOLDER = "data/traffic"
 
-_MADE_WITH = ("prepare", "train", "model", "slow", "fast", "loop", "evaluate", "bundle")  # production's own
-_OF_THE_MACHINE = ("device", "attention", "cache_gb", "engine", "threads")  # of `model`, today's
+_MADE_WITH = ("prepare", "train", "model", "slow", "fast", "loop", "evaluate", "bundle")  # taken from production
+_OF_THE_MACHINE = ("device", "attention", "cache_gb", "engine", "threads")  # keys of `model` taken from today's params
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What it is about. `domain` is what bundles call it, `data` its problem file below the project's root, `problems`
-    how many there are; `production` is the id of the release on `channel` that is adapted, and `start` the stage that
-    made it. `answer` is how answers are found in responses of the domain, as it is served now, and `verifier` what
-    scores them (empty: equality); both are empty for a new one. `left_out` says, a sentence each, which tenants'
-    feedback was not used."""
+    """A planned adaptation. `domain` is the name in bundles, `data` the problem file relative to the project's root,
+    `problems` the number of problems; `production` is the id of the release on `channel` that is adapted, and `start`
+    the stage that made it. `answer` is how answers are found in the domain's responses as it is served now, and
+    `verifier` what scores them (empty: equality); both are empty for a new domain. `left_out` has a sentence for each
+    tenant whose feedback was not used."""
 
     domain: str
     data: str
@@ -60,7 +60,7 @@ class Adaptation:
 
     @property
     def fast(self) -> str:
-        """Name of the fast stage; the slow one's is `slow`."""
+        """Name of the fast stage; that of the slow one is `slow`."""
         return Path(self.data).stem
 
     @property
@@ -68,7 +68,7 @@ class Adaptation:
         return f"{self.fast}-slow"
 
     def domains(self, params: Params) -> dict[str, Any]:
-        """Its two domains, as params.yaml would hold them."""
+        """The adaptation's two domains, in the form of params.yaml."""
         test, validation = max(16, self.problems * 3 // 10), max(16, self.problems // 5)
         sizes = {"train": self.problems - test - validation, "validation": validation, "test": test}
         shared = [f"prepare.{split}={size}" for split, size in sizes.items()]
@@ -82,8 +82,8 @@ class Adaptation:
         }
 
     def params(self, params: Params, production: Bundle) -> Params:
-        """The parameters and domains that production was made with, these two domains among them, and of the project's
-        own those that do not decide what a run does."""
+        """Combine the parameters and domains that production was made with, these two domains, and those of the
+        project's parameters that do not affect the result of a run."""
         values, own = params.as_dict(), params_of(production) or params.as_dict()
         machine = {key: values["model"][key] for key in _OF_THE_MACHINE}
         made_with = {name: own[name] for name in _MADE_WITH if name in own}
@@ -93,7 +93,7 @@ class Adaptation:
         return params_from_dict(in_order({**values, **made_with, "store": store, "domains": domains}))
 
     def workspace(self, params: Params, places: Places, production: Bundle) -> Workspace:
-        """What its stages work on: production is built on as it was published."""
+        """Make the workspace of its stages, in which production is built on as it was published."""
         start = {} if self.start == BASE else {self.start: places.fetched(candidate_of(production))}
         return Workspace(self.params(params, production), places, start)
 
@@ -107,8 +107,8 @@ def plan(
     comments: Mapping[str, str] = NO_COMMENTS,
     tellers: Tellers = NOBODY,
 ) -> Adaptation:
-    """Write the problems down, with the comments on their questions and who gave their answers, and find what to build
-    on. Raises DataError when there are too few, ConfigError when there is no production."""
+    """Write the problem file, with comments and the tenants that gave the answers, and find what to build on. Raises
+    DataError if there are too few problems, and ConfigError if the channel has no release."""
     clear = agreed(pairs, params.adapt.max_problems)
     if len(clear) < params.adapt.min_problems:
         raise DataError(
@@ -127,7 +127,7 @@ def plan(
 
 
 def production_of(params: Params, places: Places, channel: str) -> Bundle:
-    """What the channel points at, fetched and verified."""
+    """Fetch and verify the bundle that the channel points at. Raises ConfigError if it has none."""
     bundle_id = Releases.open(params.store).channel(channel).bundle
     if bundle_id is None:
         raise ConfigError(f"channel {channel!r} has no release to adapt; release something first")
@@ -135,24 +135,24 @@ def production_of(params: Params, places: Places, channel: str) -> Bundle:
 
 
 def published(params: Params, places: Places, bundle_id: str) -> Bundle:
-    """A bundle of the store, fetched and verified."""
+    """Fetch and verify a bundle of the store."""
     return Releases.open(params.store).fetch(bundle_id, places.fetched(bundle_id))
 
 
 def params_of(production: Bundle) -> dict[str, Any] | None:
-    """All parameters that a release was made with; None for a bundle that does not say them."""
+    """Return all parameters that a release was made with; None for a bundle that does not record them."""
     provenance = production.manifest["provenance"]
     return dict(upgraded(provenance["params"])) if provenance else None
 
 
 def candidate_of(production: Bundle) -> str:
-    """Id of the candidate that a release was made of; a candidate's own."""
+    """Return the id of the candidate that a release was made of; for a candidate, its own id."""
     return str(production.manifest["candidate"] or production.id)
 
 
 def restore_candidate(production: Bundle, places: Places) -> str:
-    """Write the candidate that production was made of next to the bundles that were fetched, byte for byte: what runs
-    continue is addressed by it. Returns the stage that made it."""
+    """Write the candidate that production was made of next to the fetched bundles, byte for byte, because runs refer to
+    what they continue by the candidate's id. Returns the name of the stage that made it."""
     run = production.manifest["run"]
     if run is None:
         return BASE
@@ -166,8 +166,8 @@ def restore_candidate(production: Bundle, places: Places) -> str:
 
 
 def restore_problems(production: Bundle, places: Places) -> None:
-    """Deal the problems that production was measured on once more, beside the project's own, where those are others or
-    missing. A domain whose problems are nowhere is left out: its evaluation names it."""
+    """Deal the problems that production was measured on again, beside the project's own, if those are missing or
+    different. A domain whose problems cannot be found is skipped; its evaluation reports that."""
     values = params_of(production)
     if values is None:
         return

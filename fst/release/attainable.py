@@ -1,5 +1,5 @@
-"""What prompts alone could reach on a domain: what it asks in plain words, under the weights of a release. Only for
-measuring; nothing that learns imports this."""
+"""Measures what prompts alone could reach on a domain: its task in plain words, under the weights of a release. For
+measurements only; no code that learns imports this."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fst.types import Prompt
 
 
 def attainable(channel: str, spec: str, plain: str = "") -> float:
-    """mean@n on held-out problems under the instruction `plain`, a lab rule's own words where it is empty. Raises
-    ConfigError, UnknownDomain."""
+    """Measure mean@n on held-out problems under the instruction `plain`, or, if that is empty, a lab rule's own words.
+    Raises ConfigError if the channel has no release or there is no instruction, and UnknownDomain."""
     places = Places()
     params = load_params(places.params)
     domain = load_domain(spec, SplitSizes(1, 1, params.prepare.test), seed=0)
@@ -25,7 +25,7 @@ def attainable(channel: str, spec: str, plain: str = "") -> float:
 
 
 def plain_words(spec: str) -> str:
-    """The words of a lab rule. Raises ConfigError for any other domain."""
+    """Return the words of a lab rule. Raises ConfigError for any other domain."""
     if not spec.startswith("lab/"):
         raise ConfigError(f"{spec}: say in the scenario what it asks: domains.NAME.instruction, in plain words")
     surface, _, rule = spec.removeprefix("lab/").rpartition(":")

@@ -1,8 +1,8 @@
-"""Releases: a candidate is judged against production, becomes a bundle with the decision in it, and a channel moves.
+"""Releases a candidate: it is judged against production, bundled with the decision, and the channel moves to it.
 
-The bundle is the candidate's files, the gate's decision, and where they come from (commit, hash of dvc.lock, the
-project's parameters). Releasing what the channel already had is no release, so a release that was cut off at any
-point is finished by asking again, and going through all domains again changes nothing.
+The bundle has the candidate's files, the gate's decision, and where they come from (commit, hash of dvc.lock, the
+project's parameters). Releasing a candidate that the channel already had changes nothing, so a release that was
+interrupted at any point can simply be repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A stage's bundle that asks to replace what a channel points at."""
+    """A stage's bundle that is to replace the bundle a channel points at."""
 
     workspace: Workspace
     releases: Releases
@@ -45,7 +45,7 @@ class Candidate:
 
     @classmethod
     def of(cls, workspace: Workspace, name: str, channel: str | None = None) -> Candidate:
-        """The candidate of a domain's last `bundle` stage, against the channel as it is now."""
+        """Make the candidate of a domain's last `bundle` stage, with the channel as it is now."""
         releases = Releases.open(workspace.params.store)
         return cls(workspace, releases, name, releases.channel(channel or workspace.params.store.channel))
 
@@ -55,7 +55,7 @@ class Candidate:
 
     @cached_property
     def production(self) -> Bundle | None:
-        """What the channel points at, fetched and verified."""
+        """The bundle that the channel points at, fetched and verified; None if the channel is empty."""
         if self.channel.bundle is None:
             return None
         return self.releases.fetch(self.channel.bundle, self.workspace.places.fetched(self.channel.bundle))
@@ -66,15 +66,15 @@ class Candidate:
 
     @cached_property
     def released_as(self) -> str | None:
-        """The bundle that this very candidate became in an earlier release on the channel, whatever came after it: it
-        is served, something that builds on it is served, or somebody rolled it back, which stands."""
+        """The bundle that this candidate became in an earlier release on the channel, or None. It counts whatever came
+        after it: it is still served, something that builds on it is served, or it was rolled back, which stands."""
         for bundle_id in dict.fromkeys(entry.bundle for entry in reversed(self.channel.history)):
             if self.releases.manifest(bundle_id)["candidate"] == self.bundle.id:
                 return bundle_id
         return None
 
     def judge(self) -> Decision:
-        """The gate's decision, also written to `decision_file` and shown in the trackers."""
+        """Ask the gate for its decision, write it to `decision_file` and show it in the trackers."""
         production = self.production
         limits = self.workspace.params.gate_limits
         decision = decide(self.bundle.id, production.id if production else None, list(self._cases()), limits)
@@ -133,8 +133,8 @@ class Candidate:
         return write_bundle(folder, manifest, documents, self.bundle.adapter)
 
     def _lineage(self) -> list[dict[str, str]]:
-        """The candidates that this one builds on, the nearest first, by the names of their stages; as far as they are
-        here. Those that were released say themselves how they were made; the others were made with this one."""
+        """The candidates that this one builds on, with the names of their stages, the nearest first, as far as they are
+        available here. Those that were released record how they were made; the others were made with this one."""
         found: list[dict[str, str]] = []
         above, name = self.bundle, self.name
         while above.manifest["start"] is not None:
@@ -149,8 +149,8 @@ class Candidate:
     # -- what is compared -------------------------------------------------------------------------------
 
     def _cases(self) -> Iterator[Case]:
-        """Every live domain. What production's bundle measured on the same problems is taken from there; the rest is
-        measured now."""
+        """Yield a case for every live domain. Production's figures on the same problems are taken from its bundle; all
+        others are measured now."""
         ours = self.bundle.evaluation()
         live = {**self._domains(self.production), **self._domains(self.bundle)}
         for domain, facts in live.items():
@@ -166,7 +166,7 @@ class Candidate:
         except DataError:
             if theirs is None:
                 raise
-            return None  # an earlier domain whose problems are gone: the gate refuses, for want of coverage
+            return None  # an earlier domain whose problems are gone: the gate refuses for lack of coverage
         prompt = self._production_prompt(domain, facts["spec"])
         return self._served.entry(prompt, self._served.measure(held_out, prompt), facts["data_sha256"])
 
@@ -177,7 +177,7 @@ class Candidate:
 
     @cached_property
     def _served(self) -> Served:
-        """Production's weights; without production, the base's. Most releases measure nothing: no model is imported."""
+        """Production's weights, or the base's without production. Imported lazily, as most releases measure nothing."""
         from fst.stages.measure import Served
 
         return Served.load(self.workspace.params, self.production.adapter if self.production else None)
@@ -188,7 +188,8 @@ class Candidate:
 
 
 def release(workspace: Workspace, name: str, channel: str | None = None) -> tuple[str, Decision | None]:
-    """Judge and release a domain's candidate; (bundle id, decision), the decision None when it was released before."""
+    """Judge and release a domain's candidate. Returns (bundle id, decision); the decision is None if the candidate was
+    released before. Raises GateRefused if the gate refuses it."""
     ours = Candidate.of(workspace, name, channel)
     if ours.released_as:
         return ours.released_as, None
@@ -207,7 +208,7 @@ def _headline(decision: Decision) -> str:
 
 
 def releases_of(workspace: Workspace) -> list[ReleaseView]:
-    """What the project's channel pointed at, move by move."""
+    """Return the history of the project's channel, move by move."""
     releases = Releases.open(workspace.params.store)
     history = releases.channel(workspace.params.store.channel).history
     return load_releases(history, lambda bundle: releases.fetch(bundle, workspace.places.fetched(bundle)))

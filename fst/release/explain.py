@@ -1,5 +1,5 @@
 """Where a bundle comes from, as data: the chain of bundles it builds on, the ancestry of its prompts, and the commands
-that make it again. How it is shown is the business of fst/release/explain_tables.py."""
+that make it again. fst/release/explain_tables.py formats it for the terminal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _BASES = "the base: it serves no domain"
 
 @dataclass(frozen=True)
 class Link:
-    """A bundle that another one builds on. `release` is the release that was made of it, if there is one in the store;
-    `says` is what it is, as far as that is known here."""
+    """A bundle that another one builds on. `release` is the id of the release that was made of it, if the store has
+    one; `says` describes it, as far as it is known here."""
 
     candidate: str
     release: str | None
@@ -31,8 +31,8 @@ class Link:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A prompt with those it was made from. `born` is the round that first proposed it; `repeated`: its own
-    parents stand where it was met first. `text` is None for one that the bundle does not hold."""
+    """A prompt with the prompts it was made from. `born` is the round that first proposed it; `repeated` is whether its
+    own parents are only listed where it occurs first. `text` is None for a prompt that the bundle does not contain."""
 
     id: str
     text: str | None
@@ -44,9 +44,9 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything that leads back from a bundle. `facts` are (name, value); `ancestry` holds, by domain, the shipped
-    prompts, best first; `gate` is the decision, None for a candidate; `tenants` are those whose feedback problems were
-    made of."""
+    """Everything known about the origin of a bundle. `facts` are (name, value) pairs; `ancestry` has the shipped
+    prompts by domain, best first; `gate` is the decision, None for a candidate; `tenants` are those whose feedback
+    became problems."""
 
     id: str
     facts: tuple[tuple[str, str], ...]
@@ -60,8 +60,8 @@ class Explanation:
 
 
 def explain(bundle: Bundle, known: Iterable[Known], names: Iterable[str] = ()) -> Explanation:
-    """`known` are the bundles that can be looked up; the chain ends where one is missing. `names` are those of tenants
-    that may stand behind the marks in the bundle."""
+    """Explain a bundle. `known` are the bundles that can be looked up; the chain ends at the first one missing. `names`
+    are tenants' names that the marks in the bundle may stand for."""
     manifest, known = bundle.manifest, list(known)
     return Explanation(
         id=bundle.id,
@@ -77,7 +77,7 @@ def explain(bundle: Bundle, known: Iterable[Known], names: Iterable[str] = ()) -
 
 
 def chain(manifest: Mapping[str, Any], known: Iterable[Known]) -> list[Link]:
-    """What a bundle builds on, the nearest first, down to the base."""
+    """List what a bundle builds on, the nearest first, down to the base."""
     candidates: dict[str, Known] = {}
     for one in known:
         candidates.setdefault(one.manifest["candidate"] or one.id, one)
@@ -94,7 +94,7 @@ def chain(manifest: Mapping[str, Any], known: Iterable[Known]) -> list[Link]:
 
 
 def ancestors(entry: Mapping[str, Any]) -> tuple[Ancestor, ...]:
-    """The trees of a domain's shipped prompts, from each back to what it began as."""
+    """Build the ancestry trees of a domain's shipped prompts."""
     met = {prompt["id"]: prompt for prompt in (*entry["ancestry"], *entry["prompts"])}
     return tuple(_ancestor(prompt["id"], met, set()) for prompt in entry["prompts"])
 
@@ -110,7 +110,7 @@ def made_apart(manifest: Mapping[str, Any], known: Iterable[Known]) -> bool:
 
 
 def commands(bundle: Bundle, apart: bool = False) -> Sequence[str]:
-    """What to type to make the bundle again; `apart` as `made_apart` says."""
+    """Return the commands that make the bundle again; `apart` is the result of `made_apart`."""
     manifest, short = bundle.manifest, bundle.id[:12]
     name = manifest["run"]["domain"] if manifest["run"] else BASE
     target = BASE if name == BASE else quote(f"bundle@{name}")
@@ -166,7 +166,7 @@ def _facts(bundle: Bundle) -> Iterable[tuple[str, str]]:
 
 
 def _ancestor(prompt_id: str, met: Mapping[str, Any], above: set[str]) -> Ancestor:
-    """`above` are the prompts whose parents were given already, in this tree."""
+    """Build the tree above a prompt; `above` has the prompts of this tree whose parents are already in it."""
     if prompt_id not in met:
         return Ancestor(prompt_id, None, "unknown", None)
     prompt = met[prompt_id]

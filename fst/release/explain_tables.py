@@ -1,4 +1,4 @@
-"""Where a bundle comes from, in the terminal."""
+"""Formats where a bundle comes from for the terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fst.release.explain import Ancestor, Explanation
 from fst.release.tables import decision_page, facts_table, figure, short, text
 from fst.release.views import flat
 
-_ELSEWHERE = ("domains", "store", "flows")  # sections that stand above, or say nothing of the bundle
+_ELSEWHERE = ("domains", "store", "flows")  # sections that are shown elsewhere, or are irrelevant to the bundle
 
 
 def explain_page(found: Explanation) -> RenderableType:
-    """All of it but the commands, which must not be broken into lines."""
+    """Format everything except the commands, which must not be wrapped."""
     parts: list[RenderableType] = [facts_table(found.facts)]
     if found.data:
         parts.append(_data(found))

@@ -1,8 +1,8 @@
-"""The gate: may a candidate replace production? Pure figures in, a decision with its reasons out.
+"""The gate decides whether a candidate may replace production. Pure: figures in, a decision with its reasons out.
 
 Both are compared problem by problem on the held-out problems of every live domain: those that production serves
-and those that the candidate adds. What production says to a domain it does not serve is what it would say to that
-traffic: its weights under the seed prompt. Without a production release the untrained base stands in for it.
+and those that the candidate adds. On a domain that it does not serve, production is measured as it would answer such
+traffic: its weights under the seed prompt. Without a production release, the untrained base takes its place.
 
 Rules, each with the number it judged (all are evaluated, so that a refusal is complete):
  reward      the paired bootstrap interval of the mean difference, every domain weighing the same. Above zero: better.
@@ -13,7 +13,7 @@ Rules, each with the number it judged (all are evaluated, so that a refusal is c
  prompt      tokens of each domain's best prompt, at most `max_prompt_tokens`
  feedback    refuses nothing: held-out problems of a tenant whose feedback contradicts the others' are left out of all
              comparisons, and the tenant is named (fst/traffic/trust.py; the candidate's answers are the evidence)
- cost        tokens an answer beside its prompt's, at most `max_cost_ratio` of production's, on each domain that
+ cost        tokens per answer without its prompt's, at most `max_cost_ratio` of production's, on each domain that
              production serves; prompts have their own rule, and requests share them
 """
 
@@ -36,8 +36,8 @@ Verdict = Literal["release", "refuse"]
 
 @dataclass(frozen=True)
 class Case:
-    """A live domain. `candidate` and `production` are their measured entries, None where there is nothing to measure;
-    `served`: whether production serves the domain."""
+    """A live domain. `candidate` and `production` are their measured entries, None if there is nothing to measure;
+    `served` is whether production serves the domain."""
 
     domain: str
     candidate: Entry | None
@@ -68,7 +68,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict with all that led to it. `intervals` holds each domain's difference, and "" for all of them."""
+    """The verdict with everything that led to it. `intervals` has the difference for each domain, and for all under
+    ""."""
 
     verdict: Verdict
     candidate: str
@@ -79,13 +80,13 @@ class Decision:
 
     @property
     def reasons(self) -> list[str]:
-        """What speaks against a release, a sentence each."""
+        """The reasons against a release, one sentence each."""
         return [finding.sentence for finding in self.findings if not finding.passed]
 
     @property
     def figures(self) -> dict[str, float]:
-        """What was judged, by rule and domain; the mean difference of all domains with its interval; and the verdict,
-        1 for a release."""
+        """The judged figures by rule and domain, the mean difference over all domains with its interval, and the
+        verdict (`release`: 1 or 0)."""
         found = {"/".join(filter(None, (finding.rule, finding.domain))): finding.value for finding in self.findings}
         interval = {f"difference/{name}": value for name, value in vars(self.intervals[""]).items()}
         return {**found, **interval, "release": float(self.verdict == "release")}
@@ -95,7 +96,7 @@ class Decision:
 
 
 def decide(candidate: str, production: str | None, cases: Sequence[Case], limits: GateParams) -> Decision:
-    """Judge a candidate (by its id) against production, by `Params.gate_limits`. Deterministic for `limits.seed`."""
+    """Judge a candidate against production (both by id) with `Params.gate_limits`. Deterministic for `limits.seed`."""
     named = {case.domain: _suspects(case) for case in cases}
     cases = [_without(case, {suspect.tenant for suspect in named[case.domain]}) for case in cases]
     intervals = bootstrap(cases, limits)
@@ -106,7 +107,7 @@ def decide(candidate: str, production: str | None, cases: Sequence[Case], limits
 
 
 def trusted(entry: Entry) -> float:
-    """The mean reward on a domain's held-out problems, without those of tenants that the gate names."""
+    """Return the mean reward on a domain's held-out problems, without those of tenants that the gate distrusts."""
     case = Case("", entry, None, served=False)
     rest = _without(case, {suspect.tenant for suspect in _suspects(case)}).candidate
     assert rest is not None  # it was there before
@@ -114,8 +115,8 @@ def trusted(entry: Entry) -> float:
 
 
 def bootstrap(cases: Sequence[Case], limits: GateParams) -> dict[str, Interval]:
-    """Paired percentile bootstrap over problems, stratified by domain. A problem that only one side was asked is
-    left out; a domain that only one side was measured on has no interval."""
+    """Compute a paired percentile bootstrap over problems, stratified by domain. A problem that only one side was asked
+    is left out; a domain that only one side was measured on has no interval."""
     generator = np.random.default_rng(limits.seed)
     tails = [100 * (1 - limits.confidence) / 2, 100 * (1 + limits.confidence) / 2]
     means, draws = {}, {}
@@ -174,7 +175,7 @@ def _domain(case: Case, intervals: Mapping[str, Interval], limits: GateParams) -
 
 
 def _suspects(case: Case) -> list[Suspect]:
-    """The tenants to whose held-out problems the candidate has far fewer right answers than to the others'."""
+    """Find the tenants on whose held-out problems the candidate has far fewer right answers than on the others'."""
     if case.candidate is None:
         return []
     rewards = case.candidate["problems"]
@@ -184,7 +185,7 @@ def _suspects(case: Case) -> list[Suspect]:
 
 
 def _without(case: Case, named: Collection[str]) -> Case:
-    """A case without the held-out problems that only these tenants' feedback made."""
+    """Remove from a case the held-out problems that come only from these tenants' feedback."""
     if case.candidate is None or not named:
         return case
     told = {tenant: set(found["held_out"]) for tenant, found in case.candidate[TENANTS].items()}

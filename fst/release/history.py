@@ -1,4 +1,4 @@
-"""A channel's history for people: what was released, on what grounds, and what it did to every domain."""
+"""A channel's history for readers: what was released, why, and how every domain changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fst.store.channel import Entry
 
 @dataclass(frozen=True)
 class Cell:
-    """A domain under a release: held-out reward, KL in nats a token, and the change of the reward since the domain's
-    first release (None there)."""
+    """A domain's figures under a release: held-out reward, KL in nats per token, and the change of the reward since the
+    domain's first release (None in that one)."""
 
     reward: float
     kl: float
@@ -24,8 +24,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class ReleaseView:
-    """One move of a channel. `trained_on` is the domain whose arrival made the bundle; `cells` has an entry for every
-    domain that it serves; `prompts` the text that each domain is served with."""
+    """One move of a channel. `trained_on` is the domain that the bundle was trained on; `cells` has an entry for every
+    domain that it serves, and `prompts` the text of each domain's prompt."""
 
     entry: Entry
     trained_on: str
@@ -40,7 +40,7 @@ class ReleaseView:
         return dict(self.decision["intervals"][""])
 
     def as_dict(self) -> dict[str, Any]:
-        """A line of summary.json."""
+        """The move as an entry of summary.json."""
         return {
             "bundle": self.entry.bundle,
             "action": self.entry.action,
@@ -52,7 +52,7 @@ class ReleaseView:
 
 
 def load_releases(history: Iterable[Entry], bundle_of: Callable[[str], Bundle]) -> list[ReleaseView]:
-    """A channel's moves, the oldest first."""
+    """Load a channel's moves, the oldest first."""
     first: dict[str, float] = {}
     views = []
     for entry in history:
@@ -77,19 +77,19 @@ def load_releases(history: Iterable[Entry], bundle_of: Callable[[str], Bundle]) 
 
 
 def _trained_on(manifest: Mapping[str, Any]) -> str:
-    """The domain, as it is served, that the bundle's own stage was about."""
+    """The domain, under the name it is served with, that the bundle's own stage trained on."""
     stage = manifest["run"]["domain"]
     return next((domain for domain, facts in manifest["domains"].items() if facts.get("stage") == stage), stage)
 
 
 def arrivals(releases: Sequence[ReleaseView]) -> list[str]:
-    """Domains in the order of their arrival."""
+    """List the domains in the order of their arrival."""
     arrived = [release.trained_on for release in releases]
     return list(dict.fromkeys([*arrived, *(domain for release in releases for domain in release.cells)]))
 
 
 def releases_table(releases: Sequence[ReleaseView]) -> Table:
-    """The closing table for the terminal: a line a release, held-out reward on every domain."""
+    """Make the closing table for the terminal: one row per release, with the held-out reward on every domain."""
     table = Table(caption="held-out reward, mean@n; in brackets the change since the domain's first release")
     table.add_column("release", no_wrap=True)
     table.add_column("trained on", overflow="fold")

@@ -1,11 +1,11 @@
-"""A release as a model repository: the adapter where PEFT and vLLM look for it, its prompts, what was measured, and a
-model card that is made of the manifest.
+"""A release as a model repository: the adapter where PEFT and vLLM look for it, its prompts, its measurements, and a
+model card generated from the manifest.
 
-    adapter_config.json, adapter_model.safetensors   absent where the weights are those of the base
+    adapter_config.json, adapter_model.safetensors   absent if the weights are those of the base
     prompts.json, evaluation.json, manifest.json     as in the bundle; the manifest has the SHA-256 of the others
     README.md                                        the card
 
-Answers to validation problems (reference.json) stay in the store. The upload is huggingface_hub's.
+Answers to validation problems (reference.json) are not included. huggingface_hub does the upload.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def write_repository(bundle: Bundle, repository: str, folder: Path) -> Path:
-    """Write what `push` uploads into a folder, in one step, and return it. Raises ConfigError where a folder with
-    anything else is in its place."""
+    """Write what `push` uploads into a folder, atomically, and return the folder. Raises ConfigError if the folder
+    exists and contains anything else."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
         raise ConfigError(f"--to {folder}: holds something else; name a new folder")
     with replacing(folder) as partial:
@@ -43,9 +43,9 @@ def write_repository(bundle: Bundle, repository: str, folder: Path) -> Path:
 
 
 def push(bundle: Bundle, repository: str, public: bool) -> str:
-    """Upload a release as one commit, into a repository that is made where it is missing, and return the commit's
-    address. Token and endpoint are those of huggingface_hub (HF_TOKEN or `hf auth login`, HF_ENDPOINT). Raises
-    StoreError when the hub refuses or does not answer."""
+    """Upload a release as one commit to a repository, which is created if it is missing, and return the commit's URL.
+    Token and endpoint are those of huggingface_hub (HF_TOKEN or `hf auth login`, HF_ENDPOINT). Raises StoreError if the
+    hub refuses or does not answer."""
     api = HfApi()
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +61,7 @@ def push(bundle: Bundle, repository: str, public: bool) -> str:
 
 
 def card(bundle: Bundle, repository: str) -> str:
-    """The model card: what the release is made of, how it was measured, and how it is loaded."""
+    """Write the model card: what the release is made of, how it was measured, and how to load it."""
     manifest, base, name = bundle.manifest, _base(bundle), repository.rpartition("/")[2]
     facts = ModelCardData(
         base_model=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
@@ -93,7 +93,7 @@ def card(bundle: Bundle, repository: str) -> str:
 
 
 def _base(bundle: Bundle) -> str:
-    """The base model, as what loads the adapter is told it."""
+    """The name by which the base model is loaded with the adapter."""
     named = bundle.manifest["base"]["name"]
     if bundle.adapter:
         named = _config(bundle)["base_model_name_or_path"] or named
@@ -115,7 +115,7 @@ def _figures(bundle: Bundle) -> list[str]:
 
 
 def _prompts(bundle: Bundle) -> list[str]:
-    """The prompt that each domain is served with, fenced by more backticks than it has itself."""
+    """Format each domain's best prompt, in a fence of more backticks than the prompt contains."""
     found = []
     for domain, served in bundle.prompts().items():
         text = served["prompts"][0]["text"]

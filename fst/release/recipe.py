@@ -1,5 +1,5 @@
-"""What it takes to make a bundle again: a commit, a params.yaml and a stage, for it and for each bundle that it builds
-on; and how to tell whether it is the same."""
+"""Recipes for making a bundle again: a commit, a params.yaml and a stage, for it and for each bundle that it builds on;
+and the comparison of the result with the original."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CHANGED = "+changes"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
-_OF_A_RELEASE = {"candidate": None, "gate": None, "provenance": None}  # what a release adds, as it is in a candidate
+_OF_A_RELEASE = {"candidate": None, "gate": None, "provenance": None}  # set by a release; None in a candidate
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a bundle was made. `changed`: from a working tree with changes that no commit has. `expected` is the
-    manifest of the candidate that must come out, `name` that of its domain, or `base`."""
+    """How a bundle was made. `changed` is whether the working tree had uncommitted changes. `expected` is the manifest
+    of the candidate that must result, `name` the name of its domain, or `base`."""
 
     commit: str
     changed: bool
@@ -37,27 +37,27 @@ class Recipe:
 
     @property
     def stage(self) -> str:
-        """As dvc.yaml calls it."""
+        """The stage's name in dvc.yaml."""
         return BASE if self.name == BASE else f"bundle@{self.name}"
 
     @property
     def bundle(self) -> str:
-        """Id of the candidate."""
+        """The id of the expected candidate."""
         return _id(self.expected)
 
     @property
     def params_yaml(self) -> str:
-        """params.yaml as it was, without its comments, and without trackers: what is made again is not shown again."""
+        """The params.yaml of that time, without comments, and without trackers, which are not to see the run twice."""
         values = {name: section for name, section in self.params.items() if name != "track"}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
-    """From a bundle's manifest. A candidate does not say its commit: it is made again from `head`, with the domains,
-    limits and places of the parameters `now`.
+    """Make the recipe from a bundle's manifest. A candidate does not record its commit: it is made again from `head`,
+    with the domains, limits and places of the parameters `now`.
 
-    Raises ConfigError for a bundle that was made outside of git, IntegrityError for a release that is not the
-    candidate it names, or that names a domain as none can be named.
+    Raises ConfigError for a bundle that was made outside of git, and IntegrityError for a release that is not the
+    candidate it names, or that has an invalid domain name.
     """
     expected = candidate_manifest(manifest)
     provenance = manifest.get("provenance")
@@ -77,7 +77,7 @@ def recipe_of(manifest: Mapping[str, Any], now: Params, head: str) -> Recipe:
 @dataclass(frozen=True)
 class Step:
     """A part of the way to a bundle: stages that are made with the same commit and parameters. `names` are their
-    domains, the last of them the recipe's; empty in the first step of all, which makes everything below it too."""
+    domains, the recipe's last; empty in the very first step, which also makes everything that it builds on."""
 
     recipe: Recipe
     names: tuple[str, ...] = ()
@@ -86,10 +86,10 @@ class Step:
 def steps_of(
     manifest: Mapping[str, Any], recipe: Recipe, now: Params, released: Iterable[Mapping[str, Any]]
 ) -> list[Step]:
-    """All steps to a bundle that has this manifest and recipe. What it builds on and was released by itself is made
-    with the commit and the parameters of that release, or with the commit of what is on top of it where its own is
-    unknown or had changes; what never was released is made as what is on top of it. `released` are the manifests of
-    the releases that there are. Raises as `recipe_of` does."""
+    """Plan all steps to a bundle with this manifest and recipe. Bundles that it builds on and that were released are
+    made with the commit and parameters of their own release; if that commit is unknown or had changes, with the commit
+    of the bundle on top of them. Bundles that were never released are made like the one on top of them. `released` has
+    the manifests of all releases. Raises as `recipe_of` does."""
     releases: dict[str, Mapping[str, Any]] = {}
     for one in released:
         if one["candidate"] and one["provenance"]:
@@ -113,8 +113,8 @@ def steps_of(
 def _lineage(
     manifest: Mapping[str, Any], releases: dict[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """(stage, its release or None) of everything that a bundle builds on, the nearest first, as far as it is known.
-    Each release is taken once, so that manifests that name each other come to an end."""
+    """Yield (stage, its release or None) for everything that a bundle builds on, the nearest first, as far as it is
+    known. Each release is used once, so that manifests that name each other do not loop for ever."""
     noted = (manifest["provenance"] or {}).get("lineage") or [{"stage": BASE, "candidate": manifest["start"]}]
     for entry in noted:
         found = releases.pop(entry["candidate"], None)
@@ -125,7 +125,7 @@ def _lineage(
 
 
 def _own_recipe(manifest: Mapping[str, Any], now: Params, above: Recipe) -> Recipe:
-    """How a release was made that another bundle was made on top of."""
+    """Make the recipe of a release that another bundle was built on."""
     provenance = manifest["provenance"]
     clean = _COMMIT.fullmatch(provenance["commit"])
     commit = provenance["commit"] if clean else above.commit
@@ -133,8 +133,8 @@ def _own_recipe(manifest: Mapping[str, Any], now: Params, above: Recipe) -> Reci
 
 
 def candidate_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of the candidate that a release was made of; a candidate's own. Raises IntegrityError when a release
-    names another one, or none."""
+    """Return the manifest of the candidate that a release was made of; for a candidate, its own. Raises IntegrityError
+    if a release names another candidate, or none."""
     files = {path: facts for path, facts in manifest["files"].items() if path != "gate.json"}
     candidate = {**manifest, **_OF_A_RELEASE, "files": files}
     released = manifest["gate"] is not None or manifest["candidate"] is not None
@@ -149,7 +149,8 @@ def candidate_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_order(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with each domain after the one that it builds on: a manifest holds them by name."""
+    """Reorder parameters so that each domain follows the one it builds on; manifests have them sorted by name. Raises
+    ConfigError if domains build on each other in a circle."""
     left = dict(params.get("domains", {}))
     ordered: dict[str, Any] = {}
     while left:
@@ -161,7 +162,7 @@ def in_order(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Lines that say what differs between two manifests: files with both hashes, and facts. Empty when nothing does."""
+    """Describe what differs between two manifests: files with both hashes, and facts. Empty if they are the same."""
     return [] if _id(expected) == _id(found) else list(_differences(expected, found))
 
 

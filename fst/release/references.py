@@ -1,7 +1,7 @@
-"""What a user calls a bundle: a channel, an id or the beginning of one, or the path of a folder.
+"""Resolves a user's reference to a bundle: a channel, an id or the beginning of one, or the path of a folder.
 
-A candidate's id, as `fst stage bundle` prints it, stands for the release that was made of it, and before there is one
-for the candidate itself.
+A candidate's id, as `fst stage bundle` prints it, refers to the release that was made of it, or, before there is one,
+to the candidate itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fst.store.releases import Releases
 
 
 class Known(NamedTuple):
-    """A bundle's id and manifest; `released` says whether it is one of the store's."""
+    """A bundle's id and manifest; `released` is whether it is in the store."""
 
     id: str
     manifest: dict[str, Any]
@@ -29,7 +29,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class References:
-    """The store's bundles and the project's own."""
+    """Looks up bundles in the store and in the project."""
 
     releases: Releases
     places: Places
@@ -39,8 +39,8 @@ class References:
         return cls(Releases.open(params.store), places or Places())
 
     def bundle(self, reference: str) -> Bundle:
-        """The bundle, verified; one of the store is fetched. Raises ConfigError for a reference to nothing, or to
-        more than one, IntegrityError for a bundle that is damaged."""
+        """Return the bundle, verified; one in the store is fetched. Raises ConfigError if the reference matches no
+        bundle or several, and IntegrityError if the bundle is damaged."""
         if _is_path(reference):
             return _in_folder(Path(reference))
         try:
@@ -52,7 +52,7 @@ class References:
         return self.releases.fetch(bundle_id, self.places.fetched(bundle_id))
 
     def id(self, reference: str) -> str:
-        """The bundle's id, without fetching it. Raises as `bundle` does."""
+        """Return the bundle's id without fetching it. Raises as `bundle` does."""
         if _is_path(reference):
             return _in_folder(Path(reference)).id
         try:
@@ -63,26 +63,26 @@ class References:
             raise ConfigError(f"{exc}; `fst bundles list` shows what there is, and a folder is written ./NAME") from exc
 
     def past(self, reference: str | None) -> str | None:
-        """A release in a channel's history, by what `Releases.rollback` takes: an id, or the beginning of one, which
-        needs to be unique in that history only."""
+        """Translate a reference into what `Releases.rollback` accepts: an id, or the beginning of one, which needs to
+        be unique only in the channel's history."""
         if reference is None or not is_bundle_reference(reference):
             return reference and self.id(reference)
         return reference if self.releases.bundles(reference) else self._released_as(reference) or reference
 
     def _released_as(self, reference: str) -> str | None:
-        """The first release that was made of the one candidate whose id begins so; None where there is none."""
+        """The first release made of the only candidate whose id begins so; None if there is none, or several."""
         made = [(one.id, self.releases.manifest(one.id)["candidate"] or "") for one in self.releases.bundles()]
         found = [(bundle, of) for bundle, of in made if is_bundle_reference(reference) and of.startswith(reference)]
         return found[0][0] if len({of for _, of in found}) == 1 else None
 
     def _candidate(self, reference: str) -> Bundle | None:
-        """The one candidate of the project whose id begins so."""
+        """The project's only candidate whose id begins so; None if there is none, or several."""
         folders = self.places.bundled("any").parent.glob(f"[!.]*/{MANIFEST}")
         found = {one.id: one for one in map(_readable, folders) if one and one.id.startswith(reference)}
         return next(iter(found.values())) if len(found) == 1 and is_bundle_reference(reference) else None
 
     def channels(self) -> dict[str, list[str]]:
-        """Names of the channels that point at a bundle, by its id."""
+        """The names of the channels that point at each bundle, by its id."""
         pointing: dict[str, list[str]] = {}
         for channel in self.releases.channels():
             if channel.bundle is not None:
@@ -90,8 +90,8 @@ class References:
         return pointing
 
     def known(self) -> Iterator[Known]:
-        """Every bundle that can be looked up here: those of the store, then the project's candidates. A candidate that
-        is damaged, or that a stage is about to replace, is left out."""
+        """Yield every bundle that can be looked up here: those in the store, then the project's candidates. A candidate
+        that is damaged, or that a stage is about to replace, is left out."""
         for published in self.releases.bundles():
             yield Known(published.id, self.releases.manifest(published.id), True)
         for manifest in sorted(self.places.bundled("any").parent.glob(f"[!.]*/{MANIFEST}")):

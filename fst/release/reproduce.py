@@ -1,6 +1,6 @@
-"""Making a bundle again: its commit in a folder of its own, its parameters, and DVC running every stage that leads to
-it with the code of that commit. What it builds on, where it was released by itself, is made first, in the same folder,
-with its own commit and parameters. The project that this is asked in stays as it is, its DVC cache included."""
+"""Makes a bundle again: checks out its commit in a separate folder, with its parameters, and has DVC run every stage
+that leads to it with that commit's code. Bundles that it builds on and that were released are made first, in the same
+folder, with their own commit and parameters. The project that this runs in, including its DVC cache, is not changed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from fst.release.recipe import CHANGED, Recipe, Step
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import plain_spec
 
-_DVC = (sys.executable, "-P", "-m", "dvc")  # -P: nothing in the clone takes the place of a library
-_GRACE_SECONDS = 10.0  # for a training that is stopped to write what it is writing
+_DVC = (sys.executable, "-P", "-m", "dvc")  # -P: no file in the clone can shadow a library
+_GRACE_SECONDS = 10.0  # for an interrupted training to finish writing
 _POLL_SECONDS = 0.1
 
 
 class NotReproduced(FstError):
-    """A stage failed on the way, so there is nothing to compare."""
+    """Raised when a stage failed on the way, so that there is nothing to compare."""
 
     exit_code = 3
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """A clone of the project at a commit, in `folder`. `fst` on its path runs the clone's code, whatever is
-    installed."""
+    """A clone of the project at a commit, in `folder`. The `fst` on its PATH runs the clone's code instead of the
+    installed one."""
 
     folder: Path
-    inner: Path  # of the project in its git repository
+    inner: Path  # path of the project inside its git repository
 
     @property
     def clone(self) -> Path:
@@ -62,14 +62,14 @@ class Workshop:
 
     @property
     def launcher(self) -> str:
-        """The script `fst`."""
+        """The text of the script `fst`."""
         modules = f'{shlex.quote(str(self.project))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
         return f'#!/bin/sh\nPYTHONPATH={modules} exec {shlex.quote(sys.executable)} -m fst.cli "$@"\n'
 
 
 def head(project: Path) -> str:
-    """The commit that a project is at, with `+changes` when its working tree differs; `unknown` outside of git. What
-    DVC recorded is no change: it is made anew; and neither are parameters, which are taken from elsewhere."""
+    """Return the commit that a project is at, with `+changes` if its working tree differs; `unknown` outside of git.
+    Differences in dvc.lock and params.yaml do not count: the former is made anew, the latter taken from elsewhere."""
     try:
         changed = _git(project, "status", "--porcelain", "-uno", "--", ".", ":!dvc.lock", ":!params.yaml")
         return _git(project, "rev-parse", "HEAD").strip() + (CHANGED if changed.strip() else "")
@@ -78,10 +78,10 @@ def head(project: Path) -> str:
 
 
 def reproduce(steps: Sequence[Step], project: Path, keep: Path | None, say: Callable[[str], None]) -> Bundle:
-    """Take the steps to a bundle and return what came out of the last. DVC's output goes where ours goes. `keep` is a
-    new folder to work in and to leave behind; without it, nothing is left behind.
+    """Take the steps to a bundle and return the bundle of the last one. DVC's output goes to our own. `keep` is a new
+    folder to work in, which is kept; without it, a temporary one is used. `say` is called with each step.
 
-    Raises ConfigError when the commit or the data is not here, NotReproduced when a stage fails.
+    Raises ConfigError if the commit or the data is not available here, NotReproduced if a stage fails.
     """
     inner = Path(_git(project, "rev-parse", "--show-prefix").strip())
     with _folder(keep) as folder:
@@ -99,7 +99,7 @@ def reproduce(steps: Sequence[Step], project: Path, keep: Path | None, say: Call
 
 
 def other_versions(recorded: Mapping[str, str]) -> list[str]:
-    """Packages that are installed in another version than a bundle was made with; another version may give other
+    """List the packages that are installed in another version than a bundle was made with; they may give different
     bytes."""
     found = []
     for package, version in recorded.items():
@@ -124,12 +124,12 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 def _top(project: Path) -> Path:
-    """The folder of the project's git repository."""
+    """The top folder of the project's git repository."""
     return Path(_git(project, "rev-parse", "--show-toplevel").strip())
 
 
 def _clone(project: Path, shop: Workshop) -> None:
-    """The repository without its files, and `fst`."""
+    """Clone the repository without checking out files, and write the script `fst`."""
     _git(project, "clone", "--quiet", "--shared", "--no-checkout", str(_top(project)), str(shop.clone))
     launcher = shop.folder / "bin" / "fst"
     launcher.parent.mkdir()
@@ -138,7 +138,8 @@ def _clone(project: Path, shop: Workshop) -> None:
 
 
 def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
-    """The files of the commit, in place of those of the step before, whose outputs stay; and the parameters."""
+    """Check out the commit's files over those of the previous step, whose outputs stay, and write params.yaml. Raises
+    ConfigError if the repository does not have the commit."""
     try:
         _git(project, "cat-file", "-e", f"{recipe.commit}^{{commit}}")
     except ConfigError as exc:
@@ -149,7 +150,7 @@ def _check_out(recipe: Recipe, project: Path, shop: Workshop) -> None:
 
 
 def _leave_the_rest(step: Step, shop: Workshop) -> None:
-    """Take the domains of other steps out of dvc.yaml: what they made is there, and DVC takes it as it is."""
+    """Remove the domains of other steps from dvc.yaml; their outputs exist, and DVC uses them as they are."""
     if not step.names:
         return
     file, domains = shop.project / "dvc.yaml", step.recipe.params["domains"]
@@ -161,8 +162,8 @@ def _leave_the_rest(step: Step, shop: Workshop) -> None:
 
 
 def _bring_problems(recipe: Recipe, project: Path, shop: Workshop) -> None:
-    """Problem files that the commit does not have, as they are in the project, or as DVC knows them there: those that
-    were made from traffic. Another content than it was made with shows in what comes out."""
+    """Copy problem files that the commit does not have, such as those made from traffic, or their .dvc files, from the
+    project. If their content has changed, the resulting bundle will differ."""
     for domain in recipe.params.get("domains", {}).values():
         path = plain_spec(domain["spec"]).removeprefix("jsonl:").partition("?")[0]
         if not path.endswith(".jsonl") or not is_inner_path(path):
@@ -177,8 +178,8 @@ def _bring_problems(recipe: Recipe, project: Path, shop: Workshop) -> None:
 
 
 def _bring_data(project: Path, shop: Workshop) -> None:
-    """Datasets that DVC tracks, from the project's cache. One that is missing there and needed stops `dvc repro`, which
-    names it."""
+    """Check out the datasets that DVC tracks from the project's cache. If one that is needed is missing there, `dvc
+    repro` stops and names it."""
     tracked = list(filter(None, _git(shop.project, "ls-files", "-z", "--", "*.dvc").split("\0")))
     if not tracked:
         return
@@ -190,7 +191,8 @@ def _bring_data(project: Path, shop: Workshop) -> None:
 
 
 def _run(command: tuple[str, ...], shop: Workshop) -> None:
-    """Run a command in the clone, in a process group of its own: when we are stopped or killed, all of it ends."""
+    """Run a command in the clone, in its own process group, all of which ends if this process is stopped or killed.
+    Raises NotReproduced if the command fails."""
     process = subprocess.Popen(
         (*WATCHED, *command), cwd=shop.project, env=shop.environment, stdin=subprocess.PIPE, start_new_session=True
     )
@@ -209,7 +211,7 @@ def _run(command: tuple[str, ...], shop: Workshop) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process group: in order first, then at once."""
+    """End a process group: with SIGTERM first, after a grace period with SIGKILL."""
     try:
         _signal(process, signal.SIGTERM)
         until = time.monotonic() + _GRACE_SECONDS
@@ -223,7 +225,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Whether there was somebody to receive it."""
+    """Send a signal to a process group; returns whether the group still exists."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):  # the latter: a group of zombies, on some systems
@@ -232,7 +234,7 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says. Raises ConfigError with what it complains about."""
+    """Run git and return its output. Raises ConfigError with git's own message if it fails."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     except OSError as exc:

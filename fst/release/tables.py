@@ -1,4 +1,4 @@
-"""Bundles in the terminal. Whatever a bundle holds is shown as text: nothing in it can write to the terminal."""
+"""Formats bundles for the terminal. A bundle's content is shown as plain text and cannot send control codes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.text import Text
 from fst.data.validation.page import visible
 from fst.release.views import FIGURES, Change, Comparison, Listed, Pair, Shown, trained
 
-SHORT = 12  # digits of an id that a reader meets
+SHORT = 12  # digits of an id that are shown
 _NAMES = {"reward": "reward", "stderr": "±", "kl": "KL, nats a token", "tokens_per_answer": "tokens an answer"}
 
 
 def text(value: Any, style: str = "") -> Text:
-    """A value as it is, on as many lines as it has."""
+    """Show a value literally, with its own line breaks and visible control characters."""
     return Text("\n".join(map(visible, str(value).split("\n"))), style)
 
 
@@ -31,7 +31,7 @@ def figure(value: Any) -> str:
 
 
 def list_table(listed: Sequence[Listed]) -> RenderableType:
-    """The bundles of a store, a line each."""
+    """List the bundles of a store, one row each."""
     if not listed:
         return text("The store has no bundles yet; `fst release NAME` publishes one.")
     table = _table("bundle", "since (UTC)", "trained", "reward on", "channel")
@@ -43,7 +43,7 @@ def list_table(listed: Sequence[Listed]) -> RenderableType:
 
 
 def show_page(shown: Shown) -> RenderableType:
-    """One bundle in full."""
+    """Show one bundle in full."""
     manifest = shown.manifest
     facts = {
         "bundle": shown.id,
@@ -61,7 +61,7 @@ def show_page(shown: Shown) -> RenderableType:
 
 
 def decision_page(gate: Mapping[str, Any]) -> RenderableType:
-    """The gate's decision: each rule with its figure, and each domain's interval."""
+    """Show the gate's decision: each rule with its figure, and each domain's interval."""
     against = short(gate["production"]) if gate["production"] else "the untrained base"
     title = f"gate: {gate['verdict']} (candidate {short(gate['candidate'])} against {against})"
     table = _table("rule", "domain", "verdict", "value", "limit", "", title=title)
@@ -78,7 +78,7 @@ def decision_page(gate: Mapping[str, Any]) -> RenderableType:
 
 
 def diff_page(found: Comparison) -> RenderableType:
-    """Two bundles side by side."""
+    """Show two bundles side by side."""
     names = (short(found.first), short(found.second))
     return Group(
         *_spaced([_pairs(found.prompts, names), _figures(found.figures, names), _made(found.made_with, names)])
@@ -86,7 +86,7 @@ def diff_page(found: Comparison) -> RenderableType:
 
 
 def facts_table(facts: Iterable[tuple[str, Any]]) -> Table:
-    """Names and values, without lines."""
+    """Make a table of names and values without borders."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -96,7 +96,7 @@ def facts_table(facts: Iterable[tuple[str, Any]]) -> Table:
 
 
 def _needs(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The files of code that score answers where the bundle is served or trained further; a bundle holds none."""
+    """The code files that are needed to score answers when serving or training further; bundles contain no code."""
     named = [facts.get("verifier", {}) for facts in manifest.get("domains", {}).values()]
     code = [f"{one['name']}, sha256 {one['sha256']}" for one in named if "sha256" in one]
     return {"needs": ", ".join(code)} if code else {}

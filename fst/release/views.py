@@ -1,5 +1,5 @@
-"""What there is to say about bundles: one in a list, one in full, two side by side. Data only; how it is shown is
-the business of fst/release/tables.py."""
+"""Views of bundles as data: one in a list, one in full, two side by side. fst/release/tables.py formats them for the
+terminal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NOT_MADE_WITH = ("files", "domains", "metrics", "gate", "provenance", "candidat
 
 @dataclass(frozen=True)
 class Listed:
-    """A bundle of the store. `at` is when it came there (ISO 8601, UTC), `run` what trained it (None: nothing did),
-    `rewards` by domain, `channels` those that point at it."""
+    """A bundle in the store. `at` is when it was published (ISO 8601, UTC), `run` the run that trained it (None for the
+    base), `rewards` are by domain, `channels` those that point at it."""
 
     id: str
     at: str
@@ -47,7 +47,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt of the same rank in two bundles, its text, score and origin; None where one has no such rank."""
+    """The prompts of the same rank in two bundles, as (text, score, origin); None if a bundle has no such rank."""
 
     domain: str
     rank: int
@@ -61,7 +61,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Change:
-    """A value by its dotted path in two bundles; None where one has none."""
+    """A value in two bundles, by its dotted path; None in a bundle that does not have it."""
 
     path: str
     first: Any
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def catalogue(references: References) -> list[Listed]:
-    """Every bundle of the store, the newest first."""
+    """List every bundle in the store, the newest first."""
     channels = references.channels()
     return [
         _listed(one.id, one.at, references.releases.manifest(one.id), channels.get(one.id, []))
@@ -90,17 +90,17 @@ def catalogue(references: References) -> list[Listed]:
 
 
 def in_full(bundle: Bundle, channels: Sequence[str] = ()) -> Shown:
-    """Everything that a bundle holds but its weights."""
+    """Return everything in a bundle except its weights."""
     return Shown(bundle.id, bundle.manifest, bundle.prompts(), bundle.evaluation(), bundle.gate(), list(channels))
 
 
 def as_json(view: Listed | Shown) -> dict[str, Any]:
-    """For programs."""
+    """Convert a view to JSON values."""
     return asdict(view)
 
 
 def compare(first: Bundle, second: Bundle) -> Comparison:
-    """What differs between two bundles, and the figures of both."""
+    """Compare two bundles: their prompts, the figures of both, and what they were made with."""
     pairs = [pair for domain in _both(first, second) for pair in _pairs(domain, first.prompts(), second.prompts())]
     metrics = [flat(bundle.manifest.get("metrics", {})) for bundle in (first, second)]
     figures = [
@@ -115,7 +115,7 @@ def compare(first: Bundle, second: Bundle) -> Comparison:
 
 
 def changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Change]:
-    """What two manifests say differently of how they were made: parameters, base, versions, run."""
+    """Yield the differences in what two bundles were made with: parameters, base, versions, run."""
     ours, theirs = _made_with(first), _made_with(second)
     for path in sorted(ours.keys() | theirs.keys()):
         if ours.get(path) != theirs.get(path):
@@ -123,12 +123,12 @@ def changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Cha
 
 
 def trained(run: Mapping[str, Any] | None) -> str:
-    """What was trained, in a few words."""
+    """Describe a run in a few words."""
     return f"{run['domain']}: {run['arm']}, seed {run['seed']}" if run else "nothing: the base model"
 
 
 def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested values by their dotted paths."""
+    """Flatten nested values into a dict by dotted path."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         nested = flat(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value}

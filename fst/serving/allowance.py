@@ -1,4 +1,4 @@
-"""How many requests a tenant may send: a count of this process, or one that all replicas share in a Redis."""
+"""Limits how many requests a tenant may send, counted in this process or in a Redis that all replicas share."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Allowance(Protocol):
     """Counts the requests of tenants."""
 
     async def wait_seconds(self, tenant: str) -> float:
-        """0 when the tenant may send a request now, which is then counted; otherwise the seconds until it may."""
+        """Return 0 and count a request if the tenant may send one now; otherwise the seconds until it may."""
         ...
 
     async def close(self) -> None:
-        """Close what the count is kept in."""
+        """Close the connection to where the count is kept, if any."""
         ...
 
 
 class Own:
-    """A token bucket per tenant in this process; an empty one is full again after a minute. 0 is no limit."""
+    """A token bucket per tenant in this process; an empty one is full again after a minute. A limit of 0 means none."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute, self._buckets = per_minute, dict[str, tuple[float, float]]()
@@ -46,16 +46,15 @@ class Own:
         return 0.0
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class Shared:
-    """A window of the last minute per tenant, in a Redis that all replicas count in. While it cannot be reached, each
-    replica counts for itself: a limit that is missed is better than no answers."""
+    """A moving window of a minute per tenant, in a Redis that all replicas share. While Redis cannot be reached, each
+    replica counts for itself: a limit that is exceeded is better than no answers."""
 
     def __init__(self, per_minute: int, url: str) -> None:
-        """Raises ConfigError for a URL that is none of a Redis, without
-        repeating it: it may hold a password."""
+        """Raise ConfigError if `url` is not a Redis URL, without repeating it, as it may contain a password."""
         require("limits")
         from limits import RateLimitItemPerMinute
         from limits.aio.storage import RedisStorage
@@ -71,7 +70,7 @@ class Shared:
             options: Any = {"implementation": "redispy", "connection_pool": self._pool}
             store = RedisStorage(f"async+{url}", wrap_exceptions=True, **options)
         except (ValueError, ConfigurationError):  # whose message repeats the URL
-            raise ConfigError("serve.limits_url: no URL of a Redis; write redis://HOST:PORT/DATABASE") from None
+            raise ConfigError("serve.limits_url: not a Redis URL; write redis://HOST:PORT/DATABASE") from None
         self._limiter, self._limit = MovingWindowRateLimiter(store), RateLimitItemPerMinute(per_minute, 1, "fst")
         self._own, self._warned = Own(per_minute), -WARN_SECONDS
 
@@ -86,8 +85,8 @@ class Shared:
         except StorageError as exc:
             if time.monotonic() - self._warned >= WARN_SECONDS:
                 self._warned = time.monotonic()
-                said = type(exc.storage_error).__name__  # its message may hold the URL, and with it a password
-                _log.warning("the Redis of serve.limits_url does not answer (%s): this replica counts for itself", said)
+                said = type(exc.storage_error).__name__  # its message may contain the URL with its password
+                _log.warning("the Redis at serve.limits_url does not answer (%s): this replica counts for itself", said)
             return await self._own.wait_seconds(tenant)
 
     async def close(self) -> None:
@@ -96,6 +95,6 @@ class Shared:
 
 
 def allowance(per_minute: int, url: str) -> Allowance:
-    """The count that parameters ask for; an empty `url` is that of this process. Raises ConfigError, and
-    MissingDependency where the extra `limits` is not installed."""
+    """Make the limiter; with an empty `url` it counts in this process. Raises ConfigError for a URL that is not a Redis
+    URL, and MissingDependency if the extra `limits` is not installed."""
     return Shared(per_minute, url) if per_minute and url else Own(per_minute)

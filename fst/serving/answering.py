@@ -1,4 +1,4 @@
-"""From a request to its answer: its release, its domain, the prompt in front of it, the engine, the log."""
+"""Answers a request: picks its release, domain and prompt, asks the engine, and writes the log."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ log = logging.getLogger("fst.gateway")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a request is answered. `domain` is "" for an unknown one, `routed` how it was found, `novelty` in [0, 1];
-    `prompt` is the id of the prompt, `ids` the token ids of the conversation with it in front, `trace` the client's
-    traceparent. `began` and `first_token`, which has an entry once there is a token, are monotonic times."""
+    """How a request will be answered. `domain` is "" if unknown, `routed` says how it was found, `novelty` is in [0,
+    1]; `prompt` is the id of the prompt, `ids` the token ids of the conversation with the prompt in front, `trace` the
+    client's traceparent. `began` and `first_token`, a list that gets one entry with the first token, are monotonic
+    times in seconds."""
 
     id: str
     release: Release
@@ -65,8 +66,8 @@ class Answering:
         self._shadows: set[asyncio.Task[None]] = set()
 
     def plan(self, asked: Asked, named: str, trace: str = "") -> Plan:
-        """The plan for a request; `named` is the domain in its header, "" without one. Raises BadRequest for an
-        unknown domain or model and a text that is too long, and while the channel has no release."""
+        """Plan the answer to a request; `named` is the domain in its header, or "". Raises BadRequest for an unknown
+        domain or model, for a text that is too long, and while the channel has no release."""
         request = answer_id(asked.chat)
         chosen = self.live.choose(request)
         if chosen is None:
@@ -83,32 +84,33 @@ class Answering:
         context = self.encoder.context
         if context is not None and len(ids) + asked.max_tokens > context:
             raise BadRequest(
-                f"the request has {len(ids)} tokens and asks for {asked.max_tokens}; the model reads {context}",
+                f"the request has {len(ids)} tokens and asks for {asked.max_tokens}; the model's context is {context}",
                 400,
                 "context_length_exceeded",
             )
         return Plan(request, release, variant, domain, routed, novelty, prompt, ids)
 
     def _domain(self, asked: Asked, named: str, release: Release) -> tuple[str, Any, float]:
-        """The domain of a request, how it was found, and the novelty of its text."""
+        """Find the domain of a request; returns it, how it was found, and the novelty of the text. Raises BadRequest
+        for an unknown domain or model."""
         route = release.route(asked.question)
         if named:
             if named not in release.prompts:
                 raise BadRequest(
-                    f"X-FST-Domain: no domain of that name; known: {_known(release)}", 404, "unknown_domain"
+                    f"X-FST-Domain: there is no such domain; known: {_known(release)}", 404, "unknown_domain"
                 )
             return named, "header", route.novelty
         if asked.model != MODEL:
             domain = asked.model.removeprefix(f"{MODEL}/")
             if domain not in release.prompts or domain == asked.model:
                 models = ", ".join([MODEL, *(f"{MODEL}/{name}" for name in release.domains)])
-                raise BadRequest(f"model: no model of that name; known: {models}", 404, "model_not_found")
+                raise BadRequest(f"model: there is no such model; known: {models}", 404, "model_not_found")
             return domain, "model", route.novelty
         return (route.domain, "router", route.novelty) if route.known else ("", "unknown", route.novelty)
 
     async def answer(self, plan: Plan, asked: Asked, tenant: str) -> list[tuple[Answer, str, str]]:
-        """The n answers as (answer, text, finish reason), recorded in the log. Raises EngineError, and TimeoutError
-        when no token comes for `serve.timeout_seconds`."""
+        """Return the n answers as (answer, text, finish reason), and record them in the log. Raises EngineError, and
+        TimeoutError if no token comes for `serve.timeout_seconds`."""
         started = time.monotonic()
         patience = Patience(self.live.params.timeout_seconds)
         with self._writing(plan, asked, patience.heard) as whole:
@@ -118,8 +120,8 @@ class Answering:
         return found
 
     async def stream(self, plan: Plan, asked: Asked, tenant: str) -> AsyncIterator[tuple[int, str, str | None]]:
-        """Yield (index of the answer, new text, finish reason, None until the end). Text that was sent is never taken
-        back. Raises EngineError and TimeoutError, as `answer` does."""
+        """Yield (index of the answer, new text, finish reason); the reason is None until the end. Text that was sent is
+        never retracted. Raises EngineError and TimeoutError as `answer` does."""
         started = time.monotonic()
         pieces: asyncio.Queue[tuple[int, int | None]] = asyncio.Queue()
         heard: dict[int, list[int]] = {i: [] for i in range(asked.n)}
@@ -142,8 +144,8 @@ class Answering:
             yield index, text[len(told[index]) :] if text.startswith(told[index]) else "", finish
 
     def _safe(self, tokens: list[int], asked: Asked) -> str:
-        """The text of the tokens so far that no later token can change: it ends before half a character and before
-        the beginning of a stop text."""
+        """The part of the text so far that no later token can change: it ends before an incomplete character and before
+        anything that may be the beginning of a stop text."""
         text = self.encoder.text(tokens)
         if text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
@@ -156,8 +158,8 @@ class Answering:
     def record(
         self, plan: Plan, asked: Asked, tenant: str, found: list[tuple[Answer, str, str]], seconds: float
     ) -> None:
-        """Write an answered request to the log with the first of its answers, keep it for feedback, and have the shadow
-        release answer it too."""
+        """Log an answered request with the first of its answers, remember it for feedback, and let the shadow release
+        answer it too."""
         answer, text, finish = found[0]
         others = sum(len(other.tokens) for other, _, _ in found[1:])
         trace = answered(plan, asked, len(answer.tokens) + others, [end for _, _, end in found], seconds)
@@ -210,7 +212,7 @@ class Answering:
             with self._writing(copy, replace(asked, n=1), patience.heard) as whole:
                 (answer,) = await patience.wait(whole)
         except (EngineError, BadRequest, TimeoutError) as exc:
-            log.warning("the shadow release does not answer: %s", exc)
+            log.warning("the shadow release failed to answer: %s", exc)
             return
         text, finish = finished(answer, asked, self.encoder.is_control)
         tokens = (len(copy.ids), len(answer.tokens))
@@ -220,8 +222,8 @@ class Answering:
     def _writing(
         self, plan: Plan, asked: Asked, heard: Callable[[int, int], None]
     ) -> Iterator[asyncio.Future[list[Answer]]]:
-        """The n answers, in the making; `heard` is called with (index of the answer, token). What is not answered at
-        the end of the block leaves the engine."""
+        """Start the n answers and yield their future; `heard` is called with (index of the answer, token). Answers that
+        are unfinished at the end of the block are cancelled in the engine."""
 
         def told(index: int, token: int) -> None:
             if not plan.first_token:
@@ -235,7 +237,7 @@ class Answering:
         with plan.release.held():
             answers = [one(index) for index in range(asked.n)]
             whole = asyncio.gather(*answers)
-            whole.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it by then
+            whole.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may never be awaited
             try:
                 yield whole
             finally:

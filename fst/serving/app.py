@@ -38,7 +38,7 @@ Handler = Callable[[Request, Caller], Awaitable[Response]]
 
 
 class Gateway:
-    """The routes of a gateway over an `Answering`. `in_hand` counts the requests that are being answered."""
+    """The gateway's routes, on top of an `Answering`. `in_hand` counts the requests that are being answered."""
 
     def __init__(self, answering: Answering, params: ServeParams, keys: Keys, max_new_tokens: int) -> None:
         self.answering, self.params, self.keys, self.most_tokens = answering, params, keys, max_new_tokens
@@ -49,7 +49,7 @@ class Gateway:
         self.began = time.time()
 
     def app(self, pages: Sequence[BaseRoute] = ()) -> Starlette:
-        """The ASGI application, with `pages` as further routes. Its lifespan starts and ends the engine."""
+        """Make the ASGI application, with `pages` as further routes. Its lifespan starts and stops the engine."""
         routes: list[BaseRoute] = [
             Route("/v1/chat/completions", self._guarded(self._completions, "ask"), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._completions, "ask"), methods=["POST"]),
@@ -81,7 +81,8 @@ class Gateway:
     # -- authentication, errors and accounting ----------------------------------------------------------
 
     def _guarded(self, handler: Handler, right: Right | None = None) -> Callable[[Request], Awaitable[Response]]:
-        """The handler, for callers whose key is known and has the right (None: any key)."""
+        """Wrap a handler: admit only callers whose key has the right (None: any known key), turn exceptions into error
+        responses, and account for the request."""
 
         async def guarded(request: Request) -> Response:
             started, caller = time.monotonic(), None
@@ -98,7 +99,7 @@ class Gateway:
                 response = failure(f"no token within {self.params.timeout_seconds:g} s", 504, "timeout")
             except Exception:
                 log.exception("a request failed")
-                response = failure("the gateway failed; its log says more", 500, "internal_error")
+                response = failure("internal error; see the gateway's log", 500, "internal_error")
             if not isinstance(response, StreamingResponse):
                 self._account(request, response.status_code, response.headers, caller, time.monotonic() - started)
             return response
@@ -106,34 +107,34 @@ class Gateway:
         return guarded
 
     async def _admitted(self, request: Request, right: Right | None) -> Caller:
-        """The caller of a request that is admitted. Raises BadRequest."""
+        """Return the caller of an admitted request. Raises BadRequest for one that is refused."""
         for name in ("x-fst-domain", "authorization"):
             if any(ord(c) < 32 or ord(c) == 127 for c in request.headers.get(name, "")):
-                raise BadRequest(f"{name}: control characters", 400, "invalid_header")
+                raise BadRequest(f"{name}: contains control characters", 400, "invalid_header")
         caller = self.keys.caller(request.headers.get("authorization", ""))
         if caller is None:
-            raise BadRequest("no such key; send one as `Authorization: Bearer KEY`", 401, "invalid_api_key")
+            raise BadRequest("no such key; send a valid one as `Authorization: Bearer KEY`", 401, "invalid_api_key")
         if right and not caller.may(right):
             raise BadRequest(
                 f"this needs a key with another role ({caller.role} may not {SAYS[right]})", 403, "forbidden"
             )
         if self.draining:
-            raise Busy("the gateway is being stopped", 503, 5)
+            raise Busy("the gateway is shutting down", 503, 5)
         if wait := await self.allowance.wait_seconds(caller.tenant):
-            raise Busy(f"more than {self.params.requests_per_minute} requests a minute", 429, wait)
+            raise Busy(f"more than {self.params.requests_per_minute} requests per minute", 429, wait)
         return caller
 
     async def _values(self, request: Request) -> dict[str, Any]:
-        """The JSON object in a request's body. Raises BadRequest; for another content type too, since a browser sends
-        JSON across sites only where a server agrees to it, and plain text without asking."""
+        """Read the JSON object in a request's body. Raises BadRequest, also for any other content type: a browser sends
+        JSON to another site only if its server agrees, but sends plain text without asking."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != JSON:
             raise BadRequest(f"Content-Type: expected {JSON}", 415, "unsupported_media_type")
         return openai.parse_json(await self._body(request))
 
     async def _body(self, request: Request) -> bytes:
-        """The body of a request. Raises BadRequest as soon as it is known to exceed `serve.max_body_bytes`. Starlette's
-        `max_body_size` is not used: for a declared length it answers in plain text, whatever the handler raises."""
+        """Read the body of a request. Raises BadRequest as soon as it is known to exceed `serve.max_body_bytes`.
+        Starlette's `max_body_size` is not used: if the declared length is too large, it answers in plain text."""
         most = self.params.max_body_bytes
         said = request.headers.get("content-length", "0")
         if not said.isdecimal() or int(said) > most:
@@ -147,7 +148,7 @@ class Gateway:
         return b"".join(parts)
 
     def _account(self, request: Request, status: int, headers: Any, caller: Caller | None, seconds: float) -> None:
-        """Write a line to the gateway's own log, without question and answer, and count the request for Prometheus."""
+        """Write a line to the access log, without question and answer, and count the request for Prometheus."""
         domain, release = headers.get("X-FST-Domain", ""), headers.get("X-FST-Release", "")
         variant = "canary" if self.live.trial and self.live.trial.release.id == release else "production"
         if request.url.path.startswith("/v1/c"):
@@ -171,7 +172,7 @@ class Gateway:
 
     async def _completions(self, request: Request, caller: Caller) -> Response:
         if self.in_hand >= self.params.max_waiting:
-            raise Busy(f"{self.in_hand} requests are in hand already", 429, 1)
+            raise Busy(f"{self.in_hand} requests are already being answered", 429, 1)
         self.in_hand += 1
         counted = True
         try:
@@ -181,7 +182,7 @@ class Gateway:
                 asked, request.headers.get("x-fst-domain", ""), request.headers.get("traceparent", "")
             )
             if asked.stream:
-                counted = False  # the stream counts itself out
+                counted = False  # the stream lowers the count when it ends
                 return StreamingResponse(
                     self._events(request, plan, asked, caller),
                     headers={**SAFE, **plan.headers},
@@ -196,7 +197,7 @@ class Gateway:
                 self.in_hand -= 1
 
     async def _events(self, request: Request, plan: Any, asked: Asked, caller: Caller) -> AsyncIterator[bytes]:
-        """A streamed answer as server-sent events; a failure midway becomes an event too."""
+        """Yield a streamed answer as server-sent events; a failure midway becomes an event too."""
         started, status, written = time.monotonic(), 200, 0
         try:
             if asked.chat:
@@ -228,7 +229,7 @@ class Gateway:
         told = said(await self._values(request), caller.tenant)
         found = self.answering.responses.get(told.id, caller.tenant)
         if found is None:
-            raise BadRequest("no response of yours has that id", 404, "unknown_response")
+            raise BadRequest("none of your responses has this id", 404, "unknown_response")
         if told.answer is not None and self.live.production:
             try:
                 scored = reward_of(found, told.answer, self.live.production.manifest)
@@ -247,7 +248,7 @@ class Gateway:
         values = await self._values(request)
         to, channel = values.get("to"), values.get("channel", self.live.channel)
         if not isinstance(to, (str, type(None))) or not isinstance(channel, str):
-            raise BadRequest("to and channel: expected texts")
+            raise BadRequest("to and channel: expected strings")
         reason = f"by {caller.tenant}, over HTTP"
         moved = await asyncio.to_thread(self.live.releases.rollback, channel, to, reason)
         await self.live.look()

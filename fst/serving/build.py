@@ -1,4 +1,4 @@
-"""Builds a gateway from parameters (engine, releases, keys, traffic log), and runs it."""
+"""Builds a gateway from parameters (engine, releases, keys, traffic log) and runs it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ DAY_SECONDS = 86_400
 
 
 def build(params: Params, fetched: Callable[[str], Path], channel: str) -> Gateway:
-    """The gateway of a channel; `fetched` gives the folder that a bundle's id is fetched into. Raises ConfigError for
-    an address beyond loopback without a key file, and for an unknown redactor."""
+    """Build the gateway of a channel; `fetched` maps a bundle's id to the folder that it is fetched into. Raises
+    ConfigError for an address other than loopback without a key file, and for an unknown redactor."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keys = Keys(Path(params.serve.keys) if params.serve.keys else None)
     if keys.open and not is_loopback(params.serve.host):
@@ -57,12 +57,12 @@ def build(params: Params, fetched: Callable[[str], Path], channel: str) -> Gatew
 
 
 def allowed(gateway: Gateway, request: Request) -> bool:
-    """Whether the caller may read the page's data."""
+    """Whether the request's key is known, so that its sender may read the page's data."""
     return gateway.keys.caller(request.headers.get("authorization", "")) is not None
 
 
 def run(gateway: Gateway, pages: Sequence[BaseRoute]) -> None:
-    """Serve the gateway with its pages at the address of its parameters, until the process is told to stop."""
+    """Serve the gateway and its pages at `serve.host` and `serve.port` until the process is stopped."""
     serve = gateway.params
     config = uvicorn.Config(
         gateway.app(pages),
@@ -78,7 +78,8 @@ def run(gateway: Gateway, pages: Sequence[BaseRoute]) -> None:
 
 
 def _redactor(name: str) -> Redactor | None:
-    """The entry point that traffic.redact names; None for an empty name. Raises ConfigError."""
+    """Load the entry point that traffic.redact names; None for an empty name. Raises ConfigError if it is not
+    installed."""
     if not name:
         return None
     for point in entry_points(group=REDACTORS):

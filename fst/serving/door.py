@@ -1,11 +1,11 @@
-"""The Host and Origin of every request, looked at before it is answered.
+"""Checks the Host and Origin headers of every request before it is answered.
 
-Any page that is open in a browser can send requests to a port of its own machine. The browser names the page's site in
-the header `Origin`; and where that site's name was made to point at 127.0.0.1 (DNS rebinding), in `Host`. So without
-keys the gateway answers to the names of the loopback interface alone, and no request of another origin is answered.
+Any page that is open in a browser can send requests to ports of the same machine. The browser then names the page's
+site in the header `Origin`, or in `Host` if the site's name was made to resolve to 127.0.0.1 (DNS rebinding). So
+without keys the gateway answers only to the names of the loopback interface, and requests of other origins are refused.
 
-Starlette's TrustedHostMiddleware does not fit: it answers in plain text, and before a key is looked at, which would
-hide a 401.
+Starlette's TrustedHostMiddleware does not fit: it answers in plain text and before keys are checked, which would hide
+a 401.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fst.serving.replies import failure
 
 class Door:
     """ASGI middleware that refuses requests with status 403. `hosts` are the names that the gateway answers to besides
-    those of the loopback interface; with keys and without `hosts` it answers to every name. Where keys are asked for, a
-    request without a known one passes: it gets its 401, or a page that is open to all."""
+    those of the loopback interface; with keys and without `hosts` it answers to every name. If keys are required, a
+    request without a known one passes here, and then gets a 401 or a page that is open to all."""
 
     def __init__(self, app: ASGIApp, keys: Keys, hosts: Iterable[str]) -> None:
         self._app, self._keys = app, keys
@@ -39,10 +39,10 @@ class Door:
         await self._app(scope, receive, send)
 
     def _refused(self, headers: Headers) -> tuple[str, int, str] | None:
-        """(message, status, code) of a refusal."""
+        """Return (message, status, code) if the request is refused, otherwise None."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if (self._keys.open or self._hosts) and not self._answers_to(host):
-            says = "the gateway does not answer to the name in the header Host; `serve.allowed_hosts` says to which"
+            says = "the gateway does not answer to the name in the header Host; see `serve.allowed_hosts`"
             return says, 403, "forbidden_host"
         if origin is not None and _authority(origin) != host.lower():
             return "pages of other sites (header Origin) may not use the gateway", 403, "forbidden_origin"
@@ -57,7 +57,7 @@ class Door:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine alone."""
+    """Whether a host name or address is that of the loopback interface."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -65,7 +65,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _authority(origin: str) -> str | None:
-    """Host and port of an origin; None for one that is opaque (`null`) or broken."""
+    """The host and port of an origin; None if it is opaque (`null`) or malformed."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Conversations as token ids that no text can break out of: what a user writes never becomes a control token."""
+"""Encodes conversations as token ids such that no text can break out of its turn: users cannot write control tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fst.models.reader import Message, Reader
 
 
 class Encoder:
-    """`reader` is the base model's tokenizer with its chat template."""
+    """Encodes and decodes with a reader, the base model's tokenizer and chat template."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -24,9 +24,9 @@ class Encoder:
         return self._reader.context
 
     def chat(self, prompt: str, messages: Sequence[Message], options: Mapping[str, Any] | None = None) -> list[int]:
-        """Token ids of a conversation with a domain's prompt in front, ready for the assistant's turn. The caller's
-        system messages follow the prompt. `options` of the chat template take the place of the reader's. Raises
-        ValueError for control tokens that the texts put into it."""
+        """Encode a conversation with a domain's prompt in front, up to where the assistant's turn begins. The caller's
+        system messages follow the prompt. `options` of the chat template replace the reader's. Raises ValueError if the
+        texts still produce control tokens."""
         texts = [{"role": m["role"], "content": self._plain(m["content"])} for m in messages]
         system = [m["content"] for m in texts if m["role"] == "system"]
         turns = [m for m in texts if m["role"] != "system"]
@@ -37,26 +37,26 @@ class Encoder:
             turns = [{**turns[0], "content": f"{front}\n\n{turns[0]['content']}"}, *turns[1:]]
         ids = self._reader.encode([turns], options)[0]
         if self._count(ids) != self._expected(tuple(m["role"] for m in turns), options):
-            raise ValueError("the text holds control tokens of the model")
+            raise ValueError("the text contains control tokens of the model")
         return ids
 
     def is_control(self, token: int) -> bool:
-        """Whether a token is a control token, such as the end of an answer, and not text."""
+        """Whether a token is a control token, such as the end of an answer, rather than text."""
         return token in self._control
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of an answer's tokens."""
+        """Decode an answer's tokens, without special tokens and surrounding white space."""
         return str(self._reader.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def _plain(self, text: str) -> str:
-        """The text with the spelling of every control token broken up."""
+        """Return the text with a space put into every spelled-out control token."""
         for spelled in self._spelled:
             if spelled in text:
                 text = text.replace(spelled, f"{spelled[0]} {spelled[1:]}")
         return text
 
     def _expected(self, roles: tuple[str, ...], options: Mapping[str, Any] | None) -> int:
-        """The number of control tokens in a conversation of these roles, whatever its texts are."""
+        """The number of control tokens that the chat template itself produces for these roles."""
         shape = (roles, None if options is None else tuple(sorted(options.items())))
         if shape not in self._shapes:
             turns = [{"role": role, "content": "x"} for role in roles]

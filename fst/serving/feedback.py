@@ -1,4 +1,4 @@
-"""Recent responses, kept so that feedback can refer to them, and their rewards by the domain's verifier."""
+"""Remembers recent responses, so that feedback can refer to them, and scores them with the domain's verifier."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from fst.serving.openai import BadRequest, only
 from fst.traffic.log import Feedback, Position, Request, read, segments
 
 REMEMBERED = 100_000  # responses
-SEGMENTS = 3  # that are read again at a start
+SEGMENTS = 3  # of the log that are read again at a start
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a later feedback needs to know of a response."""
+    """What is kept of a response for later feedback on it."""
 
     tenant: str
     domain: str
     question: str
     response: str
     release: str
-    trace: str = ""  # the traceparent of its span, where spans are sent
+    trace: str = ""  # the traceparent of its span, if spans are sent
 
 
 class Responses:
@@ -45,7 +45,7 @@ class Responses:
 
     @classmethod
     def of_log(cls, folder: Path) -> Responses:
-        """The responses of the log's last segments, for a gateway that starts again."""
+        """Read the responses in the log's last segments, for a gateway that is restarted."""
         found, numbers = cls(), list(segments(folder))
         for record in read(folder, Position(numbers[-SEGMENTS]))[0] if len(numbers) >= SEGMENTS else read(folder)[0]:
             if isinstance(record, Request) and record.variant != "shadow":
@@ -65,32 +65,32 @@ class Responses:
             self._found[response] = replace(found, trace=trace)
 
     def get(self, response: str, tenant: str) -> Remembered | None:
-        """A tenant's own response; None for an unknown id and, so that nothing is given away, for another tenant's."""
+        """Return a tenant's own response; None for an unknown id and, so as not to reveal it, for another tenant's."""
         found = self._found.get(response)
         return found if found and found.tenant == tenant else None
 
 
 def said(values: Mapping[str, Any], tenant: str) -> Feedback:
-    """The feedback in a request's body, with the reward that the client gives. Raises BadRequest that names the
+    """Read the feedback in a request's body, with the reward that the client gives. Raises BadRequest, which names the
     field."""
     only(dict(values), frozenset(("id", "answer", "reward", "comment")))
     response, answer, reward, comment = (values.get(key) for key in ("id", "answer", "reward", "comment"))
     if not isinstance(response, str) or not isinstance(answer, (str, type(None))):
-        raise BadRequest("id and answer: expected texts")
+        raise BadRequest("id and answer: expected strings")
     if not isinstance(comment, (str, type(None))):
-        raise BadRequest("comment: expected a text")
+        raise BadRequest("comment: expected a string")
     is_number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
     if reward is not None and not (is_number and 0 <= reward <= 1):
         raise BadRequest("reward: expected a number from 0 to 1")
     if answer is None and reward is None and not comment:
-        raise BadRequest("say something: an answer, a reward or a comment")
+        raise BadRequest("send at least one of answer, reward and comment")
     return Feedback(response, time.time(), tenant, reward, answer, comment or "", "client")
 
 
 def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) -> float | None:
-    """The reward in [0, 1] of a response, given the right answer, by its domain's verifier. Equality decides for a
-    domain that the release does not serve, or whose verifier needs more of a problem than its answer. None for a
-    domain whose verifier is code that is not here as the release knows it."""
+    """Score a response, given the right answer, with its domain's verifier; returns a reward in [0, 1]. Equality
+    decides for a domain that the release does not serve, or whose verifier needs more of a problem than its answer.
+    Returns None if the domain's verifier is not available here (see `verifier_here`)."""
     facts = manifest["domains"].get(remembered.domain)
     verify = verifier_here(facts) if facts else build_verifier("exact", {"answer": "auto"})
     asked = Problem("", remembered.domain, remembered.question, answer)
@@ -98,9 +98,9 @@ def reward_of(remembered: Remembered, answer: str, manifest: Mapping[str, Any]) 
 
 
 def verifier_here(facts: Mapping[str, Any]) -> Verifier | None:
-    """The verifier of a domain by its entry in a release's manifest; None for one whose library is not installed, and
-    for code of which this machine has no file of the same content below the working directory. A release brings no
-    code, and none is run that it does not know."""
+    """Build the verifier of a domain from its entry in a release's manifest. Returns None if its library is not
+    installed, or if it is code and no file below the working directory has the SHA-256 in the manifest: a release
+    contains no code, and only code that it names is run."""
     named = dict(facts.get("verifier") or verifier_of(facts["spec"]))
     sha256 = named.pop("sha256", None)
     if names_code(named["name"]) and not _is_here(named["name"], sha256):
@@ -108,7 +108,7 @@ def verifier_here(facts: Mapping[str, Any]) -> Verifier | None:
     try:
         return answer_verifier(facts["spec"], named)
     except MissingDependency as exc:
-        _warn(f"answers to {facts['spec']} are not scored here, the rewards that clients give are taken: {exc}")
+        _warn(f"answers to {facts['spec']} cannot be scored here; rewards given by clients are used instead: {exc}")
         return None
 
 
@@ -125,8 +125,8 @@ def _is_here(name: str, sha256: str | None) -> bool:
         here = False
     if not here:
         _log.warning(
-            "the verifier %s is not here as the release knows it (sha256 %s): put that file below %s and start again; "
-            "until then the rewards that clients give are taken",
+            "there is no file of the verifier %s with the release's sha256 (%s): put it below %s and restart; until "
+            "then rewards given by clients are used instead",
             name,
             sha256,
             Path.cwd(),

@@ -2,7 +2,7 @@
 
 {"keys": [{"sha256": "...", "tenant": "alice", "role": "user" | "ask" | "feedback" | "admin"}]}
 
-Feedback becomes training data, so it is a right of its own: a key may ask (`ask`), may give feedback on its tenant's
+Feedback becomes training data, so it is a separate right: a key may ask (`ask`), give feedback on its tenant's
 responses (`feedback`), or both (`user`). An `admin` may also roll a release back.
 """
 
@@ -28,7 +28,7 @@ RIGHTS: dict[Role, frozenset[Right]] = {
     "admin": frozenset({"ask", "feedback", "admin"}),
 }
 PREFIX = "fst-"
-LOCAL = "local"  # everybody, where no keys are asked for
+LOCAL = "local"  # the tenant of every caller if no keys are required
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Caller:
 
 
 class Keys:
-    """A key file, read again when it changes. Without a file everybody is the tenant `local`, who is no admin."""
+    """A key file, read again when it changes. Without a file every caller is the tenant `local`, a `user`."""
 
     def __init__(self, file: Path | None) -> None:
         self._file, self._known, self._seen = file, dict[str, Caller](), (0, 0)
@@ -51,12 +51,12 @@ class Keys:
 
     @property
     def open(self) -> bool:
-        """Whether no key is asked for."""
+        """Whether no key is required."""
         return self._file is None
 
     def caller(self, authorization: str) -> Caller | None:
-        """The caller that the header `Authorization` names; None for an unknown key. The key is compared with every
-        known one, in constant time."""
+        """Return the caller that the header `Authorization` identifies; None for an unknown key. The key is compared
+        with every known one, in constant time."""
         self._read()
         if self._file is None:
             return Caller(LOCAL, "user")
@@ -70,8 +70,8 @@ class Keys:
         return found
 
     def _read(self) -> None:
-        """Read the file if it changed. Raises ConfigError when the first reading fails; a file that is broken later is
-        ignored and the known keys stay."""
+        """Read the file if it changed. Raises ConfigError if the first reading fails; if a later one fails, the known
+        keys stay."""
         if self._file is None:
             return
         try:
@@ -82,13 +82,13 @@ class Keys:
         except (OSError, ValueError, KeyError, TypeError) as exc:
             if not self._seen[0]:
                 raise ConfigError(
-                    f"serve.keys: {self._file} is no key file ({exc}); make one with `fst keys add NAME`"
+                    f"serve.keys: {self._file} is not a key file ({exc}); make one with `fst keys add NAME`"
                 ) from exc
 
 
 def tenants_of(file: str) -> list[str]:
-    """The names of all tenants that may have given feedback: those of a key file (empty: none), and that of a gateway
-    without keys. A file that cannot be read names nobody."""
+    """Return the names of all tenants that may have given feedback: those of a key file (empty path: none), and
+    `local`. A file that cannot be read adds none."""
     try:
         known = _parse(Path(file)).values() if file else ()
     except (OSError, ValueError, KeyError, TypeError):
@@ -97,13 +97,14 @@ def tenants_of(file: str) -> list[str]:
 
 
 def add_key(file: Path, tenant: str, role: Role) -> str:
-    """Add a key to a file, and return it: it is shown once and kept nowhere. Raises ConfigError."""
+    """Make a key, add its digest to a file, and return the key, which is stored nowhere. Raises ConfigError for a bad
+    tenant name or key file."""
     if not tenant or not tenant.isprintable() or len(tenant) > 64:
         raise ConfigError(f"{tenant!r}: a tenant's name is 1 to 64 printable characters")
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["keys"] if file.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(f"{file} is no key file ({exc}); name another") from exc
+        raise ConfigError(f"{file} is not a key file ({exc}); name another") from exc
     key = PREFIX + secrets.token_urlsafe(32)
     entries.append({"sha256": _digest(key), "tenant": tenant, "role": role})
     file.parent.mkdir(parents=True, exist_ok=True)

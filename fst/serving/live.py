@@ -1,8 +1,8 @@
-"""The releases in force. The channel is polled; the release that it points at is fetched, verified, loaded, and only
-then swapped in. A request keeps the release that it began with; an adapter is unloaded after its last request.
+"""The releases in force. The channel is polled; the release it points at is fetched, verified, loaded, and only then
+swapped in. A request keeps the release it began with; an adapter is unloaded after its last request.
 
-A new release may be tried on a share of the traffic first (canary): once enough of its answers were scored it is
-promoted, or the channel is moved back, when its mean reward is below production's (one-sided Welch test at 95%).
+A new release may first be tried on a share of the traffic (canary). Once enough of its answers have been scored it is
+promoted, or, if its mean reward is below production's (one-sided Welch test at 95%), the channel is moved back.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from fst.store.bundle import Bundle
 from fst.store.releases import Releases
 
 Variant = Literal["production", "canary", "shadow"]
-WORSE = 1.645  # standard errors below production's mean: one-sided, 95%
+WORSE = 1.645  # standard errors below production's mean that count as worse: one-sided, 95%
 log = logging.getLogger("fst.gateway")
 
 
 @dataclass(eq=False)
 class Release:
-    """A release, ready to serve. `prompts` are (id, text) of each domain, the best first."""
+    """A release, ready to serve. `prompts` has (id, text) pairs by domain, the best first; `adapter` is its name in the
+    engine, None for the base; `in_hand` counts the requests that are answered with it."""
 
     id: str
     manifest: dict[str, Any]
@@ -56,17 +57,17 @@ class Release:
 
     @property
     def template_options(self) -> dict[str, Any]:
-        """The options of the chat template that it was trained with."""
+        """The options of the chat template that the release was trained with."""
         return dict(self.manifest["params"].get("model", {}).get("chat_template_kwargs", {}))
 
     def route(self, text: str) -> Route:
-        """The route of a text. A release of one domain and no reference traffic sends every text to that domain."""
+        """Route a text to a domain. A release with one domain and no reference traffic sends every text there."""
         if not self.router.domains and len(self.prompts) == 1:
             return Route(self.domains[0], True, 0.0, 1.0)
         return self.router.route(text)
 
     def prompt(self, domain: str, dealt: bool) -> tuple[str, str]:
-        """(id, text) of the prompt for a request: the domain's best, or, with `dealt`, its prompts in turn."""
+        """Return (id, text) of the prompt for a request: the domain's best or, with `dealt`, its prompts in turn."""
         if domain not in self.prompts:
             return "", self.seed_prompt
         prompts = self.prompts[domain]
@@ -77,7 +78,7 @@ class Release:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the release loaded while a request is answered with it."""
+        """Keep the release loaded inside the block, while a request is answered with it."""
         self.in_hand += 1
         try:
             yield
@@ -87,14 +88,14 @@ class Release:
 
 @dataclass
 class Trial:
-    """A canary: rewards of scored answers since it began, its own and production's."""
+    """A canary: the rewards of its own and of production's scored answers since it began."""
 
     release: Release
     own: list[float] = field(default_factory=list)
     production: list[float] = field(default_factory=list)
 
     def verdict(self, scored: int) -> Literal["promote", "roll back"] | None:
-        """The outcome after `scored` scored answers of the canary; None before."""
+        """Return the outcome once the canary has `scored` scored answers; None before."""
         if len(self.own) < scored:
             return None
         if len(self.production) < 2:
@@ -103,14 +104,15 @@ class Trial:
 
 
 def worse(ours: list[float], theirs: list[float]) -> bool:
-    """Whether the mean of ours is below theirs by more than chance (one-sided Welch test at 95%, normal limit)."""
+    """Whether the mean of ours is below theirs by more than chance (one-sided Welch test at 95%, normal
+    approximation)."""
     spread = statistics.variance(ours) / len(ours) if len(ours) > 1 else 0.0
     spread += statistics.variance(theirs) / len(theirs) if len(theirs) > 1 else 0.0
     return statistics.fmean(theirs) - statistics.fmean(ours) > WORSE * math.sqrt(spread)
 
 
 class Live:
-    """The releases that are served. All methods belong to the gateway's event loop; the store is read in threads."""
+    """The releases that are served. Call all methods on the gateway's event loop; the store is read in threads."""
 
     def __init__(self, releases: Releases, worker: Worker | Threads, params: ServeParams, channel: str) -> None:
         self.releases, self.worker, self.params, self.channel = releases, worker, params, channel
@@ -128,7 +130,7 @@ class Live:
     # -- requests ---------------------------------------------------------------------------------------
 
     def choose(self, request: str) -> tuple[Release, Variant] | None:
-        """The release that answers a request with that id, and as what; None before the first release."""
+        """Choose the release that answers the request with this id, and its variant; None before the first release."""
         if self.trial and share_of(request) < self.params.canary_percent / 100:
             return self.trial.release, "canary"
         return (self.production, "production") if self.production else None
@@ -145,14 +147,14 @@ class Live:
     # -- the channel ------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Look at the channel every `serve.poll_seconds`, for as long as the gateway runs."""
+        """Call `look` every `serve.poll_seconds` for as long as the gateway runs."""
         while True:
             await asyncio.sleep(self.params.poll_seconds)
             await self.look()
 
     async def look(self) -> None:
-        """Bring what is served up to date with the channel, once. After a failure everything is as before, and
-        `problem` says why."""
+        """Bring the served releases up to date with the channel, once. If that fails, everything stays as it was, and
+        `problem` has the reason."""
         async with self._turn:
             try:
                 await self._settle()
@@ -162,7 +164,7 @@ class Live:
                 self.problem = ""
             except (FstError, OSError) as exc:
                 if str(exc) != self.problem:
-                    log.warning("the channel's release is not served: %s", exc)
+                    log.warning("cannot serve the channel's release: %s", exc)
                 self.problem = str(exc)
             await self._forget()
 
@@ -187,7 +189,7 @@ class Live:
             self.shadow = await self._prepared(bundle_id)
 
     async def _settle(self) -> None:
-        """Promote the canary or roll it back, once enough of its answers were scored."""
+        """Promote the canary or roll it back, once enough of its answers have been scored."""
         if self.trial is None or self.production is None:
             return
         verdict = self.trial.verdict(self.params.canary_scored)
@@ -212,7 +214,7 @@ class Live:
         log.info("release %s is in force", release.id[:12])
 
     async def _prepared(self, bundle_id: str) -> Release:
-        """A release, verified and loaded. Raises FstError; nothing has changed then."""
+        """Fetch, verify and load a release. Raises FstError, in which case nothing has changed."""
         if bundle_id not in self._ready:
             bundle = await asyncio.to_thread(self.releases.fetch, bundle_id, self.folder(bundle_id))
             release = await asyncio.to_thread(_read, bundle)
@@ -222,7 +224,7 @@ class Live:
         return self._ready[bundle_id]
 
     async def _forget(self) -> None:
-        """Unload the releases that are not served any more and that no request is answered with."""
+        """Unload the releases that are no longer served and that no request uses."""
         kept = [self.production, self.shadow, self.trial.release if self.trial else None]
         for bundle_id, release in list(self._ready.items()):
             if release.in_hand or any(release is one for one in kept):
@@ -246,5 +248,5 @@ def _read(bundle: Bundle) -> Release:
 
 
 def share_of(request: str) -> float:
-    """A number in [0, 1), uniform over request ids and always the same for one id."""
+    """Hash a request id to a number in [0, 1), uniform over ids and always the same for one id."""
     return int.from_bytes(hashlib.sha256(request.encode()).digest()[:6]) / 2**48

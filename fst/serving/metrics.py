@@ -8,7 +8,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The figures of one gateway, in a registry of their own. The label `domain` is "" for an unknown one."""
+    """The figures of one gateway, in a separate registry. The label `domain` is "" for an unknown domain."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -31,5 +31,5 @@ class Metrics:
         self.swaps = Gauge("fst_release_swaps", "releases that came into force", registry=self.registry)
 
     def page(self) -> bytes:
-        """The text that Prometheus reads."""
+        """The figures in Prometheus' text format."""
         return generate_latest(self.registry)

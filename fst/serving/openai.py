@@ -1,5 +1,5 @@
-"""The shapes of OpenAI's API: requests are checked, answers are built. A field that is not served is refused by its
-name, unless its value asks for nothing: what a client asked for is never left out in silence."""
+"""The shapes of OpenAI's API: checks requests and builds answers. A field that is not served is refused by name, unless
+its value is neutral: nothing that a client asks for is silently ignored."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 from fst.models.sampler import Answer
 
 MOST_ANSWERS = 8
-LEAST_TOP_P = 1e-9  # the likeliest token alone, which is what top_p 0 asks for
+LEAST_TOP_P = 1e-9  # only the likeliest token, which is what top_p 0 asks for
 SERVED = frozenset((
     "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stop", "stream",
     "stream_options",
 ))  # fmt: skip
-UNREAD = frozenset(("user", "metadata", "safety_identifier", "prompt_cache_key"))  # they change no answer
-NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields that are not served -> values that ask for nothing
+UNREAD = frozenset(("user", "metadata", "safety_identifier", "prompt_cache_key"))  # do not affect the answer
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # fields that are not served -> their neutral values
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
@@ -72,22 +72,22 @@ class Asked:
 
     @property
     def question(self) -> str:
-        """The last message of the user."""
+        """The user's last message; "" without one."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body. Raises BadRequest."""
+    """Parse a body as a JSON object. Raises BadRequest if it is none."""
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no number of JSON")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         values = json.loads(body.decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as exc:
-        raise BadRequest(f"the body is no JSON: {exc}") from exc
+        raise BadRequest(f"the body is not valid JSON: {exc}") from exc
     if not isinstance(values, dict):
-        raise BadRequest("the body is no JSON object")
+        raise BadRequest("the body is not a JSON object")
     return values
 
 
@@ -99,7 +99,7 @@ def parse_request(values: dict[str, Any], most_tokens: int, chat: bool) -> Asked
     stop = values.get("stop") or ()
     stop = (stop,) if isinstance(stop, str) else stop
     if not isinstance(stop, (list, tuple)) or len(stop) > 4 or not all(isinstance(s, str) and s for s in stop):
-        raise BadRequest("stop: expected a text, or up to 4 of them")
+        raise BadRequest("stop: expected a string, or up to 4 of them")
     seed = _integer(values, "seed", None, None)
     options = values.get("stream_options") or {}
     if not isinstance(options, dict):
@@ -127,7 +127,7 @@ def answer_id(chat: bool) -> str:
 def whole(
     answer: str, asked: Asked, model: str, texts: Sequence[tuple[str, str]], usage: tuple[int, int]
 ) -> dict[str, Any]:
-    """A whole answer; `texts` are (text, finish reason), `usage` tokens read and written."""
+    """Build a whole answer; `texts` has (text, finish reason) pairs, `usage` the tokens read and written."""
     choices = [
         {"index": i, "finish_reason": finish, "logprobs": None}
         | ({"message": {"role": "assistant", "content": text, "refusal": None}} if asked.chat else {"text": text})
@@ -138,7 +138,7 @@ def whole(
 
 
 def chunk(answer: str, asked: Asked, model: str, index: int, text: str | None, finish: str | None) -> dict[str, Any]:
-    """A piece of a streamed answer; text None: its beginning."""
+    """Build a piece of a streamed answer; with `text` None, its first piece, which has only the role."""
     delta = {"role": "assistant", "content": ""} if text is None else {"content": text} if text else {}
     body = {"delta": delta} if asked.chat else {"text": text or ""}
     kind = "chat.completion.chunk" if asked.chat else "text_completion"
@@ -147,7 +147,7 @@ def chunk(answer: str, asked: Asked, model: str, index: int, text: str | None, f
 
 
 def last_chunk(answer: str, asked: Asked, model: str, usage: tuple[int, int]) -> dict[str, Any]:
-    """The usage of a streamed answer."""
+    """Build the last piece of a streamed answer, which has the usage."""
     kind = "chat.completion.chunk" if asked.chat else "text_completion"
     return {**_head(answer, kind, model), "choices": [], "usage": used(usage)}
 
@@ -161,7 +161,7 @@ def error(message: str, code: str, param: str | None = None) -> dict[str, Any]:
 
 
 def finished(answer: Answer, asked: Asked, is_control: Callable[[int], bool]) -> tuple[str, str]:
-    """(text, finish reason) of an answer, cut before the first of the stop texts."""
+    """Return (text, finish reason) of an answer, cut before the first stop text in it."""
     text, cut = answer.text, False
     for stop in asked.stop:
         before, found, _ = text.partition(stop)
@@ -187,12 +187,12 @@ def _messages(values: Any) -> tuple[dict[str, str], ...]:
             parts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else None for p in content]
             content = None if any(not isinstance(p, str) for p in parts) else "".join(parts)  # type: ignore[arg-type]
         if not isinstance(content, str):
-            raise BadRequest(f"{where}.content: expected a text")
+            raise BadRequest(f"{where}.content: expected a string")
         only({k: v for k, v in message.items() if v}, frozenset(("role", "content")), f"{where}.")
         role = "system" if message["role"] == "developer" else message["role"]
         found.append({"role": role, "content": _encodable(content, where)})
     if not any(m["role"] == "user" for m in found):
-        raise BadRequest("messages: nothing is asked; send a message of the role user")
+        raise BadRequest("messages: expected at least one message with the role user")
     return tuple(found)
 
 
@@ -200,7 +200,7 @@ def _completion(prompt: Any) -> tuple[dict[str, str], ...]:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:
-        raise BadRequest("prompt: expected a text")
+        raise BadRequest("prompt: expected a string")
     return ({"role": "user", "content": _encodable(prompt, "prompt")},)
 
 
@@ -215,7 +215,7 @@ def _encodable(text: str, where: str) -> str:
 def _text(values: dict[str, Any], key: str, default: str) -> str:
     value = values.get(key, default)
     if not isinstance(value, str) or len(value) > 200:
-        raise BadRequest(f"{key}: expected a short text")
+        raise BadRequest(f"{key}: expected a string of at most 200 characters")
     return value
 
 
@@ -249,11 +249,11 @@ def _number(values: dict[str, Any], key: str, most: float) -> float:
 
 
 def only(values: dict[str, Any], known: frozenset[str], where: str = "") -> None:
-    """Raise BadRequest for a field that is none of the known ones; one that is null counts as not sent."""
+    """Raise BadRequest for an unknown field; a field that is null counts as not sent."""
     for key, value in values.items():
         if key not in known and value is not None:
             name = f"{where}{key}"[:100]
-            raise BadRequest(f"{name}: is not served here; leave it out", 400, "unsupported_field", name)
+            raise BadRequest(f"{name}: is not supported; leave it out", 400, "unsupported_field", name)
 
 
 def _served(values: dict[str, Any], known: frozenset[str]) -> None:

@@ -1,4 +1,4 @@
-"""How long an answer is waited for: as long as its client is there and tokens keep coming."""
+"""Waits for an answer as long as its client stays connected and tokens keep coming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]  # ASGI's
 
 
 class Patience:
-    """Waits while the time since the last token, or since the start, is below `seconds` by `clock`."""
+    """Waits as long as the last token, or the start, is less than `seconds` ago by `clock`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
@@ -25,7 +25,7 @@ class Patience:
         self._last = self._clock()
 
     async def wait(self, answers: asyncio.Future[T]) -> T:
-        """The result of `answers`. Raises TimeoutError when no token comes in time."""
+        """Return the result of `answers`. Raises TimeoutError if no token comes in time."""
         while True:
             left = self._last + self._seconds - self._clock()
             done, _ = await asyncio.wait([answers], timeout=max(0.0, left))
@@ -36,13 +36,13 @@ class Patience:
 
 
 async def unless_gone(receive: Receive, answer: Coroutine[Any, Any, T]) -> T:
-    """The answer to a request whose body has been read; `receive` is what else its client says. When the client hangs
-    up first, the answer is cancelled. Raises BadRequest then, which nobody reads."""
+    """Return the answer to a request whose body has been read; `receive` is the request's ASGI channel. If the client
+    disconnects first, the answer is cancelled and BadRequest (499) is raised, for the log only."""
     answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_hung_up(receive))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
-            raise BadRequest("the client hung up", 499, "client_gone")
+            raise BadRequest("the client disconnected", 499, "client_gone")
         return answering.result()
     finally:
         answering.cancel()

@@ -1,4 +1,4 @@
-"""Answers of the gateway that are no completion: JSON with safe headers, errors in the form of OpenAI's API."""
+"""HTTP responses of the gateway: JSON with safe headers, errors in the form of OpenAI's API, server-sent events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Refer
 
 
 class Busy(BadRequest):
-    """A refusal for the moment; `seconds` is the header Retry-After."""
+    """A temporary refusal; `seconds` becomes the header Retry-After."""
 
     def __init__(self, message: str, status: int, seconds: float) -> None:
         super().__init__(message, status, "busy")
@@ -23,20 +23,20 @@ class Busy(BadRequest):
 
 
 def reply(values: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """Make a JSON response."""
     return Response(_encoded(values), status, {**SAFE, **(headers or {})}, "application/json")
 
 
 def failure(
     message: str, status: int, code: str, wait_seconds: float | None = None, param: str | None = None
 ) -> Response:
-    """An error, with Retry-After where the same request may be answered later; `param` is the field it is about."""
+    """Make an error response, with Retry-After if `wait_seconds` is given; `param` is the field that it is about."""
     headers = {"Retry-After": str(max(1, math.ceil(wait_seconds)))} if wait_seconds else {}
     return reply(openai.error(message, code, param), status, headers)
 
 
 def event(values: Any) -> bytes:
-    """A server-sent event."""
+    """Encode a server-sent event."""
     return b"data: " + _encoded(values) + b"\n\n"
 
 

@@ -1,15 +1,16 @@
-"""The router: which domain a text belongs to, and how new it is. It knows what each domain's questions look like, and
-nothing of their answers.
+"""The router decides which domain a text belongs to, and how novel it is. It knows what each domain's questions look
+like, but nothing about their answers.
 
-A text is the set of its words (scikit-learn's hashing; numbers are all alike), and a domain is how common each word is
-among its questions. Novelty is the mean, over the words of a text, of the logarithm of how much more common a word is
-in all other domains than in this one: the likelihood ratio of Ren et al. (2019, "Likelihood Ratios for
-Out-of-Distribution Detection") with the other domains as the background. It is scaled so that 0 is the most typical
-and 1 shares nothing. How well this does, and what else was tried: `fst bench router`, docs/benchmarks.md.
+A text is represented by its set of words (scikit-learn's hashing; all numbers count as the same word), a domain by how
+common each word is among its questions. Novelty is the mean, over the words of a text, of the logarithm of how much
+more common a word is in all other domains than in this one: the likelihood ratio of Ren et al. (2019, "Likelihood
+Ratios for Out-of-Distribution Detection") with the other domains as the background. It is scaled so that 0 is the most
+typical text, and 1 a text that shares nothing. Measurements and alternatives: `fst bench router`, docs/benchmarks.md.
 
-A text is unknown when it is newer to its domain than nearly all reference questions are to the rest of theirs. Domains
-of texts that all differ are nearly as new to themselves as any other text is, so the questions that may be lost, LOST
-of all, are taken where that makes the limits lowest.
+A text is unknown if its novelty exceeds its domain's limit. The limits are set so that a share LOST of all reference
+questions would be called unknown, each measured against the other questions of its domain. In a domain of very diverse
+texts its own questions are nearly as novel as any other text, so these losses are taken where they lower the limits
+most.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 FEATURES = 1 << 16
 COORDINATES = 1 << 12
-LOST = 0.008  # of the reference questions, on the mean of the domains, that may be called unknown
-LOST_OF_ONE, LOST_OF_ANY = 0.1, 0.002  # of one domain's at most, and of each at least
-UNSEEN = 3e-5  # the chance of a word that no other domain has
-FLOOR = 0.1  # the chance of a word that this domain does not have, as a share of its chance elsewhere
-_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+|\d+|[^\w\s]")  # a character of Chinese is a word
+LOST = 0.008  # share of the reference questions, as a mean over domains, that may be called unknown
+LOST_OF_ONE, LOST_OF_ANY = 0.1, 0.002  # the most and the least for any one domain
+UNSEEN = 3e-5  # probability given to a word that no other domain has
+FLOOR = 0.1  # probability given to a word that this domain lacks, as a share of its probability elsewhere
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+|\d+|[^\w\s]")  # each Chinese character is a word
 
 Array = np.ndarray[Any, Any]
 Novelty = Callable[[Sequence[str]], Array]  # texts -> numbers (texts, domains)
 Measure = Callable[[Sequence[Sequence[str]]], tuple[Novelty, list[Array]]]
-"""From the questions of each domain: the novelty of any text to each, and that of each question to the others of its
-own domain, as if it were yet to come."""
+"""Maps the questions of each domain to a function for the novelty of any text to each domain, and to the novelty of
+each question with respect to the other questions of its own domain (leave-one-out)."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where a text belongs: `domain` is the nearest one's name, "" for a router that knows none; `known` whether it is
-    like that domain's questions; `novelty` in [0, 1]; `margin` how much nearer it is than the second domain."""
+    """Where a text belongs: `domain` is the name of the nearest one, "" if the router has none; `known` is whether the
+    text is like that domain's questions; `novelty` is in [0, 1]; `margin` is how much nearer this domain is than the
+    second."""
 
     domain: str
     known: bool
@@ -49,7 +51,7 @@ class Route:
 
 
 def likelihood(questions: Sequence[Sequence[str]]) -> tuple[Novelty, list[Array]]:
-    """The router's measure, see the top of this file."""
+    """The router's own measure; see the top of this file."""
     found = [words(texts) for texts in questions]
     counts = [np.asarray(have.sum(0), dtype=np.float32).ravel() for have in found]
     shares = [count / (len(texts) + 1) for count, texts in zip(counts, questions, strict=True)]
@@ -64,8 +66,8 @@ def likelihood(questions: Sequence[Sequence[str]]) -> tuple[Novelty, list[Array]
 
 
 class Router:
-    """Built from a release's reference questions; deterministic. `own` is the novelty of each of them, by domain, as it
-    was when the others were the reference."""
+    """A deterministic router built from a release's reference questions. `own` has the leave-one-out novelty of each of
+    them, by domain."""
 
     def __init__(self, questions: Mapping[str, Sequence[str]], measure: Measure = likelihood) -> None:
         known = {name: texts for name, texts in questions.items() if texts}
@@ -75,11 +77,12 @@ class Router:
         self._limits = limits(own)
 
     def route(self, text: str) -> Route:
-        """One text."""
+        """Route one text."""
         return self.routes([text])[0]
 
     def routes(self, texts: Sequence[str]) -> list[Route]:
-        """Several texts at once. The nearest domain is the one within whose limit a text is by the most."""
+        """Route several texts at once. The nearest domain is the one whose limit minus the text's novelty is
+        largest."""
         if not self.domains or not texts:
             return [Route("", False, 1.0, 0.0) for _ in texts]
         novelty = self._novelty(texts)
@@ -94,9 +97,10 @@ class Router:
 
 
 def limits(own: Sequence[Array]) -> Array:
-    """The novelty up to which a text is of each domain, by that of its own questions: the lowest common limit that
-    loses no more than LOST of them, within what may be lost of each; and, so that a few questions that are all alike do
-    not shut out the next one, the mean of it and of one further question that shares nothing (Laplace)."""
+    """Compute the highest novelty that a text of each domain may have, from that of the domain's own questions: the
+    lowest common limit that loses at most LOST of them, within the bounds for each domain. So that a few questions that
+    are all alike do not exclude the next one, it is averaged with one imaginary question that shares nothing
+    (Laplace)."""
     if not own:
         return np.zeros(0)
     loosest, tightest = (np.array([np.quantile(of, 1 - lost) for of in own]) for lost in (LOST_OF_ANY, LOST_OF_ONE))
@@ -111,24 +115,24 @@ def limits(own: Sequence[Array]) -> Array:
 
 
 def words(texts: Sequence[str]) -> Any:
-    """A sparse matrix (texts, FEATURES) of the words that each text has, as ones."""
+    """Return a sparse matrix (texts, FEATURES) with a one for each word in each text."""
     return _WORDS.transform(texts)
 
 
 def embed(texts: Sequence[str]) -> Array:
-    """Unit vectors (texts, COORDINATES) in which texts that are nearly the same are close, their numbers included:
-    words, weighing as much as characters in threes."""
+    """Return unit vectors (texts, COORDINATES) that are close for nearly identical texts, including their numbers:
+    words and character trigrams, with equal weight."""
     found = np.concatenate([vectors.transform(texts).toarray() for vectors in (_STRINGS, _CHARACTERS)], axis=1)
     return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
 def _tokens(text: str) -> list[str]:
-    """The words of a text, in lower case, and its signs; any number is `0`."""
+    """Split a text into words in lower case and punctuation; every number becomes `0`."""
     return ["0" if token.isdigit() else token for token in _TOKEN.findall(text.lower())]
 
 
 def _weights(chance: Array, background: Array) -> Array:
-    """What each word adds to novelty, in [0, 1], where `chance` is that of a question of the domain to have it."""
+    """What each word adds to novelty, in [0, 1]; `chance` is the probability that a question of the domain has it."""
     most, least = -np.log(FLOOR), -np.log((1 - FLOOR) / UNSEEN + FLOOR)
     return (-np.log((1 - FLOOR) * chance / background + FLOOR) - least) / (most - least)
 

@@ -1,4 +1,4 @@
-"""The interface of fst/serving/worker.py for an engine that is a server already (vLLM): threads wait for it."""
+"""The interface of fst/serving/worker.py for an engine that already is a server (vLLM): threads wait for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fst.errors import EngineError
 from fst.models.sampler import Answer, Ask
 from fst.serving.worker import Factory, Heard
 
-THREADS = 256  # answers in hand at once; further ones wait
+THREADS = 256  # concurrent answers; further ones wait
 
 
 @dataclass
 class Threads:
-    """All methods belong to one event loop; `factory` makes the engine at the start."""
+    """Serves with a thread per answer. Call all methods on one event loop; `factory` makes the engine at the start."""
 
     factory: Factory
     restarts: int = 0
@@ -27,7 +27,7 @@ class Threads:
 
     @property
     def pid(self) -> int | None:
-        """None: the server has processes of its own."""
+        """Always None: the server has its own processes."""
         return None
 
     async def start(self) -> None:
@@ -35,13 +35,13 @@ class Threads:
         self._engine = await self._do(self.factory)
 
     async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
-        """The answer; `heard` is called with every token as it comes. When the caller is cancelled, the server is told
-        with the next token. Raises EngineError."""
+        """Answer an ask; `heard` is called with every token as it comes. If the caller is cancelled, the request to the
+        server ends with the next token. Raises EngineError."""
         loop, gone = asyncio.get_running_loop(), threading.Event()
 
         def on_token(_: int, token: int) -> None:
             if gone.is_set():
-                raise EngineError("nobody waits for this answer any more")
+                raise EngineError("this answer is no longer wanted")
             if heard:
                 loop.call_soon_threadsafe(heard, token)
 
@@ -68,5 +68,5 @@ class Threads:
             self._engine.close()
 
     async def _do(self, function: Any, *arguments: Any) -> Any:
-        """In a thread beside those that wait for answers."""
+        """Run a function in a thread outside the pool that waits for answers."""
         return await asyncio.to_thread(function, *arguments)

@@ -1,9 +1,9 @@
-"""What the gateway sends to OpenTelemetry (fst/spans.py), by its conventions for generative AI.
+"""Sends the gateway's requests and feedback to OpenTelemetry (fst/spans.py), by its conventions for generative AI.
 
-An answered request is a span `chat fst/DOMAIN` with the client's as its parent, and one each in the histograms of
-duration, tokens, time to the first token and time per token. A refused or failed one is a span with its status as the
-error. Feedback is a span `feedback` below that of the response, with the attributes of the conventions' evaluation
-event; such an event would be a log record, and logs are not sent.
+An answered request is a span `chat fst/DOMAIN`, a child of the client's span, and an entry in each of the histograms of
+duration, tokens, time to the first token and time per token. A refused or failed request is a span with its status as
+the error. Feedback is a span `feedback` below that of the response, with the attributes of the conventions' evaluation
+event; that event itself would be a log record, and logs are not sent.
 https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
@@ -38,7 +38,7 @@ HISTOGRAMS = {  # name -> unit and bounds, as the conventions have them
 
 
 def answered(plan: Plan, asked: Asked, written: int, finishes: Sequence[str], seconds: float) -> str:
-    """Send an answered request: `written` tokens, in so many seconds. Returns its span's traceparent."""
+    """Send an answered request: `written` tokens in `seconds`. Returns its span's traceparent; "" if spans are off."""
     if not spans.on():
         return ""
     operation = "chat" if asked.chat else "text_completion"
@@ -78,7 +78,7 @@ def answered(plan: Plan, asked: Asked, written: int, finishes: Sequence[str], se
 
 
 def failed(path: str, status: int, seconds: float, parent: str) -> None:
-    """Send a request for an answer that got none; the model that it names may not have been read."""
+    """Send a request that got no answer. It has no model, as its body may not have been read."""
     if not spans.on():
         return
     operation = "chat" if path.endswith("/chat/completions") else "text_completion"
@@ -88,7 +88,7 @@ def failed(path: str, status: int, seconds: float, parent: str) -> None:
 
 
 def judged(found: Remembered, told: Feedback) -> None:
-    """Send feedback on a response, below its span. The comment and the right answer stay here."""
+    """Send feedback on a response, below its span. The comment and the right answer are not sent."""
     if not spans.on():
         return
     values = {

@@ -1,7 +1,7 @@
-"""The engine in a process of its own: HTTP and the model do not share an interpreter, and an engine that dies is
-started again. Requests join the engine's batch between two steps, and leave it when they are answered or given up.
+"""Runs the engine in a separate process: HTTP and the model do not share an interpreter, and an engine that dies is
+restarted. Requests join the engine's batch between two steps, and leave it when they are answered or cancelled.
 
-A request that was in hand when the engine died is tried once more; then it fails with EngineError.
+A request that was being answered when the engine died is tried once more, and then fails with EngineError.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ Heard = Callable[[int], None]
 
 @dataclass
 class _Job:
-    """A request to the child: `kind` is ping, ask, load or unload; `leave` takes an ask back and has no answer."""
+    """A request to the child: `kind` is ping, ask, load or unload. (The message `leave`, which cancels an ask, has no
+    answer and no job.)"""
 
     kind: str
     what: Any
     done: asyncio.Future[Any]
     heard: Heard | None = None
     attempts: int = 1
-    told: int = 0  # tokens passed on; another attempt does not tell them again
+    told: int = 0  # tokens passed on, which another attempt skips
     skip: int = 0
 
 
 @dataclass
 class Worker:
-    """The parent's side of the engine. All methods belong to one event loop. `factory` must be picklable."""
+    """The parent's side of the engine. Call all methods on one event loop. `factory` must be picklable."""
 
     factory: Factory
     restarts: int = 0
@@ -68,7 +69,7 @@ class Worker:
         await self._do("ping", None)
 
     async def generate(self, ask: Ask, heard: Heard | None = None) -> Answer:
-        """The answer; `heard` is called with every token as it is drawn. When the caller is cancelled, the ask leaves
+        """Answer an ask; `heard` is called with every token as it is drawn. If the caller is cancelled, the ask leaves
         the batch. Raises EngineError."""
         answer: Answer = await self._do("ask", ask, heard)
         return answer
@@ -86,20 +87,20 @@ class Worker:
         await self._do("unload", name)
 
     def close(self) -> None:
-        """End the child; what is in hand fails."""
+        """End the child; unfinished requests fail with EngineError."""
         self._closed = True
         if self._process:
             self._process.terminate()
             self._process.join(5)
             if self._process.is_alive():
                 self._process.kill()
-        self._fail("the gateway is being stopped")
+        self._fail("the gateway is shutting down")
 
     # -- the parent's side ------------------------------------------------------------------------------
 
     async def _do(self, kind: str, what: Any, heard: Heard | None = None) -> Any:
         if self._closed:
-            raise EngineError("the gateway is being stopped; ask again in a while")
+            raise EngineError("the gateway is shutting down; try again later")
         if self._process is None:
             self._barren = 0
             self._spawn()
@@ -125,7 +126,7 @@ class Worker:
         try:
             process.start()
         except OSError as exc:
-            raise EngineError(f"the process of the engine cannot be started: {exc}") from exc
+            raise EngineError(f"cannot start the engine's process: {exc}") from exc
         finally:
             theirs.close()
         self._process = process
@@ -143,7 +144,7 @@ class Worker:
                 messages = connection.recv()
                 loop.call_soon_threadsafe(self._hear, messages)
         process.join(5)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self._died, process)
 
     def _hear(self, messages: list[tuple[int, str, Any]]) -> None:
@@ -151,7 +152,7 @@ class Worker:
         for number, kind, what in messages:
             job = self._jobs.get(number)
             if job is None or job.done.done():
-                continue  # nobody waits for it any more
+                continue  # cancelled or answered
             if kind == "token":
                 if job.skip:
                     job.skip -= 1
@@ -164,14 +165,14 @@ class Worker:
                 job.done.set_exception(what)
 
     def _died(self, process: Any) -> None:
-        """Start the child again, load its adapters again, and repeat the requests that were in hand."""
+        """Restart the child, load its adapters again, and repeat the unfinished requests."""
         if process is not self._process or self._closed:
             return
         self.restarts += 1
         self._barren += 1
         self._process = self._outbox = None
         if self._barren > RESTARTS_IN_A_ROW:
-            self._fail("the engine dies at every start; its own message is in the gateway's log")
+            self._fail("the engine keeps dying at its start; see the gateway's log for its error")
             return
         try:
             self._spawn()
@@ -181,7 +182,7 @@ class Worker:
         for number, job in list(self._jobs.items()):
             if job.attempts >= ATTEMPTS and job.kind == "ask":
                 if not job.done.done():
-                    job.done.set_exception(EngineError("the engine died twice with this request in hand; ask again"))
+                    job.done.set_exception(EngineError("the engine died twice while answering this request; try again"))
                 continue
             job.attempts, job.skip = job.attempts + 1, job.told
             self._send((number, job.kind, job.what, job.heard is not None))
@@ -207,7 +208,7 @@ def _child(connection: Connection, factory: Factory) -> None:
     end_with_parent()
     engine = cast(LocalEngine, factory())
     batch = engine.batch()
-    heard: set[int] = set()  # asks whose tokens are wanted one by one
+    heard: set[int] = set()  # asks whose tokens are streamed
     with contextlib.suppress(EOFError, OSError):
         while True:
             said: list[tuple[int, str, Any]] = []
@@ -228,7 +229,7 @@ def _child(connection: Connection, factory: Factory) -> None:
 
 
 def _stepped(batch: Batch, heard: set[int]) -> list[tuple[int, str, Any]]:
-    """The messages after one step."""
+    """Step the batch once; returns the messages for the parent."""
     said: list[tuple[int, str, Any]] = []
     for number, told in batch.step():
         if isinstance(told, int):
@@ -241,7 +242,7 @@ def _stepped(batch: Batch, heard: set[int]) -> list[tuple[int, str, Any]]:
 
 
 def _controlled(engine: Engine, number: int, kind: str, what: Any) -> tuple[int, str, Any]:
-    """Load or unload an adapter; anything else is a ping."""
+    """Load or unload an adapter, or answer a ping; returns the message for the parent."""
     try:
         if kind == "load":
             return number, "done", engine.load(what)

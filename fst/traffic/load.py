@@ -1,5 +1,5 @@
-"""Load on an HTTP server from many clients at once, cheap enough to be sent from the machine that serves: connections
-are kept alive, requests are written in one piece, and answers are read by their length."""
+"""Puts load on an HTTP server from many clients at once, cheaply enough to run on the serving machine: connections are
+kept alive, requests are written in one piece, and answers are read by their length."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Call = Callable[[], Awaitable[int]]  # one request; the status it ended with
+Call = Callable[[], Awaitable[int]]  # sends one request; returns its HTTP status
 
 
 @dataclass
@@ -29,18 +29,18 @@ class Load:
         return len(self.seconds) / self.elapsed if self.elapsed else 0.0
 
     def quantile(self, share: float) -> float:
-        """Seconds within which that share of the requests was answered."""
+        """Seconds within which this share of the requests was answered."""
         return quantile(self.seconds, share)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that a share of the values is not above; 0 without any."""
+    """The quantile of the values at `share`, in [0, 1]; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 async def closed_loop(calls: Sequence[Call], seconds: float) -> Load:
-    """Repeat every call for `seconds`, each as soon as it is answered: one client per call."""
+    """Repeat every call for `seconds`, each as soon as it has been answered: one client per call."""
     load, started = Load(), time.perf_counter()
 
     async def client(call: Call) -> None:
@@ -55,7 +55,7 @@ async def closed_loop(calls: Sequence[Call], seconds: float) -> Load:
 
 
 class Connection:
-    """A keep-alive connection that sends JSON and reads the whole answer; connects again after it was closed."""
+    """A keep-alive connection that sends JSON and reads the whole answer; it reconnects after it was closed."""
 
     def __init__(self, host: str, port: int, key: str = "") -> None:
         self._place = (host, port)
@@ -64,7 +64,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, values: Any) -> tuple[int, bytes]:
-        """Status and body. Raises OSError or EOFError when the server does not answer."""
+        """Post values as JSON; returns status and body. Raises OSError or EOFError if the server does not answer."""
         try:
             return await self._ask(self._request(path, values))
         except (OSError, EOFError, ValueError):
@@ -72,8 +72,9 @@ class Connection:
             raise
 
     async def events(self, path: str, values: Any) -> AsyncIterator[Any]:
-        """The data of server-sent events, each as it comes, without the last one. Raises OSError or EOFError when the
-        server does not answer, ValueError for an answer that is no stream."""
+        """Post values as JSON and yield the data of each server-sent event as it comes, without the final [DONE].
+        Raises OSError or EOFError if the server does not answer, and ValueError if the answer is not an event
+        stream."""
         whole = False
         try:
             reader, head = await self._answered(self._request(path, values))
@@ -101,7 +102,8 @@ class Connection:
         return f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def _answered(self, request: bytes) -> tuple[asyncio.StreamReader, str]:
-        """What the rest of the answer is read from, and its head in lower case."""
+        """Send a request and read the head of the answer; returns the reader for the rest, and the head in lower
+        case."""
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._place)
         reader, writer = self._streams
@@ -119,7 +121,7 @@ class Connection:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that is free now."""
+    """Find a port of the loopback interface that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

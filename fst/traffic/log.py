@@ -50,8 +50,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Feedback:
-    """Feedback on a response: `reward` in [0, 1] or None, the right `answer` or None, a comment. `reward` is
-    the verifier's where the domain has one and an answer is known (`scored_by`)."""
+    """Feedback on a response: `reward` in [0, 1] or None, the right `answer` or None, and a comment. If an answer is
+    given and the domain has a verifier, the reward is the verifier's (`scored_by`)."""
 
     id: str
     at: float
@@ -69,7 +69,7 @@ _TEXTS = ("question", "response", "answer", "comment")
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the log: the segment's number and the byte to go on from."""
+    """A place in the log: a segment's number and the byte in it to continue from."""
 
     segment: int = 0
     byte: int = 0
@@ -77,7 +77,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request, and the latest feedback on it, if any came."""
+    """A request and the latest feedback on it, or None."""
 
     request: Request
     feedback: Feedback | None
@@ -85,7 +85,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class LogLimits:
-    """A segment ends at a size or an age; segments older than the retention are removed."""
+    """The limits of segments: each ends at a size or an age, and is removed once it is older than the retention."""
 
     segment_bytes: int = 16 << 20
     segment_seconds: float = 3600.0
@@ -93,7 +93,7 @@ class LogLimits:
 
 
 class TrafficLog:
-    """The writer. `redact` sees every text (question, response, answer, comment) before it is written."""
+    """Writes the log. `redact` is applied to every text (question, response, answer, comment) before it is written."""
 
     def __init__(self, folder: Path, limits: LogLimits, redact: Redactor | None = None) -> None:
         self._folder, self._limits, self._redact = folder, limits, redact
@@ -122,7 +122,7 @@ class TrafficLog:
             self._file = None
 
     def prune(self) -> list[Path]:
-        """Remove segments whose last line is older than the retention; returns what was removed."""
+        """Remove segments whose last line is older than the retention; returns the removed files."""
         removed = []
         for number, path in segments(self._folder).items():
             if number != self._number and path.stat().st_mtime < time.time() - self._limits.retention_seconds:
@@ -131,7 +131,7 @@ class TrafficLog:
         return removed
 
     def _segment(self) -> BinaryIO:
-        """The file to write to. A new process begins a new segment: the last line of the one before may be cut off."""
+        """The file to write to. A new process begins a new segment, as the last line of the old one may be cut off."""
         if self._file:
             full = self._file.tell() >= self._limits.segment_bytes
             if full or time.monotonic() - self._opened >= self._limits.segment_seconds:
@@ -145,7 +145,7 @@ class TrafficLog:
 
 
 def segments(folder: Path) -> dict[int, Path]:
-    """The segments of a log by their numbers, the oldest first."""
+    """Return the segments of a log by number, the oldest first."""
     found = {}
     for path in sorted(folder.glob("traffic-*.jsonl")) if folder.is_dir() else ():
         if match := _SEGMENT.fullmatch(path.name):
@@ -154,8 +154,9 @@ def segments(folder: Path) -> dict[int, Path]:
 
 
 def read(folder: Path, since: Position | None = None) -> tuple[list[Record], Position]:
-    """Records after a position, and the position behind the last of them. A line that is still being written is left
-    for the next call; one that was cut off by a crash is skipped. Raises DataError for a line that is no record."""
+    """Read the records after a position; returns them and the position after the last one. A line that is still being
+    written is left for the next call; one that was cut off by a crash is skipped. Raises DataError for an invalid
+    line."""
     position = since or Position()
     records: list[Record] = []
     found = segments(folder)
@@ -172,7 +173,7 @@ def read(folder: Path, since: Position | None = None) -> tuple[list[Record], Pos
 
 
 def exchanges(records: list[Record]) -> Iterator[Exchange]:
-    """Requests in order, each with its latest feedback."""
+    """Yield the requests in order, each with its latest feedback."""
     said = {record.id: record for record in records if isinstance(record, Feedback)}
     for record in records:
         if isinstance(record, Request):

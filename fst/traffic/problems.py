@@ -1,5 +1,5 @@
-"""Problem files from traffic: what users asked, with the answers that they said were right and what they said of
-answers that were not."""
+"""Makes problem files from traffic: users' questions, the answers that users called right, and their comments on wrong
+ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ Pair = tuple[str, str]  # question, right answer
 NO_COMMENTS: Mapping[str, str] = {}
 Tellers = Mapping[str, Sequence[str]]  # question -> the tenants that gave its answer
 NOBODY: Tellers = {}
-LONGEST_COMMENT = 300  # characters; a comment comes from outside and is read by reflection
+LONGEST_COMMENT = 300  # characters; comments come from outside, and reflection reads them
 
 
 def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
-    """The last `most` distinct questions with their answers. A question with two different answers is left
-    out."""
+    """Return the last `most` distinct questions with their answers. Questions with different answers are left out."""
     answers: dict[str, set[str]] = {}
     for question, answer in pairs:
         seen = answers.pop(question, set())  # to the end: it is as new as its last answer
@@ -32,8 +31,8 @@ def agreed(pairs: Iterable[Pair], most: int) -> list[Pair]:
 
 
 def problem_lines(pairs: Iterable[Pair], comments: Mapping[str, str] = NO_COMMENTS, tellers: Tellers = NOBODY) -> str:
-    """The text of a problem file (fst/data/families/jsonl.py); a comment on a question is its `feedback`, and its meta
-    holds the marks of the tenants that gave the answer. Equal problems in any order give equal bytes."""
+    """Format a problem file (fst/data/families/jsonl.py); a comment on a question becomes its `feedback`, and its meta
+    has the marks of the tenants that gave the answer. The result does not depend on the order of the problems."""
     lines = []
     for question, answer in pairs:
         row: dict[str, object] = {"id": _id(question), "question": question, "answer": answer}
@@ -52,8 +51,8 @@ def write_problems(
     comments: Mapping[str, str] = NO_COMMENTS,
     tellers: Tellers = NOBODY,
 ) -> Path:
-    """Write a problem file named by the domain and its content, so that no dataset ever changes. Raises DataError when
-    there is nothing to write."""
+    """Write a problem file whose name has the domain and a hash of its content, so that no dataset ever changes. Raises
+    DataError if there is nothing to write."""
     content = problem_lines(pairs, comments, tellers)
     if not content:
         raise DataError(f"no traffic of {domain!r} has a right answer yet; send feedback with an answer or reward 1")

@@ -1,4 +1,4 @@
-"""A traffic scenario: the domains that are asked, their mix, the rate, and how often the right answer is told."""
+"""A traffic scenario: the domains of its requests, their mix, the rate, and how often feedback gives the answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MOST_PROBLEMS = 4096  # per domain; after the last one they repeat
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of traffic: `seconds` at `rate` requests per second, `mix` the share of each domain, `feedback` the
-    share of requests whose right answer is told afterwards."""
+    """A stretch of traffic: `seconds` at `rate` requests per second. `mix` has the share of each domain, `feedback` is
+    the share of requests that are followed by feedback with the right answer."""
 
     seconds: float
     rate: float
@@ -31,9 +31,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Source:
-    """A domain of the scenario: `spec` says where its problems come from, `named` whether its requests name it,
-    `instruction` what it asks, in plain words, to measure what prompts alone could reach; a rule of the lab has its
-    own."""
+    """A domain of the scenario: `spec` is where its problems come from, `named` whether its requests name it, and
+    `instruction` its task in plain words, used to measure what prompts alone could reach (not needed for lab rules,
+    which have their own)."""
 
     spec: str
     named: bool = False
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Phases one after another. The same seed asks the same questions at the same moments."""
+    """Phases that follow one another. The same seed gives the same questions at the same moments."""
 
     seed: int
     domains: Mapping[str, Source]
@@ -53,7 +53,7 @@ class Scenario:
         return sum(phase.seconds for phase in self.phases)
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Requests in order of time; within a phase their times are a Poisson process."""
+        """Yield the requests in order of time; within a phase their times are a Poisson process."""
         rng = random.Random(self.seed)
         problems = {name: self._problems(source.spec) for name, source in self.domains.items()}
         verifiers = {name: verify for name, (_, verify) in problems.items()}
@@ -68,7 +68,7 @@ class Scenario:
             begun += phase.seconds
 
     def prolonged(self, seconds: float) -> Scenario:
-        """This scenario with a last phase of at least so many seconds."""
+        """Return this scenario with a last phase of at least `seconds`."""
         *phases, last = self.phases
         return replace(self, phases=(*phases, replace(last, seconds=max(last.seconds, seconds))))
 
@@ -80,7 +80,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request: `moment` in seconds since the scenario began, `told` whether its right answer is told afterwards."""
+    """A request: `moment` is in seconds since the scenario began, `told` is whether feedback will give the answer."""
 
     moment: float
     phase: int
@@ -91,7 +91,7 @@ class Arrival:
 
 
 def load_scenario(path: Path) -> Scenario:
-    """Read a scenario file. Raises DataError naming the file and the key."""
+    """Read a scenario file. Raises DataError, which names the file and the key."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
@@ -124,7 +124,7 @@ def load_scenario(path: Path) -> Scenario:
 def _keys(
     path: Path, where: str, values: Any, kinds: Mapping[str, type], optional: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """A mapping with just these keys, of these kinds."""
+    """Check that a mapping has exactly these keys, with values of these types. Raises DataError."""
     before = f"{where}." if where else ""
     if not isinstance(values, dict):
         raise DataError(f"{path}: {where or 'the file'}: expected a mapping with {', '.join(kinds)}")

@@ -1,7 +1,8 @@
-"""Replaying a traffic scenario at a gateway: requests at their times, right answers told afterwards, all recorded.
+"""Replays a traffic scenario at a gateway: sends requests at their times and feedback after them, and records all of
+it.
 
 Every exchange is a line of the record: {"at" (s since the epoch), "moment" (s since the start), "phase", "domain" (the
-true one), "status", "reward", "release", "served_as", "told", "seconds"}. The reward is the domain's own verifier's.
+true one), "status", "reward", "release", "served_as", "told", "seconds"}. The reward comes from the domain's verifier.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ IN_FLIGHT = 100  # requests at once
 
 @dataclass(frozen=True)
 class Exchanged:
-    """One request and its answer. `status` is the HTTP status, 0 when the gateway did not answer."""
+    """One request and its answer. `status` is the HTTP status, 0 if the gateway did not answer."""
 
     at: float
     moment: float
@@ -43,7 +44,7 @@ class Exchanged:
 
 @dataclass(frozen=True)
 class Target:
-    """The gateway: its address, and a key if it wants one."""
+    """The gateway: its URL, a key if it requires one, and the time limit of a request."""
 
     url: str
     key: str = ""
@@ -62,8 +63,8 @@ async def replay(
 ) -> None:
     """Send the requests of a scenario at their times, until `stop` is set; `heard` is called with every exchange.
 
-    At most IN_FLIGHT requests wait for an answer at once. A gateway that falls behind gets the others later: answers
-    nobody waits for any more would keep it behind for good.
+    At most IN_FLIGHT requests wait for an answer at once. If the gateway falls behind, the others are sent later, since
+    requests that time out would only keep it busy.
     """
     limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
     free = asyncio.Semaphore(IN_FLIGHT)
@@ -128,7 +129,7 @@ class Recorder:
 
 
 def summary(exchanges: Iterable[Exchanged]) -> dict[str, Mapping[str, float]]:
-    """By phase and domain: requests, failed ones, mean reward, median and 95th percentile of seconds."""
+    """Summarise by phase and domain: requests, failed ones, mean reward, median and 95th percentile of the seconds."""
     groups: dict[str, list[Exchanged]] = {}
     for one in exchanges:
         groups.setdefault(f"phase {one.phase}: {one.domain}", []).append(one)
@@ -146,7 +147,7 @@ def summary(exchanges: Iterable[Exchanged]) -> dict[str, Mapping[str, float]]:
 
 
 def summary_table(exchanges: Iterable[Exchanged]) -> Table:
-    """The summary for the terminal; latencies in milliseconds."""
+    """Format the summary for the terminal; latencies are in milliseconds."""
     table = Table("traffic", "requests", "failed", "reward", "p50, ms", "p95, ms")
     for name, row in summary(exchanges).items():
         latency = (f"{1000 * row[key]:.0f}" for key in ("p50_s", "p95_s"))

@@ -1,4 +1,4 @@
-"""The timeline of live traffic while a new domain comes in: events, and the reward of each domain over time.
+"""The timeline of live traffic while a new domain arrives: events, and the reward of each domain over time.
 
 reports/live/timeline.json: {"scenario", "channel", "began" (s since the epoch), "newcomer", "events": [{"at" (s since
 `began`), "what", "says"}], "bin_seconds", "bins": [{"at", "domain", "reward", "requests"}], "figures": {...}}. The
@@ -14,15 +14,15 @@ from typing import Any
 
 from fst.traffic.simulate import Exchanged
 
-BIN_SECONDS = 2.0  # at least
+BIN_SECONDS = 2.0  # the shortest interval
 MOST_BINS = 50
-RECOVERED = 0.8  # of the attainable reward
-STEADY = 30  # the least number of requests that the recovered reward is taken over
+RECOVERED = 0.8  # share of the attainable reward that counts as recovered
+STEADY = 30  # fewest requests that the recovered reward may be a mean of
 
 
 @dataclass(frozen=True)
 class Happening:
-    """An event: `at` in seconds since the traffic began, `what` its kind, `says` a sentence about it."""
+    """An event: `at` is in seconds since the traffic began, `what` is its kind, `says` a sentence about it."""
 
     at: float
     what: str
@@ -35,7 +35,7 @@ def happenings(
     alerts: Iterable[Mapping[str, Any]],
     steps: Iterable[Mapping[str, Any]],
 ) -> list[Happening]:
-    """Events in order: domains that appear, alerts, what they started, releases as they first answer."""
+    """List the events in order: domains that appear, alerts, the steps of adaptations, releases that first answer."""
     found = []
     seen: set[str] = set()
     releases: list[str] = []
@@ -68,13 +68,13 @@ def _says(step: Mapping[str, Any]) -> str:
 
 
 def bin_width(began: float, exchanges: Sequence[Exchanged]) -> float:
-    """Whole seconds of an interval, so that there are at most MOST_BINS."""
+    """Choose the length of an interval, in whole seconds, so that there are at most MOST_BINS."""
     last = max((one.at for one in exchanges), default=began) - began
     return max(BIN_SECONDS, float(math.ceil(last / MOST_BINS)))
 
 
 def bins(began: float, exchanges: Iterable[Exchanged], seconds: float = BIN_SECONDS) -> list[dict[str, Any]]:
-    """Mean reward of each domain in intervals of so many seconds."""
+    """Compute the mean reward of each domain in intervals of `seconds`."""
     groups: dict[tuple[int, str], list[float]] = {}
     for one in exchanges:
         groups.setdefault((int((one.at - began) // seconds), one.domain), []).append(one.reward)
@@ -87,9 +87,10 @@ def bins(began: float, exchanges: Iterable[Exchanged], seconds: float = BIN_SECO
 def figures(
     exchanges: Sequence[Exchanged], newcomer: str, events: Sequence[Happening], began: float, attainable: float
 ) -> dict[str, Any]:
-    """From the newcomer's first request: `detected_s`, `released_s`, `swapped_s` (None: never); `scored` requests of it
-    until it was swapped in; its mean reward `before` that, and `after` it without answers of the releases before;
-    `attainable`, and whether it `recovered`; `requests` and `failed` of all traffic."""
+    """Compute the figures of a timeline: `detected_s`, `released_s` and `swapped_s` in seconds from the newcomer's
+    first request (None: never); the number of its `scored` requests until the new release was swapped in; its mean
+    reward `before` that, and `after` it without answers of earlier releases; the `attainable` reward, and whether it
+    was `recovered`; `requests` and `failed` of all traffic."""
     mine = sorted((one for one in exchanges if one.domain == newcomer), key=lambda one: one.at)
     if not mine:
         return {"requests": len(exchanges), "failed": sum(one.status != 200 for one in exchanges)}
@@ -120,7 +121,7 @@ def figures(
 
 
 def shortfall(timeline: Mapping[str, Any]) -> str:
-    """How far a loop came that did not recover, in a sentence."""
+    """Describe how far a loop that did not recover came, in one sentence."""
     name, found = timeline["newcomer"], timeline["figures"]
     said = {event["what"]: event["says"] for event in timeline["events"]}
     if found.get("detected_s") is None:
@@ -134,7 +135,7 @@ def shortfall(timeline: Mapping[str, Any]) -> str:
 
 
 def as_dict(events: Sequence[Happening]) -> list[dict[str, Any]]:
-    """The events in the form of timeline.json."""
+    """Convert events to the form of timeline.json."""
     return [{**asdict(event), "at": round(event.at, 2)} for event in events]
 
 

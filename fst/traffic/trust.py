@@ -1,25 +1,26 @@
-"""Whose feedback to learn from. Pure: counts of tenants in, names of tenants out.
+"""Decides whose feedback to learn from. Pure: counts of tenants in, names of tenants out.
 
-Feedback becomes training data, and everybody with a key can give it. A tenant is named when its feedback contradicts
-that of the others: far fewer of its answers are confirmed than of theirs. Anything that is right more often by true
-answers than by false ones can confirm an answer:
+Feedback becomes training data, and everyone with a key can give it. A tenant becomes a suspect if its feedback
+contradicts that of the others: a far smaller share of its answers is confirmed. Any check that true answers pass more
+often than false ones can confirm an answer:
 
-    release     the response that was served is right by it (the domain's verifier), where others asked alike
+    release     by this answer, the served response is right (domain's verifier); only for questions like the others'
     others      the nearest question of another tenant has the same answer
-    candidate   the adapted candidate answers the held-out problem as it says; read by the gate
+    candidate   the adapted candidate gives this answer to the held-out problem; evaluated by the gate
 
-The rule compares tenants with each other, so evidence that confirms nobody names nobody: a release has no right answers
-in a new domain, where only the candidate can tell. It cannot tell a tenant that lies from one whose tasks alone
-changed: both are left out and named, and a person decides. More tenants that lie than not are believed.
+Tenants are compared with each other, so evidence that confirms no answers makes no suspects: in a new domain a release
+has no right answers, and only the candidate can tell. The rule cannot tell a tenant that lies from one whose task alone
+has changed: both are left out and named, and a person decides. If most tenants lie, they are believed.
 
-The rate of a tenant is far below when its upper bound is below FAR of the median of all tenants' lower bounds (Wilson
-1927, one-sided, ALPHA over the number of tenants). Tenants with fewer than LEAST answers are neither named nor counted.
+A tenant's rate is far below the others' if its upper bound is below FAR times the median of all tenants' lower bounds
+(Wilson 1927, one-sided, ALPHA over the number of tenants). Tenants with fewer than LEAST answers are neither suspected
+nor counted.
 
-Invariants, each with a test: W1 fewer than half of the tenants are named, so none of two; W2 neither names nor order
-matter; W3 one more confirmed answer never gets its tenant named; W4 tenants of one rate are hardly ever named; W5 one
-that only lies is named once it said enough, 20 answers beside others of which 90% are confirmed; W6 `fair` keeps the
-newest, of no tenant more than its share, as many as this allows, and never fewer than `least` while there are as many;
-W7 one tenant alone is kept whole."""
+Invariants, each with a test: W1 fewer than half of the tenants are suspects, so never one of two; W2 neither names nor
+order matter; W3 one more confirmed answer never makes its tenant a suspect; W4 tenants with equal rates are hardly ever
+suspects; W5 a tenant that only lies is a suspect once it gave enough, that is 20, answers beside others of which 90%
+are confirmed; W6 `fair` keeps the newest items, of no tenant more than its share, as many as this allows, and never
+fewer than `least` if there are as many; W7 a single tenant keeps all its items."""
 
 from __future__ import annotations
 
@@ -32,25 +33,25 @@ from dataclasses import dataclass
 
 ALPHA = 0.05
 FAR = 0.5
-LEAST = 8  # answers
+LEAST = 8  # fewest answers to judge a tenant by
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Answers of a tenant that there is evidence about, and how many of them it confirms."""
+    """The number of a tenant's answers for which there is evidence (`of`), and how many of them it confirms."""
 
     confirmed: int
     of: int
 
     @classmethod
     def count(cls, found: Iterable[tuple[str, bool]]) -> dict[str, Tally]:
-        """The tallies of tenants from (tenant, confirmed) of single answers."""
+        """Count the tallies of tenants from the (tenant, confirmed) pairs of single answers."""
         answers = list(found)
         of, confirmed = Counter(tenant for tenant, _ in answers), Counter(tenant for tenant, yes in answers if yes)
         return {tenant: cls(confirmed[tenant], n) for tenant, n in of.items()}
 
     def bound(self, z: float) -> float:
-        """Wilson's bound of the rate: the upper one for z > 0, the lower one for z < 0."""
+        """Wilson's bound on the rate: the upper one for z > 0, the lower one for z < 0."""
         n, rate = self.of, self.confirmed / self.of
         spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
         return min(1.0, max(0.0, (rate + z * z / (2 * n) + spread) / (1 + z * z / n)))
@@ -58,7 +59,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A tenant that is named, with its tally and the median rate of all tenants."""
+    """A tenant whose feedback contradicts the others', with its tally and the median rate of all tenants; `by` says
+    what confirms answers."""
 
     tenant: str
     tally: Tally
@@ -74,7 +76,7 @@ class Suspect:
 
 
 def suspects(tallies: Mapping[str, Tally], by: str) -> list[Suspect]:
-    """The tenants to leave out, by name; `by` says in words what confirms an answer."""
+    """Find the tenants to leave out, sorted by name; `by` describes what confirms an answer."""
     judged = {tenant: tally for tenant, tally in tallies.items() if tally.of >= LEAST}
     if not judged:
         return []
@@ -85,9 +87,9 @@ def suspects(tallies: Mapping[str, Tally], by: str) -> list[Suspect]:
 
 
 def fair(tenants: Sequence[str], share: float, least: int, most: int) -> list[int]:
-    """Which items to keep, by their places in order; `tenants` has the tenant of each, the oldest item first. At most
-    `most` are kept, and of a tenant at most `share` of those, or an equal part where there are fewer tenants than that
-    takes. Where fewer than `least` would remain, the share grows until there are as many."""
+    """Choose the items to keep; returns their indices in order. `tenants` has the tenant of each item, the oldest
+    first. At most `most` are kept, and of each tenant at most a share `share` of those, or an equal part if there are
+    too few tenants for that. If fewer than `least` would remain, the share grows until there are as many."""
     counts = Counter(tenants)
     share = max(share, 1 / max(1, len(counts)))
 
@@ -107,8 +109,8 @@ def fair(tenants: Sequence[str], share: float, least: int, most: int) -> list[in
 
 
 def mark(tenant: str) -> str:
-    """What a tenant is called in problems and bundles, which travel: a hash of its name. Whoever can guess the name can
-    check it."""
+    """Return the pseudonym of a tenant in problems and bundles, which are passed on: a hash of its name. Anyone who can
+    guess the name can check it."""
     return f"tenant-{hashlib.sha256(tenant.encode()).hexdigest()[:12]}"
 
 

@@ -165,7 +165,7 @@ def test_e3_without_a_key_none_is_sent_and_a_401_says_so(server: ChatServer, mon
 )
 def test_e3_garbage_costs_one_call_and_one_proposal(server: ChatServer, body: bytes, kind: str) -> None:
     server.script = [Step(body=body, headers={"Content-Type": kind})]
-    with pytest.raises(ReflectorError, match=r"no chat completion. Check reflector\.base_url"):
+    with pytest.raises(ReflectorError, match=r"did not send a chat completion. Check reflector\.base_url"):
         reflector(server.url)("q")
     assert len(server.requests) == 1
 
@@ -280,7 +280,7 @@ def test_e6_the_key_is_nowhere_to_be_read(server: ChatServer, step: Step, caplog
 @pytest.mark.parametrize("key", [f"{KEY}\r\nX-Evil: 1", f"{KEY} {KEY}", f"{KEY}é"])
 def test_e6_an_impossible_key_is_refused_without_being_printed(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("FST_TEST_KEY", key)
-    with pytest.raises(ReflectorError, match=r"FST_TEST_KEY \(reflector\.api_key_env\) holds characters") as caught:
+    with pytest.raises(ReflectorError, match=r"FST_TEST_KEY \(reflector\.api_key_env\) has characters") as caught:
         reflector("http://127.0.0.1:9/v1")("q")
     assert KEY not in "".join(traceback.format_exception(caught.value))
 

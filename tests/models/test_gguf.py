@@ -115,8 +115,8 @@ def test_g2_other_files_beside_it_are_not_read(folders: dict[str, Path], tmp_pat
 
 def test_g3_what_is_lost_is_said(tmp_path: Path) -> None:
     assert import_gguf(write(tmp_path / "plain.gguf"), tmp_path / "plain") == [
-        "the tokenizer's rule for splitting text is in the file by its name alone (smollm): transformers takes the one "
-        "it knows for the architecture, so a text may become other tokens than the original's"
+        "the file only names the tokenizer's rule for splitting text (smollm): transformers takes the one it knows for "
+        "the architecture, so a text may be split into other tokens than with the original"
     ]
     further = {"tokenizer__chat_template__tool_use": "x", "llama__rope__scaling__factor": 4.0}
     steps: list[str] = []
@@ -174,7 +174,7 @@ def test_g5_the_base_may_be_the_file_itself(
     params = ModelParams(base=str(file), max_new_tokens=4)
     with caplog.at_level(logging.WARNING, "fst.models"):
         assert footprint(params, rank=2).parameters == sum(p.numel() for p in toy().parameters())
-    assert f"{file}: the tokenizer's rule for splitting text" in caplog.text
+    assert f"{file}: the file only names the tokenizer's rule for splitting text" in caplog.text
     (made,) = (path for path in cache.iterdir() if path.is_dir())
     before = (made / "model.safetensors").stat().st_mtime_ns
     policy = load_policy(params)
@@ -193,9 +193,9 @@ def test_g5_the_base_may_be_the_file_itself(
 def test_g6_a_file_that_is_none(tmp_path: Path, cache: Path, content: bytes) -> None:
     file = tmp_path / "toy.gguf"
     file.write_bytes(content)
-    with pytest.raises(ModelError, match=r"toy.gguf: no GGUF file that transformers can read: .*\nTake a whole file"):
+    with pytest.raises(ModelError, match=r"toy.gguf: transformers cannot read this GGUF file: .*\nUse a complete file"):
         import_gguf(file, tmp_path / "model")
-    with pytest.raises(ModelError, match="no GGUF file"):
+    with pytest.raises(ModelError, match="cannot read this GGUF file"):
         load_reader(ModelParams(base=str(file)))
     assert not (tmp_path / "model").exists()
     assert not any(path.is_dir() for path in cache.iterdir())
@@ -204,14 +204,16 @@ def test_g6_a_file_that_is_none(tmp_path: Path, cache: Path, content: bytes) -> 
 def test_g6_a_file_that_is_cut_off(tmp_path: Path) -> None:
     file = write(tmp_path / "toy.gguf")
     file.write_bytes(file.read_bytes()[:-20_000])
-    with pytest.raises(ModelError, match="no GGUF file that transformers can read"):
+    with pytest.raises(ModelError, match="transformers cannot read this GGUF file"):
         import_gguf(file, tmp_path / "model")
 
 
 def test_g6_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None:
     file = write(tmp_path / "toy.gguf")
     file.write_bytes(file.read_bytes().replace(b"llama", b"lxama"))
-    with pytest.raises(ModelError, match=r"(?s)toy.gguf: no GGUF file .*lxama.*the folder of the original model$"):
+    with pytest.raises(
+        ModelError, match=r"(?s)toy.gguf: transformers cannot read .*lxama.*the original model's folder$"
+    ):
         import_gguf(file, tmp_path / "model")
 
 

@@ -313,7 +313,7 @@ def test_w8_a_dead_channel_stops_nobody_and_secrets_stay_unsaid(
         tell(ALERT, [*channels(params), *channels(others), told.append])
         assert len(heard) == 4, "each tried once more"
         for broken in ("slack://planted-secret", "nonsense://planted-secret", "planted-secret"):
-            with pytest.raises(ConfigError, match=r"alerts.webhook: not what Apprise can send to") as refusal:
+            with pytest.raises(ConfigError, match=r"alerts.webhook: Apprise does not understand it") as refusal:
                 channels(AlertParams(webhook=broken))
             assert "planted-secret" not in str(refusal.value)
     assert told == [ALERT]

@@ -81,7 +81,7 @@ def test_l3_without_the_redis_each_counts_for_itself(caplog: pytest.LogCaptureFi
 
 def test_l4_what_is_no_url_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("http://hidden:1", "hidden", "redis://hidden:port/0"):
-        with pytest.raises(ConfigError, match=r"serve\.limits_url: no URL of a Redis") as said:
+        with pytest.raises(ConfigError, match=r"serve\.limits_url: not a Redis URL") as said:
             allowance(3, url)
         assert "hidden" not in str(said.value)
     monkeypatch.delenv("FST_TEST_REDIS", raising=False)

@@ -27,20 +27,20 @@ CHAT: dict[str, Any] = {"model": "fst", "messages": [{"role": "user", "content":
 )  # fmt: skip
 def test_f1_what_is_not_served_is_refused_by_its_name(values: dict[str, Any]) -> None:
     (name,) = values
-    with pytest.raises(BadRequest, match=f"^{name}: is not served here") as refused:
+    with pytest.raises(BadRequest, match=f"^{name}: is not supported") as refused:
         parse_request({**CHAT, **values}, 64, chat=True)
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "unsupported_field", name)
 
 
 def test_f1_below_the_top_too() -> None:
     message = {"role": "user", "content": "hello", "tool_calls": [{"id": "x"}]}
-    with pytest.raises(BadRequest, match=r"^messages\[0\]\.tool_calls: is not served"):
+    with pytest.raises(BadRequest, match=r"^messages\[0\]\.tool_calls: is not supported"):
         parse_request({**CHAT, "messages": [message]}, 64, chat=True)
-    with pytest.raises(BadRequest, match=r"^stream_options\.other: is not served"):
+    with pytest.raises(BadRequest, match=r"^stream_options\.other: is not supported"):
         parse_request({**CHAT, "stream_options": {"other": 1}}, 64, chat=True)
-    with pytest.raises(BadRequest, match=r"^messages: is not served"):
+    with pytest.raises(BadRequest, match=r"^messages: is not supported"):
         parse_request({**CHAT, "prompt": "x"}, 64, chat=False)
-    with pytest.raises(BadRequest, match=r"^score: is not served"):
+    with pytest.raises(BadRequest, match=r"^score: is not supported"):
         said({"id": "x", "score": 1}, "alice")
 
 

@@ -344,7 +344,7 @@ def test_s12_the_key_file_holds_no_key(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text('{"keys": []}')
     assert keys.caller(f"Bearer {key}") is None, "a key that is taken out is refused at once"
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ConfigError, match="is no key file"):
+    with pytest.raises(ConfigError, match="is not a key file"):
         Keys(tmp_path / "broken.json")
 
 

@@ -1,5 +1,5 @@
-"""The other side of fst/data/families/environments.py: the library `verifiers` in an interpreter of its own, which has
-nothing of this project installed.
+"""The child process of fst/data/families/environments.py: the library `verifiers` in a separate interpreter, in which
+nothing of this project is installed.
 
     python -P environment_child.py ID '{"num_tasks": 5}'
 
@@ -31,7 +31,7 @@ _REFERENCES = ("answer", "solution", "target", "label", "gold")
 
 
 class Refused(Exception):
-    """An environment that wants more than one question and one answer."""
+    """Raised for an environment that needs more than one question and one answer."""
 
 
 class Environment:
@@ -50,14 +50,14 @@ class Environment:
             raise Refused("its tasks run in a container; only plain questions are taken")
 
     def tasks(self, most: int) -> Iterator[dict[str, Any]]:
-        """All tasks, or as many of an infinite taskset."""
+        """Yield all tasks, or the first `most` of an infinite taskset."""
         for task in self.taskset if self.taskset.bounded else self.taskset.take(most):
             reference = next((str(v) for key in _REFERENCES if (v := getattr(task.data, key, None)) is not None), None)
             data = task.data.model_dump(mode="json", exclude_defaults=True)
             yield {"question": _question(task.data), "answer": reference, "data": data}
 
     def score(self, data: dict[str, Any], response: str) -> dict[str, Any]:
-        """The task's own rewards and metrics of a response."""
+        """Score a response with the task's own rewards and metrics."""
         task = self.task(self.task.data_type().model_validate(data), self.config.task)
         trace = vf.Trace(
             task=vf.TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash),
@@ -75,7 +75,7 @@ class Environment:
 
 
 def _question(data: Any) -> str:
-    """What a task asks in its one turn, below its own system prompt."""
+    """The question of a task's single turn, after its own system prompt. Raises Refused if there are more turns."""
     messages = [] if data.prompt is None or isinstance(data.prompt, str) else data.prompt
     roles = [message.role for message in messages]
     if data.prompt is None or roles.count("user") > 1 or {*roles} - {"system", "user"}:

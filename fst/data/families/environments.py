@@ -40,11 +40,11 @@ _SPARE = 4  # tasks drawn of an infinite taskset, for each problem that is asked
 
 
 def load_environment(spec: str, sizes: SplitSizes, seed: int) -> Splits:
-    """The tasks of an environment as problems, dealt by a hash. A question that repeats is taken once. `meta` carries
-    the task's data, which its rewards read.
+    """Load the tasks of an environment as problems, dealt by a hash. Repeated questions are taken once. `meta` has the
+    task's data, which its rewards read.
 
-    Raises UnknownDomain for an environment that is not installed, DataError for one that cannot be made or wants more
-    than one turn, MissingDependency where no interpreter has the library.
+    Raises UnknownDomain for an environment that is not installed, DataError for one that cannot be made or needs more
+    than one turn, and MissingDependency if no interpreter has the library.
     """
     child = _child(spec.removeprefix(f"{NAME}:"))
     most = _SPARE * (sizes.train + sizes.validation + sizes.test)
@@ -58,13 +58,14 @@ def load_environment(spec: str, sizes: SplitSizes, seed: int) -> Splits:
 
 
 def named_environment(spec: str) -> dict[str, Any]:
-    """The verifier of a spec, by its name and options."""
+    """Return the verifier of a spec, as name and options."""
     return {"name": NAME, "environment": spec.removeprefix(f"{NAME}:")}
 
 
 def rubric(environment: str = "", answer: str = "whole") -> Verifier:
-    """The rewards of an environment's tasks, which read the response as it was sampled. Raises as `load_environment`
-    does, and VerifierError for another way to find the `answer`; the Verifier raises it where the library cannot score.
+    """Make the verifier that scores with the rewards of an environment's tasks, which read the response as it was
+    sampled. Raises as `load_environment` does, and VerifierError for any other `answer` mode; the Verifier raises
+    VerifierError if the library cannot score a response.
     """
     if answer not in ("whole", "auto"):
         raise VerifierError(f"{NAME}:{environment}: its rewards read the whole response; leave `#{answer}` out")
@@ -85,15 +86,15 @@ def rubric(environment: str = "", answer: str = "whole") -> Verifier:
 
 
 def weighted(rewards: dict[str, list[float]]) -> float:
-    """The reward of the parts, as (score, weight) by their names: their weighted sum over the sum of the positive
-    weights, which is what an answer has with which nothing is wrong; cut to [0, 1], 0 for what is no number."""
+    """Combine parts, (score, weight) by name, into one reward: their weighted sum divided by the sum of the positive
+    weights, which is the sum of a perfect answer. Clipped to [0, 1]; 0 if it is not a finite number."""
     full = sum(weight for _, weight in rewards.values() if weight > 0)
     total = sum(score * weight for score, weight in rewards.values())
     return min(max(total / full, 0.0), 1.0) if full and math.isfinite(total) else 0.0
 
 
 class Child:
-    """An environment in a process of its own. It is asked by one thread at a time, and ends with this process."""
+    """An environment in a separate process, which ends with this one. Requests are sent one at a time."""
 
     def __init__(self, environment: str, options: dict[str, Any]) -> None:
         self.environment = environment
@@ -111,7 +112,7 @@ class Child:
             raise
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request. Raises DataError where there is none."""
+        """Send a request and return its answer. Raises DataError if there is none."""
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             try:
@@ -168,7 +169,7 @@ def _child(environment: str) -> Child:
 
 
 def _value(text: str) -> Any:
-    """An option as JSON where it is that, else the text."""
+    """Parse an option as JSON, or return the text if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -176,7 +177,7 @@ def _value(text: str) -> Any:
 
 
 def interpreter() -> str:
-    """The Python that has the library. Raises MissingDependency."""
+    """Find the Python interpreter that has the library. Raises MissingDependency if there is none."""
     named, made = os.environ.get(PYTHON), Path(".venv-verifiers/bin/python")
     if named or made.exists():
         return str(Path(named or made).absolute())

@@ -1,8 +1,8 @@
 """Problems from a dataset of the Hugging Face hub, or from a local folder in the same form.
 
 `hub:<name>[@revision][:config][?question=col&answer=col&feedback=col&verifier=name&split=train]`, and in the query the
-verifier's own options, e.g. `&verifier=numeric&tolerance=0.1`. A cell of the column `feedback` is what a wrong answer
-to that row should hear. A column of class labels is read by the names of its classes.
+verifier's own options, e.g. `&verifier=numeric&tolerance=0.1`. A cell of the column `feedback` is a hint for wrong
+answers to that row. A column of class labels is read as the names of its classes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _DEFAULTS = {"question": "question", "answer": "answer", "verifier": "exact", "s
 
 
 def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Splits:
-    """The problems of a hub dataset: one of its splits, dealt into train, validation and test by a hash of the
-    question. A question that repeats is taken once.
+    """Load the problems of a hub dataset: one of its splits, dealt into train, validation and test by a hash of the
+    question. Repeated questions are taken once.
 
     Raises UnknownDomain for a spec that cannot be read, DataError for a dataset that cannot be loaded, has no such
     column, or has rows without a question or an answer.
@@ -43,7 +43,7 @@ def load_hub(spec: str, sizes: SplitSizes, seed: int) -> Splits:
 
 
 def hub_verifier(spec: str) -> dict[str, Any]:
-    """The verifier that a hub spec asks for, by its name and options. Raises UnknownDomain for a spec that cannot be
+    """Return the verifier that a hub spec asks for, as name and options. Raises UnknownDomain for a spec that cannot be
     read."""
     options = _parse(spec)[1]
     name = options["verifier"]
@@ -52,8 +52,8 @@ def hub_verifier(spec: str) -> dict[str, Any]:
 
 
 def _value(text: str, default: Any) -> Any:
-    """An option of the query as its verifier takes it: true, false or a number where the default is one. A text that
-    cannot be read so stays one, which the verifier refuses."""
+    """Convert an option of the query to the type of the verifier's default: a boolean or a number. A text that cannot
+    be converted stays a text, which the verifier refuses."""
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(text.lower(), text)
     if isinstance(default, float):
@@ -96,7 +96,7 @@ def _rows(spec: str, match: re.Match[str], split: str) -> Any:
 
 
 def _cells(rows: Any, column: str) -> list[Any]:
-    """A column's values; of class labels their names, None for a row without a label (-1)."""
+    """Return a column's values; class labels by name, or None for a row without a label (-1)."""
     from datasets import ClassLabel
 
     feature = rows.features[column]
@@ -114,7 +114,7 @@ def _check_columns(spec: str, columns: list[str], options: dict[str, str]) -> No
 
 
 def _problems(spec: str, questions: Any, answers: Any) -> list[Problem]:
-    """One problem for each distinct question; its id is a hash of it."""
+    """Make a problem for each distinct question, whose hash is its id."""
     problems: dict[str, Problem] = {}
     errors: list[str] = []
     for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):

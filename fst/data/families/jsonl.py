@@ -1,7 +1,7 @@
 """Problems from a user's JSON-lines file: `jsonl:problems.jsonl[?verifier=name]`.
 
 One object per line: `id`, `question`, `answer`, and optionally `verifier` (a name, or an object with `name` and
-the verifier's options; without one that of the spec, else `exact`), `feedback` (what a wrong answer should hear),
+the verifier's options; without one that of the spec, else `exact`), `feedback` (a hint for wrong answers),
 `split` (train, validation, test) and `meta`. A file is read whole or not at all: its first 20 mistakes are reported
 together, each with its line and what to do.
 """
@@ -29,7 +29,7 @@ _ASKED = "?verifier="
 
 
 def load_file(spec: str, sizes: SplitSizes, seed: int) -> Splits:
-    """The problems of a file. Raises DataError for a file that cannot be read and for the mistakes found in it."""
+    """Load the problems of a file. Raises DataError for a file that cannot be read and for the mistakes found in it."""
     file = ProblemFile.of(spec)
     if not file.rows:
         raise DataError(f"{file.path}: the file is empty; write one problem a line, as a JSON object")
@@ -41,20 +41,20 @@ def load_file(spec: str, sizes: SplitSizes, seed: int) -> Splits:
 
 
 def file_of(spec: str) -> Path | None:
-    """The problem file of a spec; None for a spec of another family."""
+    """Return the path of a spec's problem file; None for a spec of another family."""
     path = plain_spec(spec).removeprefix("jsonl:").partition(_ASKED)[0]
     return Path(path) if spec.startswith("jsonl:") or path.endswith(".jsonl") else None
 
 
 def file_verifier(spec: str) -> dict[str, Any]:
-    """What scores the problems of a file, by its name and options: each problem's own verifier, which is a function in
-    a file of code only where the spec says so. Raises VerifierError for a verifier that is none."""
+    """Return the verifier of a file's problems, as name and options: each problem's own, which may be a function in a
+    code file only if the spec names it. Raises VerifierError for an invalid verifier."""
     name = _default(spec)["name"]
     return {"name": EACH, "code": name} if names_code(name) else {"name": EACH}
 
 
 def _default(spec: str) -> dict[str, Any]:
-    """The verifier of problems that name none, by its name and options."""
+    """Return the verifier of problems that name none, as name and options."""
     asked = unquote(plain_spec(spec).partition(_ASKED)[2])
     return written_verifier(asked) if asked else dict(EXACT)
 
@@ -69,19 +69,19 @@ class ProblemFile:
 
     @classmethod
     def of(cls, spec: str) -> ProblemFile:
-        """The file of a spec. Raises DataError for one that cannot be read."""
+        """Read the file of a spec. Raises DataError if it cannot be read."""
         path = file_of(spec) or Path(spec)
         return cls(path, read_rows(path, f"check the path (it is relative to {Path.cwd()})"), _default(spec))
 
     @functools.cached_property
     def verifiers(self) -> OwnVerifiers:
-        """Scores each problem with its own verifier."""
+        """The verifier that scores each problem with its own."""
         name = self.default["name"]
         return OwnVerifiers(name if names_code(name) else "")
 
     def problem(self, row: Row, values: Mapping[str, Any], spec: str = "") -> Problem:
-        """The problem of a line whose texts are right. Raises VerifierError for a `verifier` that names none, and for
-        answers that are no labels where it takes its labels from them."""
+        """Make the problem of a line whose texts are valid. Raises VerifierError for a `verifier` that names none, and
+        if labels must be derived from answers that do not look like labels."""
         meta, named = values.get("meta", {}), self._named(values)
         if lists_none(named):
             if isinstance(self._labels, VerifierError):
@@ -93,7 +93,7 @@ class ProblemFile:
 
     @functools.cached_property
     def _labels(self) -> list[str] | VerifierError:
-        """The answers to all problems whose labels are not listed, or why they are no labels."""
+        """The labels derived from the answers to all problems that list none, or the error if they cannot be."""
         answers = [row.values["answer"] for row in self.rows if row.values and self._asks_for_labels(row.values)]
         try:
             return labels_of([answer for answer in answers if isinstance(answer, str)])
@@ -144,7 +144,7 @@ class _Reader:
             self.problems.append(problem)
 
     def finish(self) -> None:
-        """Raises DataError with every mistake found."""
+        """Raise DataError with every mistake found, if there are any."""
         if self.splits and self._first_without_split:
             self._mistakes.append(
                 f'{self.path}:{self._first_without_split}: no "split", though other lines have one; give every line '

@@ -1,4 +1,4 @@
-"""Problems of the library reasoning_gym, scored by its own scorers. This file alone imports it."""
+"""Problems of the library reasoning_gym, scored by its own scorers. Only this file imports it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _TRIED = 8  # entries, to learn whether a scorer needs more than their answers
 
 
 def load_dataset(spec: str, sizes: SplitSizes, seed: int) -> Splits:
-    """Problems of a dataset. `meta` carries what the scorer needs: the entry's metadata and its own answer, None where
-    a problem has many solutions.
+    """Draw problems of a dataset. `meta` has what the scorer needs: the entry's metadata and its own answer, which is
+    None if the problem has many solutions.
 
     Raises UnknownDomain for a name the library does not have, DataError for a dataset that cannot be made with its
     defaults, MissingDependency without the library.
@@ -47,13 +47,13 @@ def load_dataset(spec: str, sizes: SplitSizes, seed: int) -> Splits:
 
 
 def named_scorer(spec: str) -> dict[str, Any]:
-    """The verifier of a spec, by its name and options."""
+    """Return the verifier of a spec, as name and options."""
     return {"name": NAME, "dataset": spec.removeprefix(f"{NAME}/")}
 
 
 def narrow(part: Part, options: Mapping[str, Any]) -> str:
-    """The answer alone, so that the library's scorers, which give partial rewards by length, do not count the words
-    around it: the number, where the right answer is one; all of a response to a problem with many solutions."""
+    """Extract only the answer, since the library's scorers give partial rewards by length and would count the words
+    around it: the number, if the right answer is one; the whole response if the problem has many solutions."""
     if part.want == _ANY_SOLUTION and not part.marked:
         return part.text
     want = last_number(part.want) if re.fullmatch(r"[-+]?[\d,]*\.?\d+", part.want.strip()) else None
@@ -65,9 +65,9 @@ def narrow(part: Part, options: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def answer_suffices(dataset: str) -> bool:
-    """Whether the library's scorer of a dataset judges a response by question and right answer alone, as live traffic
-    has them: on some entries, with answers that are right, wrong and nearly right, it says without the metadata what
-    it says with them. False for a name that the library does not have; raises MissingDependency without it."""
+    """Whether the library's scorer of a dataset needs only question and right answer, which is all that live traffic
+    has. Tested on some entries with right, wrong and nearly right answers: the scores must be the same with and without
+    the metadata. False for a name that the library does not have. Raises MissingDependency without the library."""
     try:
         made = _dataset(dataset, "tried", _TRIED)
     except (UnknownDomain, DataError):
@@ -86,7 +86,7 @@ def answer_suffices(dataset: str) -> bool:
 
 
 def scorer(dataset: str = "") -> Verifier:
-    """The library's scorer of a dataset. It reads the last `<answer>` element of what it is given, or else all of it,
+    """Make a verifier of the library's scorer of a dataset. It reads the last `<answer>` element, or else everything,
     and may give partial rewards. A problem without the library's metadata is scored by its answer, see
     `answer_suffices`. Raises as `load_dataset` does."""
     made = _dataset(dataset, "scorer", 1)

@@ -1,8 +1,8 @@
 """Validation of data by Great Expectations: a user's problem file, prepared data, and a run's rollouts.
 
 A suite's findings count the rows that break an expectation and name the first 100 of them by id and line. Critical
-findings end the pipeline (`require`); warnings are told and let it go on. `table` is for a terminal, `write_page` for
-a browser.
+findings end the pipeline (`require`); warnings are reported and let it continue. `table` is for the terminal,
+`write_page` for a browser.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = [
 
 def validate_raw(spec: str | Path) -> Validation:
     """Validate a user's problem file, one JSON object per line, by its spec. Raises DataError for one that cannot be
-    opened, VerifierError for a verifier of the spec that is none."""
+    opened, VerifierError for an invalid verifier in the spec."""
     file = ProblemFile.of(str(spec))
     rows = raw_table(file)
     return Validation("raw", file.path.name, rows.length, run_suite("raw", [(rows, raw_suite())]))
 
 
 def check_raw(spec: str, page: Path) -> Validation:
-    """What the suites find in a user's problem file; `page` says it too. Raises ValidationFailed, with the offending
+    """Validate a user's problem file and write the findings to `page`. Raises ValidationFailed, with the offending
     rows, for a critical finding."""
     found = validate_raw(spec)
     page.parent.mkdir(parents=True, exist_ok=True)

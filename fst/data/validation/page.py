@@ -83,7 +83,7 @@ def verdict(validation: Validation) -> str:
 
 
 def write_page(validations: Sequence[Validation], path: Path) -> None:
-    """Write one HTML file that needs nothing else: no script, no outside address. What failed comes first."""
+    """Write one self-contained HTML file without scripts or external addresses. Failures come first."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -101,13 +101,13 @@ def write_page(validations: Sequence[Validation], path: Path) -> None:
 
 
 def visible(value: Any) -> str:
-    """A value on one line, with what cannot be printed as its escape: a reader sees what is there."""
+    """Show a value on one line, with unprintable characters as escapes."""
     text = "" if value is None else str(value)
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _text_rows(finding: Finding) -> list[str]:
-    """The rows in columns: those that say which row it is as wide as they need to be, the value in what is left."""
+    """Format rows in columns: those that identify the row as wide as needed, the value in the remaining width."""
     shown = finding.failed_rows[:_ROWS_IN_TEXT]
     names = tuple(shown[0])
     lines = [names, *(tuple({None: "-", "": "(empty)"}.get(row[n], visible(row[n])) for n in names) for row in shown)]

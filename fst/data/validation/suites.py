@@ -1,5 +1,5 @@
-"""The suites: what is expected of data, each expectation as a sentence. `critical` ends the pipeline, `warning` does
-not. The columns are made in fst/data/validation/tables.py.
+"""The suites: expectations of the data, each with a sentence. A `critical` one ends the pipeline if it fails, a
+`warning` does not. The columns are made in fst/data/validation/tables.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Suite:
         return self._expect("TableRowCountToBeBetween", sentence, min_value=least)
 
     def nothing_in(self, column: str, sentence: str) -> Any:
-        """Expect a column that says what is wrong with a row to be empty."""
+        """Expect a column of complaints about rows to be empty."""
         return self._expect("ColumnValuesToBeNull", sentence, column=column)
 
     def among(self, column: str, values: Collection[str], sentence: str) -> Any:
@@ -105,7 +105,7 @@ def sizes_suite(params: ValidateParams) -> list[Any]:
 
 
 def balance_suite(noun: str, most: float) -> list[Any]:
-    """The suite of the commonest answer, or slice, of every split."""
+    """The suite of the most common answer, or slice, of every split."""
     s = _Suite()
     return [s.between("share", 0, most, f"No {noun} makes up more than {100 * most:g}% of a split.", WARNING)]
 
@@ -130,7 +130,7 @@ def rollout_suite(known_ids: Collection[str] | None) -> list[Any]:
 
 
 def channel_suite() -> list[Any]:
-    """Of the channels of a run: equal rewards for all that was done teach nothing."""
+    """The suite of a run's channels: if all rewards are equal, nothing can be learnt."""
     s = _Suite()
     return [s.above("highest", "lowest", "The rewards of a channel differ.")]
 

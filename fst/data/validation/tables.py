@@ -1,6 +1,6 @@
-"""The tables that the suites look at: problem files and rollout logs, a row per line, whatever the lines hold; a line
-that cannot be read is a row too. What no column check can see (a question that is in two splits, an answer that its
-verifier cannot read) is worked out here and has a column of its own."""
+"""Makes the tables that the suites check: problem files and rollout logs, with a row for every line, even one that
+cannot be read. What no check of a single column can see (a question that is in two splits, an answer that its verifier
+cannot read) is computed here and has its own column."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST = 80  # characters of a value that is shown
 
 
 def raw_table(file: ProblemFile) -> Table:
-    """The lines of a user's problem file. Raises VerifierError for a verifier of all lines that is none."""
+    """Make the table of a user's problem file. Raises VerifierError for an invalid default verifier."""
     lines = file.rows
     rows = [line.values for line in lines]
     named = any("split" in row for row in rows if row is not None)
@@ -54,9 +54,10 @@ def raw_table(file: ProblemFile) -> Table:
 
 
 def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
-    """Prepared data: its lines; its splits with their sizes; the commonest answer of each; the commonest slice.
+    """Make the tables of prepared data: its lines; its splits with their sizes; the most common answer and slice of
+    each.
 
-    Raises DataError for a folder that is not one of prepared data at all."""
+    Raises DataError for a folder that does not have prepared data."""
     head = read_head(folder)
     verify, named = rebuild_verifier(head, folder), head["verifier"]
     lines = [(name, line) for name in SPLITS for line in split_rows(folder, name)]
@@ -90,7 +91,7 @@ def prepared_tables(folder: Path) -> tuple[Table, Table, Table, Table]:
 
 
 def rollout_tables(lines: Iterable[tuple[int, Values]]) -> tuple[Table, Table]:
-    """Rollouts: the lines, and the channels with the range of their rewards."""
+    """Make the tables of rollouts: the lines, and the channels with the range of their rewards."""
     numbered = [(number, {key: value for key, value in row.items() if key != "text"}) for number, row in lines]
     rows = [row for _, row in numbered]
     rewards: dict[str, list[float]] = {}
@@ -124,12 +125,12 @@ def rollout_tables(lines: Iterable[tuple[int, Values]]) -> tuple[Table, Table]:
 
 
 def _column(rows: Sequence[Values | None], cell: Callable[[Values], Any]) -> list[Any]:
-    """A cell per row; None where there is no object, and so nothing to check."""
+    """Make a cell per row; None if the line has no object, so that it is not checked."""
     return [None if row is None else cell(row) for row in rows]
 
 
 def _texts(rows: Sequence[Values | None]) -> dict[str, list[Any]]:
-    """The id; the three texts of a problem, without blanks at their ends, and their kinds."""
+    """Make the columns of the id, and of the three texts of a problem, stripped, with their kinds."""
     columns = {"id": _column(rows, lambda row: _text(row, "id"))}
     for key in _TEXTS:
         texts = [_text(row, key) for row in rows]
@@ -139,8 +140,8 @@ def _texts(rows: Sequence[Values | None]) -> dict[str, list[Any]]:
 
 
 def _elsewhere(asked: Sequence[tuple[Values | None, str | None, str]]) -> list[str | None]:
-    """For each (row, split, place) one place of another split that has the row's question too. Without splits, every
-    other place counts: a question that is there twice is dealt into two of them."""
+    """For each (row, split, place), find a place in another split with the same question. Without splits, every other
+    place counts, since a repeated question may be dealt into two of them."""
     questions = [_text(row, "question") for row, _, _ in asked]
     first: dict[str, dict[str | None, list[str]]] = {}
     for question, (_, split, place) in zip(questions, asked, strict=True):
@@ -162,7 +163,7 @@ def _elsewhere(asked: Sequence[tuple[Values | None, str | None, str]]) -> list[s
 
 
 def _problem(row: Values | None, spec: str) -> Problem | str | None:
-    """The problem of a prepared line, or what is wrong with the line; None where there is no object."""
+    """Return the problem of a prepared line, or what is wrong with the line; None if the line has no object."""
     try:
         return None if row is None else problem_of(row, spec)
     except ValueError as exc:
@@ -181,7 +182,7 @@ def _check_raw(line: Row, file: ProblemFile) -> Check:
 
 
 def _shares(noun: str, values: Mapping[str, Sequence[Any]]) -> Table:
-    """The commonest value of each split, with its share of those that there are."""
+    """Find the most common value in each split, with its share."""
     columns: dict[str, list[Any]] = {"split": list(values), noun: [], "share": []}
     for found in values.values():
         top = Counter(map(_shown, found)).most_common(1)
@@ -194,7 +195,7 @@ def _shares(noun: str, values: Mapping[str, Sequence[Any]]) -> Table:
 
 
 def _kind(row: Values, key: str) -> str:
-    """The kind of a value: text, object, list ...; with the value itself where it is short and no text or object."""
+    """The kind of a value: text, object, list ...; with the value itself if it is short and neither text nor object."""
     if key not in row:
         return _MISSING
     value = row[key]
@@ -223,5 +224,5 @@ def _shown(value: Any) -> str:
 
 
 def _is_finite(item: Any) -> bool:
-    """Whether it is a number; whole ones of any size are."""
+    """Whether an item is a finite number; integers of any size are."""
     return type(item) is int or (type(item) is float and math.isfinite(item))

@@ -1,5 +1,5 @@
-"""What verifiers make of the reference answers. Trouble that comes from a verifier rather than from a line is told
-once, at the first line that has it, with the number of the others."""
+"""Scores reference answers with their verifiers. Trouble that comes from a verifier rather than from a line is reported
+once, at the first line that has it, with the number of the other lines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _OF_A_PROBLEM = re.compile(r"problem '.*?': ")
 
 @dataclass(frozen=True)
 class Check:
-    """The reward of a problem's reference answer (None: it has none, or there is trouble), the trouble with its
-    verifier, and the verifier's name. Troubles with one `cause` are one; it is the trouble itself where it is empty."""
+    """The reward of a problem's reference answer (None if it has none, or if there is trouble), the trouble with its
+    verifier, and the verifier's name. Troubles with the same `cause` are the same; if it is empty, the trouble itself
+    is the cause."""
 
     reward: float | None = None
     trouble: str | None = None
@@ -28,17 +29,17 @@ class Check:
 
     @property
     def same(self) -> str:
-        """What is equal for troubles that are one."""
+        """The key that is equal for troubles that are the same."""
         return self.cause or self.said
 
     @property
     def said(self) -> str:
-        """The trouble without the name of the problem."""
+        """The trouble without the problem's id."""
         return _OF_A_PROBLEM.sub("", self.trouble or "", count=1)
 
 
 def check(problem: Problem, verify: Verifier, named: Named) -> Check:
-    """What the domain's verifier, which is called `named`, makes of a problem's reference answer."""
+    """Score a problem's reference answer with the domain's verifier, whose name and options are `named`."""
     name = str((own(problem) if named["name"] == EACH else named)["name"])
     try:
         if isinstance(verify, OwnVerifiers):
@@ -57,7 +58,7 @@ def check(problem: Problem, verify: Verifier, named: Named) -> Check:
 
 
 def told_once(checks: Sequence[Check]) -> list[Check]:
-    """The checks, with a trouble that several problems have at the first of them only, and the same for a verifier that
+    """Keep a trouble that several problems share only at the first of them, and likewise the trouble of a verifier that
     gives none of several reference answers a reward."""
     judged = Counter(one.verifier for one in checks if one.reward is not None)
     nothing = Counter(one.verifier for one in checks if one.reward == 0)

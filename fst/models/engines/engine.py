@@ -4,8 +4,8 @@
     vllm           a vLLM server over its OpenAI-compatible API, adapters loaded at run time
                    (fst/models/engines/vllm.py)
 
-To add one: a class with these methods, and a row in `ENGINES` (fst/tables.py). Adapters have content-hashed names that
-are never reused: an engine that has an adapter of that name has that adapter.
+To add one, write a class with these methods and add a row to `ENGINES` (fst/tables.py). Adapters are named by their
+content hash, so an engine that has an adapter of some name has that very adapter.
 """
 
 from __future__ import annotations
@@ -24,45 +24,46 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Ask", "Batch", "Engine", "LocalEngine", "OnToken", "Sampling", "Told"]
 
 OnToken = Callable[[int, int], None]  # (index of the ask, token id), as soon as it is drawn
-Told = tuple[int, int | Answer | FstError]  # an ask's key, and its next token, its answer, or why it has none
+Told = tuple[int, int | Answer | FstError]  # an ask's key, with its next token, its answer, or its error
 
 
 class Engine(Protocol):
-    """Every method raises EngineError when the engine cannot answer: it died, is out of memory, or cannot reach its
-    server."""
+    """The interface of an engine. Every method raises EngineError if the engine cannot answer: it died, is out of
+    memory, or cannot reach its server."""
 
-    exact: bool  # whether log-probabilities are those of the policy's own model, to the last digit
+    exact: bool  # whether log-probabilities equal those of the policy's own model to the last digit
     concurrent: bool  # whether `serve` may run in many threads at once; otherwise it is a LocalEngine
-    own_weights: bool  # whether it answers with weights of its own; then the gateway does not load the policy's
+    own_weights: bool  # whether it has its own copy of the weights; the gateway then does not load the policy's
 
     @property
     def context(self) -> int | None:
-        """Tokens of a request and its answer together, at most; None where there is no limit."""
+        """The most tokens that a request and its answer may have together; None if there is no limit."""
         ...
 
     @classmethod
     def build(cls, policy: Policy, params: Params) -> Self:
-        """The engine of a policy. `policy.model` is to be read at every call: training wraps it in an adapter."""
+        """Make the engine of a policy. It must read `policy.model` at every call, as training wraps it in an
+        adapter."""
         ...
 
     def ready(self) -> str:
-        """Start or wake what answers, and load the policy's current weights into it. Returns the address
-        by which other processes with the same weights reach it; empty where each process has an engine of its own."""
+        """Start or wake the engine, and load the policy's current weights into it. Returns the address at which other
+        processes with the same weights reach it; empty if each process has its own engine."""
         ...
 
     def join(self, address: str) -> None:
-        """Answer with what another process has made ready, by the address that it gave. The engine that gave it, and
-        engines without an address, do nothing."""
+        """Use the engine that another process made ready, at the address that its `ready` returned. The engine that
+        returned the address, and engines without one, do nothing."""
         ...
 
     def rest(self) -> None:
-        """Leave the GPU to others until the next call, as far as the engine can. No process may be waiting for
+        """Free the GPU until the next call, as far as the engine can. Call it only when no process waits for
         answers."""
         ...
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        """Rollouts: plan.n answers to each encoded request, in order, under the policy's current weights, with the
-        log-probability of each token at temperature 1, in nats."""
+        """Sample rollouts: plan.n answers to each encoded request, in order, under the policy's current weights, with
+        the log-probability of each token at temperature 1, in nats."""
         ...
 
     def load(self, folder: Path) -> str:
@@ -71,43 +72,43 @@ class Engine(Protocol):
         ...
 
     def unload(self, name: str) -> None:
-        """Drop an adapter; one that is not loaded is no error."""
+        """Unload an adapter; does nothing if it is not loaded."""
         ...
 
     def serve(self, asks: Sequence[Ask], on_token: OnToken | None = None) -> list[Answer]:
-        """One answer to each ask, in order; asks for different adapters may come together. `on_token` is called with
-        every token except those that end an answer, as soon as it is drawn."""
+        """Answer each ask once, in order; asks for different adapters may be mixed. `on_token` is called with every
+        token except end tokens, as soon as it is drawn."""
         ...
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release the engine's resources."""
         ...
 
 
 class LocalEngine(Engine, Protocol):
-    """An engine that runs the model itself. The gateway gives it a process and steps its batch there."""
+    """An engine that runs the model itself. The gateway starts a process for it and steps its batch there."""
 
     def batch(self) -> Batch:
-        """An empty batch of this engine's."""
+        """Make an empty batch."""
         ...
 
 
 class Batch(Protocol):
-    """Asks that are answered together and join and leave between two steps."""
+    """Asks that are answered together; they may join and leave between two steps."""
 
     def __len__(self) -> int:
-        """Asks that are not answered yet."""
+        """Number of asks that are not answered yet."""
         ...
 
     def join(self, key: int, ask: Ask) -> None:
-        """Add an ask; what becomes of it is told under `key`."""
+        """Add an ask; `step` reports its tokens and its answer under `key`."""
         ...
 
     def leave(self, key: int) -> None:
-        """Take an ask out; one that has been answered is no error."""
+        """Remove an ask; does nothing if it has been answered."""
         ...
 
     def step(self) -> list[Told]:
-        """Draw the next token of every ask that runs. Every token is told except those that end an answer, and then
-        the answer, or the error in its place."""
+        """Draw the next token of every running ask. Returns every token except end tokens, followed by the answer, or
+        the error instead of it, when an ask is done."""
         ...

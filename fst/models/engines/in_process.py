@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """Samples from `policy.model`, which is read at every call: training may have wrapped it in an adapter."""
+    """Samples from `policy.model`, read at every call because training may have wrapped it in an adapter."""
 
     exact = True
     concurrent = False
@@ -48,7 +48,7 @@ class TransformersEngine:
         return sample_answers(self._policy.model, requests, plan, self._policy.count_drawn)
 
     def load(self, folder: Path) -> str:
-        """An adapter that does not fit leaves those that were loaded in place."""
+        """See Engine.load. If the adapter does not fit, those loaded before stay."""
         name = adapter_name(folder)
         if name in self._names:
             return name
@@ -100,17 +100,17 @@ class TransformersEngine:
         return ""
 
     def join(self, address: str) -> None:
-        """Does nothing: every process has its own model."""
+        """Do nothing: every process has its own model."""
 
     def rest(self) -> None:
-        """Does nothing: the model that answers is the one that is trained."""
+        """Do nothing: the model that answers is the one that is trained."""
 
     def close(self) -> None:
-        """Does nothing: the model belongs to the policy."""
+        """Do nothing: the model belongs to the policy."""
 
     @contextlib.contextmanager
     def _weights(self, adapter: str | None) -> Iterator[None]:
-        """Puts a loaded adapter in force, None for the base. Raises EngineError for one that is not loaded."""
+        """Activate a loaded adapter inside the block, or the base for None. Raises EngineError if it is not loaded."""
         if adapter is None:
             with self._policy.frozen_base():
                 yield

@@ -1,19 +1,19 @@
-"""Continuous batching: a batch of answers in the making that asks join and leave between two steps.
+"""Continuous batching: asks join and leave a running batch of answers between two steps.
 
-An ask that joins has its context run, except what it begins with like a row that runs (its prompt, as a rule), and
-takes the place of a row that has ended, or a new one. From the next step on it gets a token a step like all others, so
-a newcomer waits for one step and for its own context, however long the answers are that are being written. Rows of one
-adapter are one batch; the batches of several adapters step in turn.
+When an ask joins, its context runs, except the prefix that it shares with a running row (usually its prompt), and it
+takes the place of an ended row or a new one. From the next step on it gets a token per step like all others, so a
+newcomer waits for one step and for its own context, however long the other answers are. The rows of one adapter form
+one batch; the batches of several adapters step in turn.
 
-Asks join in the order in which they came, as many as fit in memory, and none overtakes another: an ask that does not
-fit yet gets what the rows before it free. Between two steps at most CONTEXT_TOKENS of contexts run, those
-not counted that others have run, so that newcomers do not hold up the rows that run already.
+Asks join in the order of arrival, as many as fit in memory, and none overtakes another: an ask that does not fit yet
+gets the memory that earlier rows free. Between two steps at most CONTEXT_TOKENS tokens of contexts run, not counting
+shared prefixes, so that newcomers do not hold up the running rows.
 
-Invariants, each with a test: B1 an answer is that of the ask alone, whenever others join and leave; B2 a newcomer has
-its first token after the next step; B3 rows never take more memory than there is for them; B4 a row that ends or is
-taken out frees its place; B5 every ask is answered, in whatever company; B6 an ask that fails takes no other with it;
-B7 a model whose cache cannot take in rows keeps all this, with a batch for each newcomer; B8 adapters are loaded and
-dropped between two steps; B9 no token that a running row has in the cache runs again for a newcomer.
+Invariants, each with a test: B1 an answer is the same as if the ask ran alone, whenever others join and leave; B2 a
+newcomer has its first token after the next step; B3 rows never take more memory than is set aside for them; B4 a row
+that ends or is taken out frees its place; B5 every ask is answered, whatever the other asks are; B6 an ask that fails
+does not make others fail; B7 all this also holds, with a batch for each newcomer, if the model's cache cannot take in
+rows; B8 adapters are loaded and dropped between two steps; B9 no token that a running row has in the cache runs again.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from fst.models.tree import Encoded, continue_contexts, plain_model, takes_tree,
 if TYPE_CHECKING:
     from fst.models.policy import Policy
 
-CONTEXT_TOKENS = 1024  # that run between two steps, or one context
+CONTEXT_TOKENS = 1024  # that run between two steps, or one context if it is longer
 
 
 class JoinedRows(Decoder):
-    """Rows of one adapter. Each row's tokens are kept together at the right, so that a row takes as many columns of the
-    cache as it has tokens. A model whose layers keep their states in another way than one key and value a token cannot
-    take in rows: its newcomers are a batch of their own."""
+    """The rows of one adapter. Each row's tokens are aligned at the right, so that a row takes as many columns of the
+    cache as it has tokens. A model whose layers do not keep one key and value per token cannot take in rows, and its
+    newcomers form separate batches."""
 
     def __init__(self, policy: Policy, adapter: str | None, rows: Sequence[Row], beside: JoinedRows | None) -> None:
-        """`beside` is the batch that the rows are to join."""
+        """Run the contexts of the rows; `beside` is the batch that they will join, whose cache they can share."""
         model = plain_model(policy.model)
         encoded = beside.encode(rows, policy.pad_id) if beside and takes_tree(model) else None
         super().__init__(model, rows, policy.end_ids, policy.pad_id, encoded)
@@ -66,11 +66,11 @@ class JoinedRows(Decoder):
 
     @property
     def longest(self) -> int:
-        """Tokens that the longest row can come to."""
+        """The most tokens that any unfinished row can reach."""
         return max((longest(row.ask) for row in self.rows if not row.ended), default=0)
 
     def trim(self) -> None:
-        """Drop the columns in which no row that runs has a token."""
+        """Drop the columns in which no running row has a token."""
         used = max(len(row.ask.tokens) - 1 + len(row.tokens) for row in self.rows if not row.ended)
         if self._movable and (unused := self.mask.shape[-1] - used):
             self.mask = self.mask[:, unused:]
@@ -78,7 +78,7 @@ class JoinedRows(Decoder):
                 layer.trim(unused)
 
     def take_in(self, other: JoinedRows) -> None:
-        """Rows of another batch of this adapter become rows of this one."""
+        """Move the rows of another batch of this adapter into this one."""
         free = [place for place, row in enumerate(self.rows) if row.ended]
         below = max(0, len(other.rows) - len(free))
         taken = [*free, *range(len(self.rows), len(self.rows) + below)][: len(other.rows)]
@@ -93,8 +93,8 @@ class JoinedRows(Decoder):
             self.rows[place] = row
 
     def encode(self, rows: Sequence[Row], pad_id: int) -> Encoded | None:
-        """The contexts of rows that are to join, each begun with what a row that runs here has in the cache already;
-        None where this saves nothing over running them by themselves."""
+        """Run the contexts of rows that will join, each continuing from the longest prefix that a running row here has
+        in the cache. Returns None if this saves nothing over running them separately."""
         place: dict[tuple[int, ...], int] = {}
         row_of = [place.setdefault(row.ask.tokens[:-1], len(place)) for row in rows]
         begun = [self._longest_beginning(body) for body in place]
@@ -112,7 +112,7 @@ class JoinedRows(Decoder):
         return continue_contexts(self.model, known, [*place], pad_id)
 
     def _longest_beginning(self, body: tuple[int, ...]) -> tuple[int, int]:
-        """Tokens that a context shares with one of a row that runs, the most of all, and the place of that row."""
+        """Length of the longest prefix that a context shares with that of a running row, and the place of that row."""
         running = (place for place, row in enumerate(self.rows) if not row.ended)
         found = ((common(body, self.rows[place].ask.tokens[:-1]), -place) for place in running)
         shared, donor = max(found, default=(0, 0))
@@ -124,8 +124,8 @@ class JoinedRows(Decoder):
 
 
 class RunningBatch:
-    """The asks that an engine answers, in the memory of `policy.cache_bytes`. `weights(adapter)` puts an adapter (None:
-    the base) in force, and raises EngineError for one that is not loaded."""
+    """The asks that an engine is answering, within `policy.cache_bytes` of memory. `weights(adapter)` activates an
+    adapter (None: the base), and raises EngineError if it is not loaded."""
 
     def __init__(self, policy: Policy, weights: Callable[[str | None], AbstractContextManager[None]]) -> None:
         self._policy, self._weights = policy, weights
@@ -133,15 +133,15 @@ class RunningBatch:
         self._batches: list[JoinedRows] = []
 
     def __len__(self) -> int:
-        """Asks that wait or run."""
+        """Number of asks that wait or run."""
         return len(self._waiting) + sum(batch.left for batch in self._batches)
 
     def join(self, key: int, ask: Ask) -> None:
-        """Add an ask; its tokens and its answer come from `step` under `key`."""
+        """Add an ask; `step` returns its tokens and its answer under `key`."""
         self._waiting[key] = Row(ask, key)
 
     def leave(self, key: int) -> None:
-        """Take an ask out; one that has been answered is no error."""
+        """Remove an ask; does nothing if it has been answered."""
         self._waiting.pop(key, None)
         for batch in self._batches:
             for row in batch.rows:
@@ -149,8 +149,8 @@ class RunningBatch:
         self._forget()
 
     def step(self) -> list[Told]:
-        """Let in the asks that fit, then draw a token for every row. Every token is told except end tokens, and then
-        the answer, or the error in its place."""
+        """Admit the asks that fit, then draw a token for every row. Returns every token except end tokens, followed by
+        the answer, or the error instead of it, when an ask is done."""
         for batch in self._batches:
             batch.trim()
         said: list[Told] = []
@@ -165,9 +165,9 @@ class RunningBatch:
     # -- parts ------------------------------------------------------------------------------------------
 
     def _admitted(self) -> list[Row]:
-        """The asks that have waited longest, as far as contexts may run now and memory goes."""
+        """Take the asks that have waited longest, as many as CONTEXT_TOKENS and memory allow."""
         if not any(Sizes(self._policy, self._batches).takes(row.ask) for row in list(self._waiting.values())[:1]):
-            return []  # before anything is compared: a full batch asks at every step
+            return []  # checked first, because a full batch comes here at every step
         sizes, admitted, new = Sizes(self._policy, self._batches), list[Row](), 0
         known: dict[str | None, Slice] = {}  # of each adapter: the contexts that have run
         for adapter, row in [(b.adapter, row) for b in self._batches for row in b.rows if not row.ended]:
@@ -184,7 +184,7 @@ class RunningBatch:
         return admitted
 
     def _start(self, adapter: str | None, rows: list[Row]) -> list[Told]:
-        """Run the contexts of rows of one adapter, and let them join its batch. Where that fails, one by one."""
+        """Run the contexts of rows of one adapter and let them join its batch; if that fails, try them one by one."""
         batch, failed = open_batch(self._batches, adapter), None
         try:
             with self._weights(adapter), torch.inference_mode():
@@ -192,7 +192,7 @@ class RunningBatch:
         except torch.AcceleratorError:  # every later call fails too: a new process is needed
             raise
         except Exception as exc:  # whatever a model raises about a context
-            failed = explained(exc)  # the exception itself holds what the attempt took of memory
+            failed = explained(exc)  # the exception itself would keep the attempt's memory alive
         if failed and len(rows) == 1:
             return [(rows[0].key, failed)]
         if failed:
@@ -226,7 +226,7 @@ class RunningBatch:
         return said
 
     def _failed(self, batch: JoinedRows, exc: Exception, more: Iterable[Row] = ()) -> list[Told]:
-        """The end of a batch whose cache may be half written."""
+        """Drop a batch whose cache may be half written; returns the error for each of its asks."""
         self._batches.remove(batch)
         return [(key, explained(exc)) for key in {row.key for row in (*batch.rows, *more) if not row.ended}]
 
@@ -235,14 +235,14 @@ class RunningBatch:
 
 
 class Sizes:
-    """Bytes that batches take once their rows are at their longest, while asks are let in."""
+    """Tracks the bytes that batches take once their rows are at their longest, while asks are admitted."""
 
     def __init__(self, policy: Policy, batches: Sequence[JoinedRows]) -> None:
         self._policy, self._batches = policy, batches
         self._new: dict[str | None, list[int]] = {}  # of each adapter: lengths of the asks let in
 
     def takes(self, ask: Ask) -> bool:
-        """Whether another ask fits; if so, it counts from now on. The first ask of all fits always."""
+        """Whether another ask fits; if so, it is counted from now on. A single ask always fits."""
         new = {**self._new, ask.adapter: [*self._new.get(ask.adapter, []), longest(ask)]}
         rows, taken = self._total(new)
         if rows > 1 and (rows > MAX_ROWS or taken > self._policy.cache_bytes):
@@ -251,7 +251,7 @@ class Sizes:
         return True
 
     def _total(self, new: dict[str | None, list[int]]) -> tuple[int, int]:
-        """Rows and bytes with these asks let in. Newcomers take the places of rows that have ended first."""
+        """Rows and bytes with these asks admitted. Newcomers first take the places of ended rows."""
         shapes = [
             (len(batch.rows), batch.longest)
             for batch in self._batches
@@ -274,18 +274,18 @@ def open_batch(batches: Iterable[JoinedRows], adapter: str | None) -> JoinedRows
 
 
 def longest(ask: Ask) -> int:
-    """Tokens that an ask and its answer can come to."""
+    """The most tokens that an ask and its answer can have together."""
     return len(ask.tokens) + ask.max_new_tokens
 
 
 def explained(exc: Exception) -> FstError:
-    """The error that an ask is told."""
+    """Turn an exception into the error that an ask is answered with."""
     return exc if isinstance(exc, FstError) else EngineError(f"the engine failed: {type(exc).__name__}: {exc}")
 
 
 def _merged(mine: torch.Tensor, theirs: torch.Tensor, places: torch.Tensor, below: int, right: bool) -> torch.Tensor:
-    """A tensor with a row an answer, after rows of another were put at `places`. Where they are as wide as something
-    else, both are filled with zeros, in front (`right`) or behind."""
+    """Write the rows of `theirs` over those of `mine` at `places`, after appending `below` rows. If the widths differ,
+    the narrower one is padded with zeros, in front if `right`, otherwise behind."""
     if mine.dim() == 1:
         mine, theirs = mine[:, None], theirs[:, None]
         return _merged(mine, theirs, places, below, right)[:, 0]

@@ -1,4 +1,4 @@
-"""A policy with the engine that its parameters name. The engines there are stand in fst/tables.py."""
+"""Loads a policy with the engine that its parameters name; fst/tables.py lists the engines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fst.tables import ENGINES
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The engine of that name. Raises ConfigError when there is none, or it cannot be imported."""
+    """Import the engine of that name. Raises ConfigError if there is none, or if it cannot be imported."""
     return cast(type[Engine], ENGINES.get(name, "model.engine"))
 
 
 def load_with_engine(params: Params) -> Policy:
-    """The policy of the parameters, sampling with their engine. Raises ModelError for a model that cannot be loaded,
-    ConfigError for an engine that cannot be imported."""
+    """Load the policy of the parameters, sampling with their engine. Raises ModelError for a model that cannot be
+    loaded, ConfigError for an engine that cannot be imported."""
     model = params.model
     policy = load_policy(model)
     policy.engine = engine_class(model.engine).build(policy, params)
@@ -28,8 +28,8 @@ def load_with_engine(params: Params) -> Policy:
 
 
 def load_engine(params: Params) -> Engine:
-    """The engine of the parameters for a process that does nothing but answer, so that a server need not sleep; the
-    model's weights are loaded only if the engine answers with them."""
+    """Load the engine of the parameters for a process that only serves, so that a vLLM server need not sleep. The
+    model's weights are loaded only if the engine has none of its own."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(params.model.threads)
     params = params.replace(vllm=params.vllm.replace(sleep=False))

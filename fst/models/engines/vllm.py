@@ -2,7 +2,7 @@
 
 Adapters go to the server under content-hashed names that are never reused (a reload under an old name may serve an old
 KV cache). Before sampling, the policy's current adapter is loaded, and old ones beyond `max_loras` are unloaded. The
-server is asked which adapters it has, since a restarted one has none.
+server is always asked which adapters it has, since it may have been restarted and lost them.
 
 Several processes that train together use one server: rank 0 starts it and loads the adapters, the others `join` it.
 
@@ -44,7 +44,7 @@ IN_FLIGHT = 256  # requests at once; vLLM schedules as many by default
 
 
 class VllmEngine:
-    """Samples with the server under `policy.model`'s adapter, read at every call: training changes it."""
+    """Samples with the server under `policy.model`'s adapter, read at every call because training changes it."""
 
     exact = False
     concurrent = True
@@ -59,8 +59,8 @@ class VllmEngine:
         self._http = httpx.Client(
             timeout=params.timeout_seconds, transport=transport, headers=headers(params), trust_env=False
         )
-        # Answers take as long as they take, and wait for their turn. A server that dies closes the connection; that its
-        # machine is gone shows when probes of the connection go unanswered.
+        # No time limit on answers, which may wait for their turn. If the server dies, the connection is closed; if its
+        # machine is gone, TCP keep-alive probes go unanswered.
         self._patient = httpx.Timeout(params.timeout_seconds, read=None, pool=None)
         self._name = BASE
         self._used: list[str] = []  # adapters sampled with in training, the latest last
@@ -68,14 +68,14 @@ class VllmEngine:
 
     @classmethod
     def build(cls, policy: Policy, params: Params) -> VllmEngine:
-        """With one server per process, which is started when it is first asked."""
+        """Make the engine; the process's one server is started at the first request."""
         place, limit = model_place(params.model.base), policy.context
         server = shared_server(place, params.slow.lora_rank, params.model.dtype, limit, params.vllm)
         return cls(policy, server, params.vllm)
 
     @property
     def context(self) -> int | None:
-        """Of the server that runs already, by vllm.url, else of the one that will be started."""
+        """The limit of the server at vllm.url, or of the one that will be started."""
         if not self._params.url:
             return self._server.context
         found = self._ask("GET", "/v1/models", None)["data"][0].get("max_model_len")
@@ -92,8 +92,8 @@ class VllmEngine:
         self._server.rest()
 
     def sample(self, requests: Sequence[Sequence[int]], plan: Sampling) -> list[list[Answer]]:
-        """One HTTP request for each of `requests`, up to IN_FLIGHT at once: the server batches them. Every answer has
-        noise of its own (see `first_seeds`), so that equal requests get different answers."""
+        """Send one HTTP request for each of `requests`, up to IN_FLIGHT at once; the server batches them. Every answer
+        has its own seed (see `first_seeds`), so that equal requests get different answers."""
         model, seeds = self._current(), first_seeds(plan, len(requests))
 
         def ask(place: int) -> list[Answer]:
@@ -172,7 +172,7 @@ class VllmEngine:
         return Answer(tuple(tokens), tuple(logprobs))
 
     def _current(self) -> str:
-        """The server's name for the policy's current weights, loaded into it if need be."""
+        """The server's name for the policy's current weights, which are loaded into it if needed."""
         model = self._policy.model
         if not isinstance(model, PeftModel) or _is_switched_off(model):
             return BASE
@@ -201,7 +201,7 @@ class VllmEngine:
         try:
             self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.absolute())})
         except EngineError as exc:
-            raise ModelError(f"{folder}: vLLM does not take this adapter ({exc}); check the base it is for") from exc
+            raise ModelError(f"{folder}: vLLM refuses this adapter ({exc}); check the base it is for") from exc
 
     def _post(self, path: str, body: Any) -> Any:
         return self._ask("POST", path, body)
@@ -227,15 +227,15 @@ class VllmEngine:
                     if line.startswith("data: ") and line != "data: [DONE]":
                         event = json.loads(line[6:])
                         if "error" in event:
-                            raise EngineError(f"vLLM at {url} gave up in the middle of an answer: {event['error']}")
+                            raise EngineError(f"vLLM at {url} failed in the middle of an answer: {event['error']}")
                         yield from event.get("choices", [])
         except httpx.HTTPError as exc:
-            raise EngineError(f"vLLM at {url} broke off ({type(exc).__name__})") from exc
+            raise EngineError(f"vLLM at {url}: the connection failed ({type(exc).__name__})") from exc
 
 
 def first_seeds(plan: Sampling, requests: int) -> range:
-    """The seed of each request, below 2**63. vLLM draws choice k of a request with its seed + k, and on a CPU it takes
-    the lower 32 bits of that: requests of one batch are plan.n apart, and batches begin anywhere."""
+    """Return the seed of each request, below 2**63. vLLM draws choice k of a request with seed + k, of which it uses
+    only the lower 32 bits on a CPU, so the seeds of a batch are plan.n apart and start at a random place."""
     first = hash((plan.seed, requests)) % 2**62
     return range(first, first + requests * plan.n, plan.n)
 
@@ -246,9 +246,7 @@ _TOKENS = {"logprobs": 0, "return_token_ids": True, "skip_special_tokens": False
 def _answer(choice: Any) -> Answer:
     tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
     if len(tokens) != len(logprobs):
-        raise EngineError(
-            f"vLLM gave {len(tokens)} tokens with {len(logprobs)} log-probabilities; which version is it?"
-        )
+        raise EngineError(f"vLLM gave {len(tokens)} tokens with {len(logprobs)} log-probabilities; check its version")
     return Answer(tuple(tokens), tuple(logprobs))
 
 

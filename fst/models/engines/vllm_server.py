@@ -1,5 +1,5 @@
 """A vLLM server beside this process: started on loopback, with adapters loadable at run time, and stopped with this
-process. vLLM lives in an environment of its own (`make vllm`) because it pins other versions than the rest of the
+process. vLLM is installed in a separate environment (`make vllm`) because it pins other versions than the rest of the
 project; nothing here imports it."""
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from fst.lifeline import WATCHED
 from fst.models.device import free_cache
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_DO_NOT_TRACK": "1"}
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for --max-lora-rank
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM accepts for --max-lora-rank
 BATCHED = 4096  # tokens that a server on a CPU runs at once, or more where a prompt may be longer
 _GRACE_SECONDS = 15.0
 _THOUSANDS = {"k": 1000, "K": 1024}
-# What a launcher tells the processes that train together is not meant for the server that one of them starts.
+# Variables that a launcher sets for the processes that train together; the server must not see them.
 _LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LAUNCHERS_OWN = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_")
 
 
 class VllmServer:
-    """A server that answers at `url`. `base` is a directory or hub id, `rank` the highest rank of its adapters, `limit`
-    the tokens that the model reads at most. With `params.url`, or after `join`, the server is not ours: nothing is
-    started or stopped."""
+    """A server that answers at `url()`. `base` is a directory or hub id, `rank` the highest rank of its adapters,
+    `limit` the model's own context limit in tokens. With `params.url`, or after `join`, the server belongs to someone
+    else, and nothing is started or stopped."""
 
     def __init__(self, base: str, rank: int, dtype: str, limit: int | None, params: VllmParams) -> None:
         self.base = str(Path(base).absolute()) if Path(base).is_dir() else base
@@ -57,8 +57,9 @@ class VllmServer:
 
     @property
     def context(self) -> int | None:
-        """Tokens of a request and its answer that a server started here reads: --max-model-len of vllm.arguments, else
-        vllm.context, at most the model's own limit. None where the arguments leave it to vLLM."""
+        """The most tokens that a request and its answer may have together on a server started here: --max-model-len in
+        vllm.arguments, or else vllm.context, but at most the model's own limit. None if the arguments leave it to
+        vLLM."""
         length = told(self.params.arguments, "--max-model-len")
         if length is None:
             return min(self.params.context, self._limit or self.params.context)
@@ -76,8 +77,8 @@ class VllmServer:
             self._elsewhere = url
 
     def url(self) -> str:
-        """The server's address. Starts it when it is not running, wakes it when it sleeps, and waits until it answers.
-        Raises EngineError."""
+        """Return the server's address. Starts the server if it is not running, wakes it if it sleeps, and waits until
+        it answers. Raises EngineError if it does not."""
         if self._elsewhere:
             return self._elsewhere
         with self._lock:
@@ -90,8 +91,8 @@ class VllmServer:
             return self._url
 
     def rest(self) -> None:
-        """Let a server that was started here on a GPU leave its memory to others, until `url` is next asked for:
-        weights and adapters go to the CPU's memory, the KV cache is dropped. Raises EngineError."""
+        """Make a server that was started here on a GPU free its memory until the next call of `url`: weights and
+        adapters move to the CPU's memory, the KV cache is dropped. Raises EngineError if the server refuses."""
         with self._lock:
             if self._sleeps and self.pid is not None and not self._asleep:
                 self._tell("/sleep?level=1&mode=wait")
@@ -114,7 +115,7 @@ class VllmServer:
             )
 
     def close(self) -> None:
-        """Stop a server that was started here, its worker processes included."""
+        """Stop a server that was started here, including its worker processes."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -208,13 +209,13 @@ def shared_server(base: str, rank: int, dtype: str, limit: int | None, params: V
 
 
 def headers(params: VllmParams) -> dict[str, str]:
-    """What every request to a server says of who asks."""
+    """The authorization header of every request to the server; empty if there is no key."""
     key = os.environ.get(params.api_key_env, "")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def told(arguments: Sequence[str], name: str) -> str | None:
-    """The value of a command-line argument, the last where it is repeated; None where it is not there."""
+    """The value of a command-line argument, the last one if it is repeated; None if it is missing."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     found = [value for word, value in pairwise(words) if word.replace("_", "-") == name]
     return found[-1] if found else None

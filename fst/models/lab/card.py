@@ -1,10 +1,11 @@
 """Measurements of the lab base model, for its card.
 
 Following: share of correct answers under the right instruction, sampled (T=1) and greedy. Generic: the same under
-prompts that do not say the rule. Induction: share of proposals from six (input, expected) pairs that state exactly the
-hidden rule, per sample and in at least one of 32; and in at least one of 32 that are drawn as the reflector draws them,
-each from its own subset of eight pairs. Exact means the same behaviour: a proposal's text is looked up among all
-wordings of all rules, so another wording of the same rule counts and an almost correct rule does not.
+prompts that do not state the rule. Induction: share of proposals from six (input, expected) pairs that state exactly
+the hidden rule, per sample and as the share of cases with at least one among 32 samples; the last also for samples
+drawn as the reflector draws them, each from its own subset of eight pairs. Exact means the same behaviour: a proposal's
+text is looked up among all wordings of all rules, so another wording of the rule counts and an almost correct rule does
+not.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _splits(text: str, forms: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def measure_card(policy: Policy, seed: int = 11, report: Callable[[str], None] = lambda row: None) -> dict[str, Any]:
-    """All rows of the card, by kind of rule; shares are in [0, 1]."""
+    """Measure all rows of the card, by kind of rule; shares are in [0, 1]."""
     card: dict[str, Any] = {}
     for kind, rules in rule_kinds().items():
         report(kind)
@@ -104,8 +105,8 @@ def measure_card(policy: Policy, seed: int = 11, report: Callable[[str], None] =
 
 
 def following(policy: Policy, without: Sequence[Rule], seed: int) -> dict[str, float]:
-    """Share of correct sampled answers under each rule's own instruction, by kind of rule. Rules that behave like one
-    of `without` are left out."""
+    """Measure the share of correct sampled answers under each rule's own instruction, by kind of rule. Rules that
+    behave like one in `without` are left out."""
     known = {signature(rule) for rule in without}
     return {
         kind: _following(policy, [rule for rule in rules if signature(rule) not in known], seed, 1.0)
@@ -159,7 +160,7 @@ def _share_exact(groups: Sequence[Sequence[Answer]], hidden: Sequence[int]) -> t
 
 
 def markdown(card: dict[str, dict[str, Any]]) -> str:
-    """The card as a Markdown table."""
+    """Format the card as a Markdown table."""
     head = "| rule kind | rules | right instruction, sampled / greedy | generic "
     lines = [head + "| induction, per sample | in 32 | in 32, as reflected |", "|---|---|---|---|---|---|---|"]
     for kind, row in card.items():

@@ -1,8 +1,9 @@
 """Pretraining of the lab base model: a Qwen3 of about a million parameters, on the lab's own text.
 
-A row holds a system turn and several (user, assistant) turns; a block mask keeps the turns from seeing each other, so
-that one instruction is encoded once and answered several times (about 1.6 times more answers per token than with one
-turn per row). Muon trains the matrices, AdamW the rest. The same seed and number of threads give the same weights.
+A row holds a system turn and several (user, assistant) turns; a block mask keeps the turns from attending to each
+other, so that one instruction is encoded once and answered several times (about 1.6 times as many answers per token as
+with one turn per row). Muon trains the matrices, AdamW the rest. The same seed and number of threads give the same
+weights.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class Batch:
     """Rows as tensors: ids and positions (B, L); mask (B, 1, L, L), true where attention is allowed; targets (B, L),
-    the next token of the same turn, -100 where nothing is learnt."""
+    the next token of the same turn, -100 at positions without a loss."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -60,7 +61,7 @@ class Batch:
 
 
 def collate(texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Encode rows. Padding attends to itself alone, so that no row of the mask is empty."""
+    """Encode rows. Padding attends only to itself, so that no row of the mask is empty."""
     system, user, assistant = tokenizer.convert_tokens_to_ids(["<|system|>", "<|user|>", "<|assistant|>"])
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     parts = [part for t in texts for part in (t.system, *(p for turn in t.turns for p in turn))]
@@ -98,8 +99,8 @@ def _characters(text: Text) -> int:
 
 
 def _micro_batches(texts: list[Text], tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
-    """Batches of rows of similar length, about MICRO_CHARACTERS each: little padding, and activations that fit the
-    CPU's cache."""
+    """Cut into batches of rows of similar length, about MICRO_CHARACTERS each: little padding, and activations that fit
+    into the CPU's cache."""
     ordered = sorted(texts, key=_characters)
     batches, start = [], 0
     while start < len(ordered):
@@ -204,7 +205,7 @@ def pretrain(
     report: Callable[[int, float, float, int], None] = lambda step, follow, induce, tokens: None,
     checkpoint_every: int = 250,
 ) -> dict[str, float]:
-    """Train from nothing, or from the checkpoint beside `out` if an earlier call was cut off; save model, tokenizer
+    """Train from scratch, or from the checkpoint beside `out` if an earlier call was interrupted; save model, tokenizer
     and their checksums to `out`. Returns {"tokens", "minutes", "loss_following", "loss_induction"}."""
     torch.set_num_threads(config.threads)
     tokenizer = build_tokenizer(vocabulary(), config.context)
