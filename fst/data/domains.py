@@ -20,7 +20,7 @@ from fst.data.families.hub import hub_verifier, load_hub
 from fst.data.families.jsonl import file_verifier, load_file
 from fst.data.families.lab import load_rule, load_star_graph
 from fst.data.families.reasoning_gym import load_dataset, named_scorer
-from fst.data.labels import labels_of, lists_none
+from fst.data.labels import asked_for, labels_of, lists_none, named_labels
 from fst.data.types import SPLITS, Domain, Problem, Splits, SplitSizes, Verifier
 from fst.data.verifiers import answers_alone, domain_verifier, reference_of
 from fst.errors import UnknownDomain, VerifierError
@@ -152,13 +152,11 @@ def answer_mode(spec: str) -> AnswerMode:
     return known_mode(asked, spec, UnknownDomain)
 
 
-def seed_prompt(text: str, spec: str) -> str:
-    """Return the seed prompt of a spec: `text` (loop.seed_prompt) and, if answers must have a certain form, a line that
-    asks for it. A text that mentions the form already is left as it is."""
-    mode: AnswerMode | None = answer_mode(spec) if mode_of_spec(spec) else _family(spec).asks
-    asked = ASKED.get(mode or "whole", "")
-    mentioned = {"tag": "<answer>", "boxed": "\\boxed", "marker": "Answer:"}.get(mode or "", asked)
-    return text if not asked or mentioned in text else f"{text}\n{asked}".strip()
+def seed_prompt(text: str, domain: Domain) -> str:
+    """Return the seed prompt of a domain: `text` (loop.seed_prompt), a line that names the labels if every problem has
+    the same ones, and a line that asks for the form that answers must have, if any. What the text mentions already is
+    not said again."""
+    return "\n".join(filter(None, [text, asked_for(_labels(domain), text), _asked_form(text, domain.spec)])).strip()
 
 
 def answer_verifier(spec: str, named: Mapping[str, Any] | None = None) -> Verifier:
@@ -176,6 +174,20 @@ def right_answer(domain: Domain, problem: Problem) -> str | None:
         return answer if answer is not None and domain.verify(problem, answer).reward >= 1 else None
     except VerifierError:
         return None
+
+
+def _asked_form(text: str, spec: str) -> str:
+    mode: AnswerMode | None = answer_mode(spec) if mode_of_spec(spec) else _family(spec).asks
+    asked = ASKED.get(mode or "whole", "")
+    mentioned = {"tag": "<answer>", "boxed": "\\boxed", "marker": "Answer:"}.get(mode or "", asked)
+    return "" if mentioned in text else asked
+
+
+def _labels(domain: Domain) -> list[str]:
+    """The labels that every problem of a domain is answered by; empty if there are none, or if problems differ."""
+    default = domain.named or verifier_of(domain.spec)
+    each = [named_labels(problem.verifier or default) for problem in domain.problems]
+    return each[0] if len({frozenset(labels) for labels in each}) == 1 else []
 
 
 def _family(spec: str) -> Family:

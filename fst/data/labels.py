@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fst.data.answers import NO_ANSWER
 from fst.data.scoring import verdict
@@ -76,9 +77,22 @@ def labels_of(answers: Sequence[str]) -> list[str]:
     return sorted(first.values())
 
 
-def lists_none(named: Mapping[str, object]) -> bool:
+def lists_none(named: Mapping[str, Any]) -> bool:
     """Whether a verifier, by its name and options, is a `choice` that does not list its labels."""
     return named.get("name") == NAME and "labels" not in named
+
+
+def named_labels(named: Mapping[str, Any]) -> list[str]:
+    """Return the labels that a verifier, by its name and options, lists; empty if it is no `choice`."""
+    return list(named.get("labels", ())) if named.get("name") == NAME else []
+
+
+def asked_for(labels: Sequence[str], text: str) -> str:
+    """Return the line that a prompt asks for one of the labels with; empty without labels, or if `text` names every one
+    of them."""
+    if not labels or set(_named(_words(text), _by_words(labels))) == set(labels):
+        return ""
+    return f"Answer with one of: {', '.join(labels)}."
 
 
 def _words(text: str) -> Words:

@@ -76,7 +76,7 @@ class Learner:
     @property
     def seed_prompt(self) -> Prompt:
         """The prompt that the first fast round begins with; KL is measured under it as well."""
-        return Prompt(seed_prompt(self.params.loop.seed_prompt, self.domain.spec))
+        return Prompt(seed_prompt(self.params.loop.seed_prompt, self.domain))
 
     @property
     def carried(self) -> Population:

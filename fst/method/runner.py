@@ -139,9 +139,9 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     domain, left_out = fitting(policy, problems, params)
     reflector = build_reflector(policy, params, domain)
     trl_config(params.slow, params.model, job.folder, job.seed)  # in every arm: refuses options, joins the ranks
-    population = first_population(start, job.domain, params, job.serves)
+    population = first_population(start, domain, params, job.serves)
     if job.arm == "distill":
-        seed = Population((Prompt(seed_prompt(params.loop.seed_prompt, job.domain)),))
+        seed = Population((Prompt(seed_prompt(params.loop.seed_prompt, domain)),))
         taught, population = prompt_to_distil(population, seed.best, job.domain), seed
     elif job.arm != "rl":
         ranks.of_first(reflector.check)

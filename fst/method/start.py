@@ -8,6 +8,7 @@ from typing import Any
 
 from fst.config import Params
 from fst.data.domains import seed_prompt
+from fst.data.types import Domain
 from fst.store.bundle import Bundle
 from fst.types import Population, Prompt, prompt_from_dict
 
@@ -20,10 +21,10 @@ def carried_prompts(start: Bundle | None, spec: str, serves: str) -> list[dict[s
     return []
 
 
-def first_population(start: Bundle | None, spec: str, params: Params, serves: str = "") -> Population:
+def first_population(start: Bundle | None, domain: Domain, params: Params, serves: str = "") -> Population:
     """Return the prompts that a run begins with: its start's prompts for this domain, or else the seed prompt."""
-    carried = tuple(map(prompt_from_dict, carried_prompts(start, spec, serves)))
-    return Population(carried or (Prompt(seed_prompt(params.loop.seed_prompt, spec)),))
+    carried = tuple(map(prompt_from_dict, carried_prompts(start, domain.spec, serves)))
+    return Population(carried or (Prompt(seed_prompt(params.loop.seed_prompt, domain)),))
 
 
 def start_key(start: Bundle | None, spec: str, serves: str = "") -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fst.data.domains import seed_prompt
+from fst.data.types import Domain
 from fst.errors import DataError, GateRefused
 from fst.files import document, write_atomic
 from fst.release.gate import Case, Decision, Entry, Finding, decide
@@ -167,13 +168,13 @@ class Candidate:
             if theirs is None:
                 raise
             return None  # an earlier domain whose problems are gone: the gate refuses for lack of coverage
-        prompt = self._production_prompt(domain, facts["spec"])
+        prompt = self._production_prompt(domain, held_out)
         return self._served.entry(prompt, self._served.measure(held_out, prompt), facts["data_sha256"])
 
-    def _production_prompt(self, domain: str, spec: str) -> Prompt:
+    def _production_prompt(self, domain: str, held_out: Domain) -> Prompt:
         if self.production and domain in self._domains(self.production):
             return prompt_from_dict(self.production.prompts()[domain]["prompts"][0])
-        return Prompt(seed_prompt(self.workspace.params.loop.seed_prompt, spec))
+        return Prompt(seed_prompt(self.workspace.params.loop.seed_prompt, held_out))
 
     @cached_property
     def _served(self) -> Served:

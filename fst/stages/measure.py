@@ -44,7 +44,7 @@ class Served:
         problems, samples = readable(self.policy, domain.test, self.params), self.params.evaluate.samples
         asker = Asker(self.policy, domain.verify, "eval", weights=0)
         rollouts = asker.ask([(prompt, problem) for problem in problems], samples, _SEED)
-        seed = Prompt(seed_prompt(self.params.loop.seed_prompt, domain.spec))
+        seed = Prompt(seed_prompt(self.params.loop.seed_prompt, domain))
         meter = Meter(self.policy, self.params.evaluate, seed, moved=self.adapter is not None)
         return meter.read(prompt, problems, rollouts)
 

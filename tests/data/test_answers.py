@@ -31,7 +31,7 @@ from fst.data.domains import answer_verifier, load_domain, seed_prompt, verifier
 from fst.data.numbers import first_number, last_number, numbers
 from fst.data.prepared import HEAD, load_prepared, write_prepared
 from fst.data.scoring import parse_feedback
-from fst.data.types import Problem, Score, SplitSizes
+from fst.data.types import Domain, Problem, Score, SplitSizes
 from fst.data.verifiers import build_verifier, domain_verifier
 from fst.errors import ConfigError, UnknownDomain, VerifierError
 from fst.method.rollouts import Asker
@@ -305,13 +305,18 @@ def test_a9_reasoning_gym_does_not_score_by_length() -> None:
 
 
 def test_a9_the_seed_prompt_asks_for_the_form_that_is_read() -> None:
+    def seed(text: str, spec: str) -> str:
+        return seed_prompt(
+            text, Domain(spec, (Problem("p1", spec, "q", "1"),), (), (), verify=lambda *_: Score(0.0, ""))
+        )
+
     asked = f"solve the task\n{ASKED['tag']}"
-    assert seed_prompt("solve the task", "reasoning_gym/leg_counting") == asked
-    assert seed_prompt(asked, "reasoning_gym/leg_counting") == asked
-    assert seed_prompt("solve the task", "reasoning_gym/leg_counting#boxed") == f"solve the task\n{ASKED['boxed']}"
-    assert seed_prompt("Use \\boxed{}", "jsonl:a.jsonl#boxed") == "Use \\boxed{}"
+    assert seed("solve the task", "reasoning_gym/leg_counting") == asked
+    assert seed(asked, "reasoning_gym/leg_counting") == asked
+    assert seed("solve the task", "reasoning_gym/leg_counting#boxed") == f"solve the task\n{ASKED['boxed']}"
+    assert seed("Use \\boxed{}", "jsonl:a.jsonl#boxed") == "Use \\boxed{}"
     for spec in ("lab/reverse", "star_graph", "jsonl:a.jsonl", "lab/reverse#auto", "reasoning_gym/leg_counting#whole"):
-        assert seed_prompt("solve the task", spec) == "solve the task"
+        assert seed("solve the task", spec) == "solve the task"
 
 
 @dataclass

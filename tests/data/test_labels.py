@@ -5,6 +5,7 @@ c2  a response that names two labels earns nothing, and neither does one that na
 c3  of labels that begin alike the longest counts
 c4  labels that cannot be told apart, and answers that are no label, are errors
 c5  without labels they are the file's answers, unless a single problem has one of them
+c6  the seed prompt names the labels if all problems have the same ones, unless its text names every one already
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.data.domains import load_domain
+from fst.data.domains import load_domain, seed_prompt
 from fst.data.labels import labels_of
-from fst.data.types import Problem, Score, SplitSizes
+from fst.data.types import Domain, Problem, Score, SplitSizes
 from fst.data.verifiers import build_verifier
 from fst.errors import DataError, VerifierError
 
@@ -155,3 +156,39 @@ def test_c5_answers_that_are_no_labels_are_told_once(tmp_path: Path, answers: li
     assert "\n" not in str(error.value)
     named = json.dumps({"name": "choice", "labels": sorted(set(answers))})
     assert load_domain(f"{spec}?verifier={named}", SplitSizes(1, 1, 1), 0).train[0].verifier == json.loads(named)
+
+
+def test_c6_the_seed_prompt_names_the_labels(tmp_path: Path) -> None:
+    rows = [row(n, answer) for n, answer in enumerate(["bug", "login", "Password reset"] * 2)]
+    rows += [row(8, "login", verifier={"name": "choice", "labels": ["bug", "login", "Password reset"]})]
+    domain = load_domain(f"{file(tmp_path, rows)}?verifier=choice#tag", SplitSizes(3, 2, 2), 0)
+    tag = "Give the final answer between <answer> and </answer>."
+    labels = "Answer with one of: Password reset, bug, login."
+    assert seed_prompt("Sort the tickets.", domain) == f"Sort the tickets.\n{labels}\n{tag}"
+    assert seed_prompt("Say bug or login.", domain) == f"Say bug or login.\n{labels}\n{tag}"
+    assert seed_prompt("", domain) == f"{labels}\n{tag}"
+    for named in ("Say BUG, login or password-reset.", labels):
+        assert seed_prompt(named, domain) == f"{named}\n{tag}"
+
+
+def test_c6_it_names_none_where_problems_differ(tmp_path: Path) -> None:
+    rows = [row(n, answer) for n, answer in enumerate(["a", "b"] * 4)]
+    for number, other in enumerate(["numeric", {"name": "choice", "labels": ["7", "8"]}]):
+        (folder := tmp_path / str(number)).mkdir()
+        spec = f"{file(folder, [*rows, row(8, '7', verifier=other)])}?verifier=choice"
+        assert seed_prompt("solve the task", load_domain(spec, SplitSizes(4, 3, 2), 0)) == "solve the task"
+
+
+def test_c6_the_labels_of_a_dataset_of_the_hub_are_named() -> None:
+    """A hub domain has one verifier for all problems, and its labels are known once they are loaded."""
+    problems = tuple(Problem(f"p{n}", "hub:x", "q", answer) for n, answer in enumerate(["yes", "no"] * 2))
+    named = {"name": "choice", "labels": ["no", "yes"]}
+    domain = Domain(
+        "hub:x?question=q&answer=a&verifier=choice",
+        problems,
+        (),
+        (),
+        build_verifier("choice", {"labels": ["no", "yes"]}),
+        named,
+    )
+    assert seed_prompt("solve the task", domain) == "solve the task\nAnswer with one of: no, yes."

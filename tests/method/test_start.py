@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from fst.checkout import LAB_BASE
 from fst.config import Params, params_from_dict
+from fst.data.domains import load_domain
+from fst.data.types import SplitSizes
 from fst.errors import RecordError
 from fst.method.learner import Learner
 from fst.method.loop import rounds
@@ -126,9 +128,10 @@ def test_b1_without_a_start_the_weights_are_the_base(tiny_model_dir: Path, tmp_p
 
 def test_b2_prompts_come_from_the_start_where_it_serves_the_domain(start: Bundle) -> None:
     params = Params()
-    assert [p.text for p in first_population(start, SPEC, params).prompts] == ["turn it around", "backwards"]
-    assert [p.text for p in first_population(start, "lab/sort_desc", params).prompts] == [params.loop.seed_prompt]
-    assert [p.text for p in first_population(None, SPEC, params).prompts] == [params.loop.seed_prompt]
+    served, other = (load_domain(spec, SplitSizes(1, 1, 1), 0) for spec in (SPEC, "lab/sort_desc"))
+    assert [p.text for p in first_population(start, served, params).prompts] == ["turn it around", "backwards"]
+    assert [p.text for p in first_population(start, other, params).prompts] == [params.loop.seed_prompt]
+    assert [p.text for p in first_population(None, served, params).prompts] == [params.loop.seed_prompt]
 
 
 def test_b4_the_key_is_what_a_run_takes_over(tmp_path: Path, adapter: Path, start: Bundle) -> None:
