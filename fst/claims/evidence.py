@@ -15,7 +15,8 @@ from fst.runs.view import RunView, load_run
 
 @dataclass(frozen=True)
 class Run:
-    """A run that ended. `stages` are those of a continual run, `rewards` the mean reward of each RL step."""
+    """A run that ended. `stages` are those of a continual run; of each RL step, `rewards` has the mean reward and
+    `signal` the share of groups whose rewards differ."""
 
     work: Work
     curve: tuple[Point, ...]
@@ -25,6 +26,7 @@ class Run:
     rewards: tuple[float, ...]
     stages: tuple[dict[str, Any], ...]
     prompt: str
+    signal: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         work = self.work
@@ -91,6 +93,7 @@ def _run(work: Work, view: RunView, folder: Path) -> Run:
         rewards=tuple(float(step["reward"]) for step in view.steps),
         stages=stages,
         prompt=view.end["prompts"][0],
+        signal=tuple(step["kept_groups"] / step["groups"] for step in view.steps if step.get("groups")),
     )
 
 

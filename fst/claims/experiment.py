@@ -61,19 +61,22 @@ class Experiment:
         rows = judge(names, domains, evidence)
         return rows, write(out, rows, evidence, _about(size.name, seeds, made(works, folder)))
 
-    def ablations(self, params: Params, domains: Sequence[str], seeds: Sequence[int]) -> list[Outcome]:
-        """Train FST with one thing changed at a time, and write ablations.json. Raises FstError."""
-        from fst.claims.ablations import DOMAINS, SIZES, outcomes, plan
+    def ablations(
+        self, params: Params, domains: Sequence[str], seeds: Sequence[int], variants: Sequence[str]
+    ) -> list[Outcome]:
+        """Train FST with one thing changed at a time (empty `variants`: each of them), and write ablations.json. Raises
+        FstError."""
+        from fst.claims.ablations import DOMAINS, SIZES, chosen, outcomes, plan
         from fst.claims.evidence import gather, made
         from fst.claims.run import cores, run_all
         from fst.files import document, write_atomic
 
-        size = SIZES[self.budget]
+        size, variants = SIZES[self.budget], chosen(variants)
         domains, seeds = domains or DOMAINS[: size.domains], seeds or size.seeds
         out, folder = self._results(domains, size.name), self.runs / size.name
-        works = plan(domains, seeds)
+        works = plan(domains, seeds, variants)
         run_all(works, params, size, folder, self.jobs or cores())
-        found = outcomes(domains, gather(works, folder))
+        found = outcomes(domains, variants, gather(works, folder))
         about = _about(self.budget, seeds, made(works, folder))
         write_atomic(out / "ablations.json", document({"about": about, "outcomes": [o.as_dict() for o in found]}))
         return found

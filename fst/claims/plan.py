@@ -78,6 +78,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "population begins anew each round": {"fast": {"carry": False}},
     "the current policy reflects": {"reflector": {"weights": "current"}},
     "reward only, no feedback": {"fast": {"feedback": "reward"}},
+    "signal: problems": {"loop": {"signal": ["problems"]}},
+    "signal: problems, failures": {"loop": {"signal": ["problems", "failures"]}},
+    "signal: problems, temperature": {"loop": {"signal": ["problems", "temperature"]}},
+    "balance: auto": {"loop": {"balance": "auto"}},
+    "reuse": {"loop": {"reuse": True}},
+    "reuse, balance: auto, signal: problems": {"loop": {"reuse": True, "balance": "auto", "signal": ["problems"]}},
 }
 
 

@@ -196,19 +196,23 @@ def ablations(
     *,
     domains: Annotated[tuple[str, ...], Several] = (),
     seeds: Annotated[tuple[int, ...], Several] = (),
+    variants: Annotated[tuple[str, ...], Several] = (),
     extent: Extent = EXPERIMENT,
     settings: Settings = SETTINGS,
 ) -> None:
     """Train FST with one thing changed, on rules reserved for choosing defaults.
 
-    The things changed are T, K, carrying the population over, who reflects, and what reflection reads.
+    The things changed are T, K, carrying the population over, who reflects, what reflection reads, looking for signal,
+    balance and reuse (`loop.signal`, `loop.balance`, `loop.reuse`).
 
     Example: fst bench ablations --budget small
+    Example: fst bench ablations --domains lab/reverse lab/sort_asc --seeds 30 31 --variants "as it is" reuse
 
     Args:
         domains: Domain specs; the lab's `tune` rules if not given.
         seeds: Seeds; those of the budget if not given.
+        variants: Names of what is changed ("as it is": nothing); everything if not given.
     """
     from fst.claims.ablations import table
 
-    terminal(WIDTH).print(table(extent.ablations(settings.read(), domains, seeds)))
+    terminal(WIDTH).print(table(extent.ablations(settings.read(), domains, seeds, variants)))

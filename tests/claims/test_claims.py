@@ -2,7 +2,8 @@
 what others build on comes first; K7 verdicts follow from the figures: planted curves with known ratios; K8 what
 cannot be told is not called a failure; K9 a stage's end, its prompt and what was forgotten are those of the run; K10 a
 claim as a whole stands on its rows: most domains and none worse (C1, C2), or all; K11 another number of rollouts scales
-everything that is spent; K12 what cannot be run is refused before anything is; K13 as in fst/claims/rows.py."""
+everything that is spent; K12 what cannot be run is refused before anything is; K13 as in fst/claims/rows.py; K14 groups
+with signal count until a run has learned, and variants are chosen by name."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fst.claims.ablations import chosen, outcomes
+from fst.claims.ablations import plan as plan_ablations
 from fst.claims.curves import (
     Interval,
     Point,
@@ -31,7 +34,7 @@ from fst.claims.curves import (
 from fst.claims.evidence import Evidence, Run
 from fst.claims.judge import judge, sum_up
 from fst.claims.page import figure_of, verdict
-from fst.claims.plan import CLAIMS, COLD, DOMAINS, SIZES, TRANSFER, Work, plan
+from fst.claims.plan import CLAIMS, COLD, DOMAINS, SIZES, TRANSFER, VARIANTS, Work, plan
 from fst.claims.rows import Row, Target
 from fst.cli import main
 from fst.errors import ConfigError
@@ -417,3 +420,19 @@ def test_k12_what_cannot_be_run_is_refused_before_anything_is(
     assert main(["bench", "claims", *options]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("events.jsonl"))
+
+
+def test_k14_groups_with_signal_are_counted_until_the_run_has_learned() -> None:
+    def made(seed: int, accuracies: list[float], signal: tuple[float, ...]) -> Run:
+        work = Work("run", "fst", A, seed, variant="reuse")
+        return replace(run("fst", accuracies, work=work), signal=signal)
+
+    learned = made(30, [0.0, 0.5, 0.95], (0.25,) * 10 + (0.75,) * 10 + (0.0,) * 5)  # has 0.9 after 20 steps
+    never, at_once = made(31, [0.0, 0.5], (0.0,) * 5 + (0.5,) * 5), made(32, [0.95], ())
+    found = outcomes([A], ["reuse"], Evidence((learned, never, at_once), {}))
+    assert [(one.variant, one.seeds, one.reached, one.signal) for one in found] == [("reuse", (30, 31, 32), 2, 0.375)]
+    assert outcomes([A], ["reuse"], Evidence((at_once,), {}))[0].signal is None
+    with pytest.raises(ConfigError, match="--variants 'reus': no such variant; did you mean 'reuse'"):
+        chosen(["reus"])
+    assert chosen([]) == tuple(VARIANTS)
+    assert [work.variant for work in plan_ablations([A], [30], ["reuse"])] == ["reuse"]
