@@ -21,7 +21,7 @@ from scipy.stats import binom
 from fst.config import DriftParams
 from fst.monitoring.alerts import Alert
 from fst.monitoring.calibration import Thresholds
-from fst.monitoring.newcomers import EXAMPLES, Newcomer, clusters, name_for
+from fst.monitoring.newcomers import Newcomer, clusters, name_for
 from fst.monitoring.signals import Reference, columns_of, distance, is_worse, mix_distance
 from fst.traffic.log import Exchange, Request
 from fst.traffic.trust import FAR, Tally, suspects
@@ -140,14 +140,16 @@ class Watch:
         return alerts
 
     def _named(self, mine: Sequence[Request]) -> Newcomer:
-        """Return the newcomer for a group of requests: the known one that most of them belong to, or a new one."""
+        """Return the newcomer for a group of requests: a new one, or the known one that most of them belong to, which
+        also is recognised by them from then on."""
         texts = [request.question for request in mine]
         for known in self.newcomers.values():
             if sum(known.belongs(texts)) * 2 > len(texts):
-                return known
+                self.newcomers[known.name] = known.with_more(texts)
+                return self.newcomers[known.name]
         taken = {*self.reference.domains, *self.newcomers, *self.taken}
         name = name_for(texts, self.reference.questions, taken)
-        found = Newcomer(name, tuple(dict.fromkeys(texts))[:EXAMPLES], min(request.at for request in mine))
+        found = Newcomer(name, (), min(request.at for request in mine)).with_more(texts)
         self.newcomers[name] = found
         return found
 

@@ -1,24 +1,31 @@
 """New domains in natural traffic, simulated with questions of reasoning_gym and support requests. N1 two that appear at
 once are two alerts, each of its own kind; N2 how many unknown requests are more than chance; N3 one that comes in
 slowly is found, though no window has enough of it; N4 among traffic of several languages a further one is found, and
-nothing where all of them are served; so is the language of a served domain's requests."""
+nothing where all of them are served; so is the language of a served domain's requests; N5 free text, in which hardly
+two requests are alike, is found as one domain, also beside a new pattern, and knows its further requests."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
+
+import pytest
 
 from fst.config import DriftParams
 from fst.data.domains import load_domain
 from fst.data.types import SplitSizes
 from fst.monitoring.alerts import Alert
 from fst.monitoring.calibration import Thresholds
+from fst.monitoring.newcomers import clusters
 from fst.monitoring.signals import Reference
 from fst.monitoring.watch import Watch, more_than_chance
 from fst.serving.router import Router
 from fst.traffic.log import Request
 
+EXAMPLES = Path(__file__).parents[2] / "data" / "examples"
 LOOK = 20  # requests between two looks
 PARTS = {
     "english": (
@@ -45,6 +52,8 @@ PARTS = {
 @cache
 def pool(name: str) -> tuple[str, ...]:
     """Texts of a kind, in an order that is the same every time."""
+    if (file := EXAMPLES / f"{name}.jsonl").exists():
+        return tuple(json.loads(line)["question"] for line in file.read_text().splitlines())
     if name not in PARTS:
         return tuple(p.question for p in load_domain(f"reasoning_gym/{name}", SplitSizes(260, 1, 1), 0).train)
     texts = [""]
@@ -81,7 +90,7 @@ class Traffic:
 
     def _request(self, name: str) -> Request:
         self.count += 1
-        text = self.rng.choice(pool(name)[200:])
+        text = self.rng.choice(pool(name)[200 if name in self.served else 0 :])
         route = self.router.route(text)
         domain, routed = (route.domain, "router") if route.known else ("", "unknown")
         facts = ("r", "production", name, text, "a", (9, 6), 0.1, "stop", 200)
@@ -128,7 +137,8 @@ def test_n4_mixed_languages() -> None:
     assert traffic.look(traffic.requests(300, {})) == []
     alerts = traffic.look(traffic.requests(300, {"chinese": 0.3}))
     assert 1 <= len(alerts) <= 2, "requests that all differ may be found in two parts"
-    assert {text for alert in alerts for text in alert.examples} <= set(pool("chinese"))
+    questions = [text for found in traffic.watch.newcomers.values() for text in found.questions]
+    assert sum(text in pool("chinese") for text in questions) >= 0.75 * len(questions)  # served ones are lost at times
 
 
 def test_n4_another_language_of_a_served_domain() -> None:
@@ -137,3 +147,38 @@ def test_n4_another_language_of_a_served_domain() -> None:
     alerts = traffic.look(traffic.requests(200, {"german": 0.2}))
     assert 1 <= len(alerts) <= 2
     assert {text for alert in alerts for text in alert.examples} <= set(pool("german"))
+
+
+@pytest.mark.parametrize("name", ["orders", "tickets"])
+def test_n5_free_text_is_one_domain(name: str) -> None:
+    traffic = Traffic("calendar_arithmetic", "leg_counting")
+    requests = traffic.requests(160, {name: 0.4})
+    (alert,) = traffic.look(requests)
+    assert set(alert.examples) <= set(pool(name))
+    asked = {request.question for request in requests}
+    further = [text for text in pool(name) if text not in asked]
+    found = traffic.watch.newcomers[alert.domain].belongs(further)
+    assert sum(found) >= 0.85 * len(found)
+
+
+def test_n5_beside_a_pattern_both_are_found() -> None:
+    traffic = Traffic("english", "calendar_arithmetic")
+    alerts = traffic.look(traffic.requests(400, {"orders": 0.15, "leg_counting": 0.15}))
+    found = [
+        {name for text in alert.examples for name in ("orders", "leg_counting") if text in pool(name)}
+        for alert in alerts
+    ]
+    assert sorted(map(sorted, found)) == [["leg_counting"], ["orders"]]
+
+
+def test_n5_a_pattern_that_grows_is_not_left_over() -> None:
+    patterns = [f"how many legs have {n} dogs and {n + 2} hens" for n in range(9)]
+    patterns += [f"translate the word number {n} into french, please" for n in range(9)]
+    assert clusters(patterns, 10) == []
+    free = list(pool("tickets")[:10])
+    assert clusters(free[:9], 10) == []
+    assert clusters(free, 10) == [list(range(10))]
+    assert clusters([*patterns[:5], *free[:9]], 10) == []  # the pattern makes up much of what is left over
+    assert clusters([*patterns, *patterns, *free], 10) == [
+        [*range(9), *range(18, 27)], [*range(9, 18), *range(27, 36)], [*range(36, 46)]
+    ]  # fmt: skip
