@@ -17,7 +17,7 @@ FstError                     base of all
 |-- ChannelMoved             another release came first (exit code 6)
 |-- StoreError               the store cannot be reached or cannot do what is needed (exit code 3)
 |-- IntegrityError           bytes that do not match their checksum or signature (exit code 7)
-|-- RanksDisagree            fst/method/ranks.py: processes of one run differ (exit code 3)
+|-- RanksDisagree            fst/method/run/ranks.py: processes of one run differ (exit code 3)
 |-- NotReproduced            fst/release/reproduce.py: a stage failed on the way (exit code 3)
 |-- ClaimsError              fst/claims/run.py: a piece of work did not end (exit code 3)
 |-- WorkerDied               pipelines/worker.py: a flow's child process died or hung (exit code 3)

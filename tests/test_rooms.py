@@ -17,10 +17,10 @@ from support.imports import ROOT, imports, parse
 ROOMS = ("fst", "pipelines")
 
 LIBRARY_ROOMS = {
-    "trl": ("fst/method/slow*.py",),
-    "gepa": ("fst/method/fast*.py", "fst/models/reply.py"),
+    "trl": ("fst/method/slow/trainer.py",),
+    "gepa": ("fst/method/fast/round.py", "fst/method/fast/rules.py", "fst/models/reply.py"),
     "openai": ("fst/models/endpoint.py",),
-    "transformers": ("fst/models/*", "fst/method/slow_trl.py"),
+    "transformers": ("fst/models/*", "fst/method/slow/trainer.py"),
     "peft": ("fst/models/*",),
     "vllm": ("fst/models/engines/*",),
     "httpx": (
@@ -40,7 +40,12 @@ LIBRARY_ROOMS = {
     "opentelemetry": ("fst/spans.py",),
     "math_verify": ("fst/data/math_answers.py",),
     "babel": ("fst/data/numbers.py",),
-    "datasets": ("fst/data/families/hub.py", "fst/method/slow*.py", "fst/runs/export.py"),
+    "datasets": (
+        "fst/data/families/hub.py",
+        "fst/method/slow/weights.py",
+        "fst/method/slow/trainer.py",
+        "fst/runs/export.py",
+    ),
     "huggingface_hub": ("fst/release/hub.py",),
     "mlflow": ("fst/runs/trackers.py",),
     "trackio": ("fst/runs/trackers.py",),
@@ -182,7 +187,8 @@ def test_the_project_keeps(rule: Rule) -> None:
 PLANTED: list[tuple[Rule, str, str]] = [
     (libraries_stay_in_their_room, "fst/method/loop.py", "import trl"),
     (libraries_stay_in_their_room, "fst/method/loop.py", "from trl.trainer import GRPOTrainer"),
-    (libraries_stay_in_their_room, "fst/method/slow.py", "def f():\n    import transformers.utils as u"),
+    (libraries_stay_in_their_room, "fst/method/slow/dealing.py", "from trl import GRPOTrainer"),
+    (libraries_stay_in_their_room, "fst/method/slow/weights.py", "def f():\n    import transformers.utils as u"),
     (libraries_stay_in_their_room, "fst/cli/doctor.py", "import importlib\nimportlib.import_module('prefect.flows')"),
     (libraries_stay_in_their_room, "fst/store/s3.py", "__import__('great_expectations')"),
     (libraries_stay_in_their_room, "fst/models/endpoint.py", "import httpx"),
@@ -191,7 +197,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (imports_go_one_way, "fst/data/domains.py", "from fst.models.policy import Policy"),
     (imports_go_one_way, "fst/data/families/hub.py", "import fst.method.loop"),
     (imports_go_one_way, "fst/data/domains.py", "from fst.runs import records"),
-    (imports_go_one_way, "fst/models/policy.py", "from fst.method.slow import train"),
+    (imports_go_one_way, "fst/models/policy.py", "from fst.method.slow.weights import train"),
     (imports_go_one_way, "fst/models/engines/vllm.py", "from ...method import loop"),
     (imports_go_one_way, "fst/method/loop.py", "import pipelines"),
     (imports_go_one_way, "fst/method/loop.py", "from fst.monitoring import alerts"),
@@ -221,7 +227,7 @@ def test_a_planted_violation_is_caught(rule: Rule, path: str, source: str) -> No
 
 
 KEPT: list[tuple[Rule, str, str]] = [
-    (libraries_stay_in_their_room, "fst/method/slow.py", "from trl import GRPOTrainer\nimport datasets"),
+    (libraries_stay_in_their_room, "fst/method/slow/trainer.py", "from trl import GRPOTrainer\nimport datasets"),
     (libraries_stay_in_their_room, "pipelines/adapt.py", "import prefect"),
     (libraries_stay_in_their_room, "fst/store/s3.py", "import boto3"),
     (libraries_stay_in_their_room, "fst/method/loop.py", "from fst.trl import x\nimport vllm_notes"),
@@ -262,6 +268,14 @@ def test_every_library_is_imported_where_its_room_exists() -> None:
 def test_every_folder_is_a_room_with_a_place_in_the_order() -> None:
     folders = {path.split("/")[1] for path in modules() if path.startswith("fst/") and path.count("/") > 1}
     assert folders == set(ORDER) - {"vocabulary"}
+
+
+def test_the_folders_of_the_method_list_what_is_in_them() -> None:
+    for listing in (ROOT / "fst" / "method").rglob("__init__.py"):
+        lines = (ast.get_docstring(parse(listing.read_text(encoding="utf-8"))) or "").splitlines()[2:]
+        files = {file.name for file in listing.parent.glob("*.py")} - {"__init__.py"}
+        folders = {f"{inner.parent.name}/" for inner in listing.parent.glob("*/__init__.py")}
+        assert {line.split()[0] for line in lines} == files | folders, listing.parent
 
 
 def test_every_error_class_is_raised_somewhere() -> None:

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from fst import spans
-from fst.method.spans import noted
+from fst.method.run.spans import noted
 from fst.serving.traces import answered, failed, judged
 from support.collecting import Collected, collected
 from support.imports import ROOT

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fst.config import FastParams
-from fst.method.trial import gains, hopeless, parts
+from fst.method.fast.trial import gains, hopeless, parts
 
 POINTS = {"30 points worse than": -0.3, "10 points worse than": -0.1, "as good as": 0.0, "10 points better than": 0.1}
 

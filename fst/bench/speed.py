@@ -24,8 +24,8 @@ from fst.config import Params
 from fst.data.domains import load_domain
 from fst.data.types import Problem, Score, SplitSizes, Verifier
 from fst.lifeline import end_with_parent
-from fst.method.slow import SlowWeights
-from fst.method.slow_trl import PlainTrl
+from fst.method.slow.trainer import PlainTrl
+from fst.method.slow.weights import SlowWeights
 from fst.models.policy import Policy, Reader, load_policy, load_reader
 from fst.models.sampler import Answer
 from fst.types import Population, Prompt

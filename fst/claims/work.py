@@ -20,7 +20,7 @@ from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
 from fst.method.rollouts import Asker
-from fst.method.runner import Job, has_ended, prepare, run_job
+from fst.method.run.runner import Job, has_ended, prepare, run_job
 from fst.models.adapter import attach_adapter
 from fst.models.lab.card import following
 from fst.models.policy import load_policy

@@ -44,8 +44,8 @@ def distill(
         quiet: Show no progress.
         set: Override one of the run's parameters; repeatable.
     """
-    from fst.method.distilled import distilled, job_of
-    from fst.method.runner import run_job
+    from fst.method.distill.job import distilled, job_of
+    from fst.method.run.runner import run_job
 
     folder = out or run.with_name(f"{run.name}-distilled")
     job = job_of(run, folder, [*set, *([] if cycles is None else [f"loop.cycles={cycles}"])])

@@ -87,8 +87,8 @@ def train(
     spec, params = problems.spec(), settings.read()
     from rich.console import Console
 
-    from fst.method import ranks
-    from fst.method.runner import Job, plan_of, problems_of, run_job
+    from fst.method.run import ranks
+    from fst.method.run.runner import Job, plan_of, problems_of, run_job
     from fst.report.closing import closing, require_learning
     from fst.runs.view import load_run
 
@@ -134,7 +134,7 @@ def run(
     params = settings.read()
     for spec in domain:
         check_spec(spec)
-    from fst.method.runner import Job, run_job
+    from fst.method.run.runner import Job, run_job
     from fst.report.build import build_report, closing_table
     from fst.report.closing import require_learning
     from fst.runs.view import load_run
@@ -167,7 +167,7 @@ def evaluate(run: Path, /, *, split: Literal["validation", "test"] = "test", pro
     """
     if not run.exists():
         raise ConfigError(f"{run}: no such run folder; a domain of params.yaml has `fst stage evaluate {run}`")
-    from fst.method.runner import evaluate_run
+    from fst.method.run.runner import evaluate_run
 
     print(json.dumps(evaluate_run(run, split, prompt), indent=2))
 

@@ -78,7 +78,7 @@ def train(name: Domain, /, *, quiet: bool = False, settings: Settings = SETTINGS
         quiet: Show no progress.
     """
     workspace = workspace_of(name, settings)
-    from fst.method import ranks
+    from fst.method.run import ranks
     from fst.report.closing import require_learning
     from fst.runs.view import load_run
     from fst.stages import train

@@ -1,5 +1,5 @@
 """The state of a run: weights, population and position. fst/method/schedule.py decides which problems it trains on and
-when, fst/method/books.py counts and records, and the algorithm that drives it is in fst/method/loop.py."""
+when, fst/method/run/books.py counts and records, and the algorithm that drives it is in fst/method/loop.py."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import TypeVar
 from fst.config import Params, Signal
 from fst.data.domains import seed_prompt
 from fst.data.types import Domain, Problem
-from fst.method import ranks
 from fst.method.balance import Decision, Met, Seen, decide, met, with_failed, with_mixed
-from fst.method.books import Books, RoundAccount
-from fst.method.demonstrations import demonstrating
 from fst.method.evaluation import Evaluation, Meter, mean_at
-from fst.method.fast import Evolver, FastRound, RoundPlan
+from fst.method.fast.demonstrations import demonstrating
+from fst.method.fast.round import Evolver, FastRound, RoundPlan
 from fst.method.parts import Parts, parts_of
-from fst.method.reuse import Spare, spare
 from fst.method.rollouts import Asker, Pair
+from fst.method.run import ranks
+from fst.method.run.books import Books, RoundAccount
 from fst.method.schedule import Schedule, draw_seed, schedule_for
-from fst.method.slow import SlowWeights, StepResult
+from fst.method.slow.reuse import Spare, spare
+from fst.method.slow.weights import SlowWeights, StepResult
 from fst.models.adapter import adapter_sha256
 from fst.models.policy import Policy
 from fst.models.reflector import Reflector

@@ -3,7 +3,7 @@
 Each cycle, a fast round evolves the prompts under the current slow weights; then a slow round takes T RL steps
 with every problem's group of rollouts dealt over the K prompts. The arms `rl` and `gepa` are the same loop with
 one of the two rounds left out, `rl_gepa` and `gepa_rl` take all rounds of one kind before those of the other
-(fst/method/parts.py); the steps of `distill` are those of fst/method/distill.py. A run resumes at a round: the
+(fst/method/parts.py); the steps of `distill` are those of fst/method/distill/weights.py. A run resumes at a round: the
 checkpoint before it has everything it needs.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fst.method import ranks
-from fst.method.checkpoint import save
-from fst.method.fast import fast_round
+from fst.method.fast.round import fast_round
 from fst.method.learner import Learner
+from fst.method.run import ranks
+from fst.method.run.checkpoint import save
 from fst.types import Arm, Purpose
 
 ROUNDS: dict[Arm, tuple[tuple[Purpose, ...], ...]] = {  # a tuple per part, repeated until the part ends

@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from fst.method import ranks
 from fst.method.learner import Learner
-from fst.method.runner import Job, run_rounds
-from fst.method.start import start_key
+from fst.method.run import ranks
+from fst.method.run.runner import Job, run_rounds
+from fst.method.run.start import start_key
 from fst.runs.origin import base_sha256, data_sha256
 from fst.runs.records import rollouts_of
 from fst.spans import span

@@ -14,7 +14,7 @@ from fst.config import params_from_dict
 from fst.data.types import Problem, Score
 from fst.method.learner import Learner
 from fst.method.loop import rounds
-from fst.method.runner import Job, prepare
+from fst.method.run.runner import Job, prepare
 from fst.runs.progress import Progress
 from fst.runs.records import events_of
 from fst.types import Purpose

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from fst.method.books import Books
 from fst.method.evaluation import Evaluation
-from fst.method.fast import FastRound, Screening
-from fst.method.slow import StepResult
+from fst.method.fast.round import FastRound, Screening
+from fst.method.run.books import Books
+from fst.method.slow.weights import StepResult
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder, rollouts_of
 from fst.types import Population, Prompt, Purpose, Rollout
@@ -148,7 +148,7 @@ def test_a6_a_round_has_a_line_once_it_is_complete(books: Books) -> None:
 def test_a_step_shows_what_it_took(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[Any, ...]] = []
     monkeypatch.setattr(books.progress, "step", lambda *figures: shown.append(figures))
-    monkeypatch.setattr("fst.method.books.peak_bytes", lambda: 3 * 2**29)
+    monkeypatch.setattr("fst.method.run.books.peak_bytes", lambda: 3 * 2**29)
     books.step(0, 1, step(0.5), rollouts("train", 4))
     assert shown == [(1, 0.5, "signal in 1 of 2 groups, 0.1 s for 8 new tokens, at most 1.5 GiB so far")]
     books.step(0, 2, dataclasses.replace(step(0.5), reused=3, optimism=0.25), rollouts("train", 1))

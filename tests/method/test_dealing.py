@@ -1,4 +1,4 @@
-"""Dealing prompts within a group, and the weights of the loss. The invariants are those of fst/method/dealing.py:
+"""Dealing prompts within a group, and the weights of the loss. The invariants are those of fst/method/slow/dealing.py:
 
 D1  every problem gets each of the K prompts G/K times, and rollouts that share a prompt are neighbours
 D2  the deal depends on a rollout's place in the global batch alone, so that processes agree
@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.method.dealing import cell_weights, group_advantages, kept_rows, slot
+from fst.method.slow.dealing import cell_weights, group_advantages, kept_rows, slot
 
 deals = st.tuples(st.integers(1, 8), st.integers(1, 6), st.integers(1, 5))  # K, G/K, problems
 

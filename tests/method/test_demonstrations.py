@@ -1,5 +1,5 @@
-"""Demonstrations: invariants D1 to D6 of fst/method/demonstrations.py on toys; P8 and P11 of fst/method/fast.py with
-them; and what a run on a real, tiny model shows and records."""
+"""Demonstrations: invariants D1 to D6 of fst/method/fast/demonstrations.py on toys; P8 and P11 of
+fst/method/fast/round.py with them; and what a run on a real, tiny model shows and records."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ from fst.data.domains import load_domain, right_answer
 from fst.data.scoring import exact, feedback_text, without_answer
 from fst.data.types import Domain, Problem, Score, SplitSizes
 from fst.errors import VerifierError
-from fst.method.demonstrations import Alternating, Demonstrated, Demonstrator, Example, cleared, demonstrating, read
-from fst.method.fast import Evolver, FastRound, RoundPlan, fast_round
+from fst.method.fast.demonstrations import (
+    Alternating,
+    Demonstrated,
+    Demonstrator,
+    Example,
+    cleared,
+    demonstrating,
+    read,
+)
+from fst.method.fast.round import Evolver, FastRound, RoundPlan, fast_round
 from fst.method.loop import rounds
-from fst.method.runner import Job, prepare
+from fst.method.run.runner import Job, prepare
 from fst.models.likelihood import answer_likelihoods, answer_logprobs
 from fst.models.policy import Policy
 from fst.models.reflector import Proposal

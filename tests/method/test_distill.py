@@ -1,4 +1,4 @@
-"""Distillation. W1 to W5 as numbered in fst/method/distill.py; W6 `fst distill` makes a run folder that exports
+"""Distillation. W1 to W5 as numbered in fst/method/distill/weights.py; W6 `fst distill` makes a run folder that exports
 like any other, with the seed prompt alone, and measures itself once."""
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from fst.cli import main
 from fst.config import ModelParams, Params, SlowParams, params_from_dict
 from fst.errors import ConfigError
-from fst.method.distill import DistilledWeights, prompt_to_distil
-from fst.method.distilled import RESULT, job_of
-from fst.method.runner import Job, prepare, run_job, run_rounds, summary_of
+from fst.method.distill.job import RESULT, job_of
+from fst.method.distill.weights import DistilledWeights, prompt_to_distil
+from fst.method.run.runner import Job, prepare, run_job, run_rounds, summary_of
 from fst.models.adapter import WEIGHTS, adapter_state, save_adapter
 from fst.models.policy import Policy
 from fst.runs.progress import Progress

@@ -14,7 +14,7 @@ import pytest
 from fst.config import params_from_dict
 from fst.method.learner import Learner
 from fst.method.loop import rounds
-from fst.method.runner import Job, prepare
+from fst.method.run.runner import Job, prepare
 from fst.report.build import build_report
 from fst.runs.progress import Progress
 from fst.runs.view import RunView, load_run

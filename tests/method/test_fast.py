@@ -1,4 +1,4 @@
-"""The fast round on real GEPA: invariants P1 to P10 of fst/method/fast.py on a toy without a model.
+"""The fast round on real GEPA: invariants P1 to P10 of fst/method/fast/round.py on a toy without a model.
 
 The toy: a prompt is a string of letters, and problem i earns 1 if the prompt holds the letter that the world
 asks of it. The world is what the slow weights are elsewhere: turn it, and other letters are asked.
@@ -22,8 +22,8 @@ from fst.config import PROPOSALS, FastParams
 from fst.data.scoring import feedback_text, parse_feedback
 from fst.data.types import Problem
 from fst.errors import ReflectorError
-from fst.method.fast import Evolver, FastRound, RoundPlan, fast_round
-from fst.method.frontier import mean_score
+from fst.method.fast.frontier import mean_score
+from fst.method.fast.round import Evolver, FastRound, RoundPlan, fast_round
 from fst.models.reflector import Proposal
 from fst.types import Population, Prompt, Rollout
 

@@ -1,4 +1,5 @@
-"""The Pareto frontier: invariants F1 to F7 of fst/method/frontier.py on random score matrices, and a case by hand."""
+"""The Pareto frontier: invariants F1 to F7 of fst/method/fast/frontier.py on random score matrices, and a case by
+hand."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fst.method.frontier import deal, frontier, greedy_cover, mean_score
+from fst.method.fast.frontier import deal, frontier, greedy_cover, mean_score
 
 Matrix = dict[str, dict[str, float]]
 

@@ -18,7 +18,7 @@ from fst.config import Params, params_from_dict
 from fst.data.types import Domain, Problem
 from fst.errors import DataError
 from fst.method.lengths import LeftOut, fitting, readable
-from fst.method.runner import Job, plan_of, problems_of, run_rounds
+from fst.method.run.runner import Job, plan_of, problems_of, run_rounds
 from fst.models.engines.in_process import TransformersEngine
 from fst.models.policy import Policy
 from fst.runs.records import rollouts_of

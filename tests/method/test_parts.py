@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fst.config import Params, load_params, params_from_dict
 from fst.method.loop import ROUNDS
 from fst.method.parts import Parts, parts_of, planned
-from fst.method.runner import Job, plan_of, problems_of, run_job, run_rounds, summary_of
+from fst.method.run.runner import Job, plan_of, problems_of, run_job, run_rounds, summary_of
 from fst.runs.view import load_run
 from fst.types import ARMS, SEQUENTIAL, Arm, Budget
 

@@ -9,8 +9,8 @@ import torch
 
 from fst.config import Params, params_from_dict
 from fst.errors import ConfigError
-from fst.method import plan
-from fst.method.plan import GIB, plan_run
+from fst.method.run import plan
+from fst.method.run.plan import GIB, plan_run
 from fst.models.memory import Footprint
 
 LARGE = Footprint(10**9, 10**7, 10**6, 10**5, 1024, 150_000)

@@ -25,8 +25,8 @@ import torch
 from fst.config import params_from_dict
 from fst.errors import ConfigError
 from fst.lines import read_lines
-from fst.method import ranks
-from fst.method.runner import Job, prepare
+from fst.method.run import ranks
+from fst.method.run.runner import Job, prepare
 from fst.runs.progress import Progress
 from fst.runs.records import valid_lines
 

@@ -10,7 +10,7 @@ import pytest
 
 from fst.config import params_from_dict
 from fst.errors import ReflectorError
-from fst.method.runner import Job, has_ended, run_job
+from fst.method.run.runner import Job, has_ended, run_job
 from fst.runs.view import load_run
 from support.chat_server import refused, said, serving
 

@@ -10,7 +10,7 @@ from fst.config import Params, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.scoring import exact, numeric
 from fst.data.types import Domain, Problem, Score, SplitSizes, Verifier
-from fst.method.reflectors import answer_alone_counts, build_reflector
+from fst.method.fast.reflectors import answer_alone_counts, build_reflector
 from fst.models.endpoint import EndpointReflector
 from fst.models.policy import Policy
 from fst.models.reflector import CallableReflector, PolicyReflector

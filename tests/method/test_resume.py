@@ -23,7 +23,7 @@ import pytest
 
 from fst.cli import main
 from fst.lines import read_lines
-from fst.method.runner import has_ended
+from fst.method.run.runner import has_ended
 from fst.report.build import build_report
 from fst.runs.records import valid_lines
 

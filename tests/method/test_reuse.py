@@ -1,5 +1,5 @@
-"""Reuse of a fast round's rollouts in the slow round after it. The invariants are numbered in fst/method/reuse.py; U6
-is in test_resume.py and test_ranks.py, and what U4 makes of loss and gradient in test_slow.py."""
+"""Reuse of a fast round's rollouts in the slow round after it. The invariants are numbered in fst/method/slow/reuse.py;
+U6 is in test_resume.py and test_ranks.py, and what U4 makes of loss and gradient in test_slow.py."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from fst.config import params_from_dict
 from fst.data.types import Domain, Problem
-from fst.method.books import Books
-from fst.method.dealing import group_advantages, grouped, slot
-from fst.method.fast import FastRound, Screening
+from fst.method.fast.round import FastRound, Screening
 from fst.method.learner import Learner
-from fst.method.reuse import Spare, optimism, spare, spare_from
+from fst.method.run.books import Books
+from fst.method.slow.dealing import group_advantages, grouped, slot
+from fst.method.slow.reuse import Spare, optimism, spare, spare_from
 from fst.models.policy import Policy
 from fst.runs.progress import Progress
 from fst.runs.records import RunFolder

@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from fst.data.types import Problem, Score
-from fst.method.dealing import group_advantages, slot
-from fst.method.reuse import spare
-from fst.method.slow_batch import trimmed
+from fst.method.slow.batch import trimmed
+from fst.method.slow.dealing import group_advantages, slot
+from fst.method.slow.reuse import spare
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
 from fst.types import Rollout

@@ -21,8 +21,8 @@ from trl import GRPOTrainer
 
 from fst.config import ModelParams, SlowParams
 from fst.errors import ConfigError, ModelError
-from fst.method.dealing import slot
-from fst.method.slow_trl import trl_config
+from fst.method.slow.dealing import slot
+from fst.method.slow.trainer import trl_config
 from fst.models.adapter import adapter_sha256, adapter_state, lora_config
 from fst.models.policy import Policy
 from fst.models.sampler import Answer

@@ -22,8 +22,8 @@ from fst.data.types import SplitSizes
 from fst.errors import RecordError
 from fst.method.learner import Learner
 from fst.method.loop import rounds
-from fst.method.runner import Job, prepare, run_rounds
-from fst.method.start import first_population, start_key
+from fst.method.run.runner import Job, prepare, run_rounds
+from fst.method.run.start import first_population, start_key
 from fst.models.adapter import CONFIG, WEIGHTS, adapter_state, base_name
 from fst.runs.progress import Progress
 from fst.store.bundle import Bundle, write_bundle

@@ -1,4 +1,5 @@
-"""A proposal's trial: invariants T1 to T5 of fst/method/trial.py, and what it does to proposals of known quality."""
+"""A proposal's trial: invariants T1 to T5 of fst/method/fast/trial.py, and what it does to proposals of known
+quality."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from fst.bench.proposals import fate
 from fst.config import FastParams
-from fst.method.trial import CONFIDENCE, PART, gains, hopeless, parts, tied
+from fst.method.fast.trial import CONFIDENCE, PART, gains, hopeless, parts, tied
 
 GAINS = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=60)
 

@@ -19,7 +19,7 @@ from fst.checkout import LAB_BASE
 from fst.config import ModelParams, SlowParams, load_params
 from fst.config.learning import TEMPLATE_OWNED
 from fst.errors import ConfigError
-from fst.method.slow_trl import trl_config
+from fst.method.slow.trainer import trl_config
 from fst.models.policy import load_policy, load_reader
 from fst.serving.encode import Encoder
 from support.gateway_toys import Place, serving, wait_until

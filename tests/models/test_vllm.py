@@ -20,9 +20,9 @@ from fst.config import ModelParams, Params, VllmParams, params_from_dict
 from fst.data.domains import load_domain
 from fst.data.types import Domain, Problem, Score, SplitSizes
 from fst.errors import EngineError
-from fst.method.fast import Evolver, RoundPlan, fast_round
+from fst.method.fast.round import Evolver, RoundPlan, fast_round
 from fst.method.rollouts import Asker
-from fst.method.slow import SlowWeights
+from fst.method.slow.weights import SlowWeights
 from fst.models.engines.registry import load_with_engine
 from fst.models.engines.vllm import VllmEngine
 from fst.models.engines.vllm_server import VllmServer, shared_server

@@ -26,7 +26,7 @@ from fst.config import Params, params_from_dict
 from fst.data.types import Problem
 from fst.errors import EngineError
 from fst.lines import read_lines
-from fst.method.slow import SlowWeights
+from fst.method.slow.weights import SlowWeights
 from fst.models.engines.registry import load_with_engine
 from fst.models.engines.vllm import VllmEngine
 from fst.models.likelihood import answer_logprobs

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fst.errors import ConfigError, RecordError
-from fst.method.runner import Job
+from fst.method.run.runner import Job
 from fst.runs.records import RunFolder
 from fst.stages.base import base
 from fst.stages.prepare import prepare

@@ -14,11 +14,11 @@ import pytest
 from fst.data.scoring import RAISED, feedback_text
 from fst.data.types import Problem
 from fst.errors import NothingLearned
-from fst.method.books import Books
 from fst.method.evaluation import mean_at
-from fst.method.fast import FastRound
-from fst.method.screening import Screening
-from fst.method.slow import StepResult
+from fst.method.fast.account import Screening
+from fst.method.fast.round import FastRound
+from fst.method.run.books import Books
+from fst.method.slow.weights import StepResult
 from fst.report.closing import closing, require_learning
 from fst.runs.outcome import ENOUGH, SHOWN, Outcome, Tally, no_proposal, no_signal, outcome_of, sample
 from fst.runs.progress import Progress

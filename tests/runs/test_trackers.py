@@ -23,7 +23,7 @@ import pytest
 from fst.config import TrackParams, params_from_dict
 from fst.errors import MissingDependency
 from fst.extras import require
-from fst.method.runner import Job, run_job, run_rounds, summary_of
+from fst.method.run.runner import Job, run_job, run_rounds, summary_of
 from fst.release.candidate import Candidate
 from fst.release.recipe import Recipe
 from fst.runs.records import events_of

@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed
 
 from fst.errors import EngineError
-from fst.method import ranks
+from fst.method.run import ranks
 
 
 class Engine:

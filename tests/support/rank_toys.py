@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from fst.config import ModelParams
-from fst.method import ranks
-from fst.method.dealing import slot
-from fst.method.reuse import Spare, spare
+from fst.method.run import ranks
+from fst.method.slow.dealing import slot
+from fst.method.slow.reuse import Spare, spare
 from fst.models.policy import Policy, load_policy
 from fst.models.sampler import Answer
 from fst.types import Rollout

@@ -12,7 +12,7 @@ import torch
 
 from fst.config import ModelParams, SlowParams
 from fst.data.types import Problem, Score
-from fst.method.slow import SlowWeights
+from fst.method.slow.weights import SlowWeights
 from fst.models.policy import Policy
 from fst.models.sampler import Answer
 from fst.types import Population, Prompt

@@ -7,7 +7,7 @@ server is always asked which adapters it has, since it may have been restarted a
 Several processes that train together use one server: rank 0 starts it and loads the adapters, the others `join` it.
 
 The server's log-probabilities differ from the trained model's in the last digits. Rollouts carry those that the server
-sampled with, and training takes them as the behaviour policy's (see fst/method/slow.py).
+sampled with, and training takes them as the behaviour policy's (see fst/method/slow/weights.py).
 """
 
 from __future__ import annotations

@@ -21,20 +21,20 @@ from fst.data.prepared import load_prepared
 from fst.data.types import Domain, SplitSizes
 from fst.errors import ConfigError, RecordError
 from fst.extras import require
-from fst.method import ranks
-from fst.method.books import Books
-from fst.method.checkpoint import restore, take
-from fst.method.demonstrations import cleared
-from fst.method.distill import DistilledWeights, prompt_to_distil
+from fst.method.distill.weights import DistilledWeights, prompt_to_distil
+from fst.method.fast.demonstrations import cleared
+from fst.method.fast.reflectors import build_reflector
 from fst.method.learner import Learner
 from fst.method.lengths import fitting
 from fst.method.loop import rounds
 from fst.method.parts import parts_of, planned
-from fst.method.plan import Plan, plan_run
-from fst.method.reflectors import build_reflector
-from fst.method.slow import SlowWeights
-from fst.method.slow_trl import trl_config
-from fst.method.start import first_population, start_key
+from fst.method.run import ranks
+from fst.method.run.books import Books
+from fst.method.run.checkpoint import restore, take
+from fst.method.run.plan import Plan, plan_run
+from fst.method.run.start import first_population, start_key
+from fst.method.slow.trainer import trl_config
+from fst.method.slow.weights import SlowWeights
 from fst.models.adapter import attach_adapter
 from fst.models.engines.registry import load_with_engine
 from fst.models.reader import load_reader

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fst.method import ranks
+from fst.method.run import ranks
 from fst.models.policy import Policy
 from fst.models.slices import slices
 from fst.models.tree import encode_contexts

@@ -23,7 +23,7 @@ from fst.models.policy import Policy
 
 with unfound("wandb", "mlflow", "trackio"):  # TRL imports all of them, which takes six seconds, and uses none here
     from trl import GRPOConfig
-    from trl import GRPOTrainer as GRPOTrainer  # for slow.py too
+    from trl import GRPOTrainer as GRPOTrainer  # for weights.py too
 
 # Set by the method or the machine; `slow.trl` may not set them.
 _OWNED = frozenset(

@@ -24,11 +24,11 @@ from torch.utils.checkpoint import checkpoint
 
 from fst.data.types import Problem
 from fst.errors import ConfigError
-from fst.method import ranks
 from fst.method.kl import token_kl
-from fst.method.reuse import Spare
 from fst.method.rollouts import Asker
-from fst.method.slow import SlowWeights, StepResult
+from fst.method.run import ranks
+from fst.method.slow.reuse import Spare
+from fst.method.slow.weights import SlowWeights, StepResult
 from fst.models.likelihood import chunks, head_logits, states_of
 from fst.models.policy import Policy
 from fst.models.slices import slices

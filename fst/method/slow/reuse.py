@@ -30,7 +30,7 @@ from statistics import fmean
 from typing import Any
 
 from fst.data.types import Problem
-from fst.method.dealing import slot
+from fst.method.slow.dealing import slot
 from fst.types import Prompt, Rollout
 
 

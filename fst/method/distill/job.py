@@ -11,11 +11,11 @@ from typing import Any
 from fst.config import overridden, params_from_dict, params_from_record
 from fst.errors import RecordError
 from fst.files import document, write_atomic
-from fst.method.checkpoint import take
-from fst.method.distill import DistilledWeights
+from fst.method.distill.weights import DistilledWeights
 from fst.method.evaluation import mean_at
 from fst.method.learner import Learner
-from fst.method.runner import Job, reopened, summary_of
+from fst.method.run.checkpoint import take
+from fst.method.run.runner import Job, reopened, summary_of
 from fst.runs.records import RunFolder
 from fst.runs.view import load_run
 from fst.store.bundle import read_bundle, write_bundle

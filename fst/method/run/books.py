@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fst.method import ranks
 from fst.method.balance import Decision, Seen, gained_by_prompts, gained_by_steps
 from fst.method.evaluation import Evaluation
-from fst.method.fast import FastRound
-from fst.method.frontier import mean_score
-from fst.method.slow import StepResult
-from fst.method.spans import noted
+from fst.method.fast.frontier import mean_score
+from fst.method.fast.round import FastRound
+from fst.method.run import ranks
+from fst.method.run.spans import noted
+from fst.method.slow.weights import StepResult
 from fst.models.memory import peak_bytes
 from fst.runs.outcome import Tally, Trouble, no_proposal, no_signal
 from fst.runs.progress import Progress

@@ -1,7 +1,7 @@
 """The Pareto frontier over prompts: which prompts are best on which problem, and which K of them cover all problems.
 
 Scores are a matrix {prompt: {problem: reward}} under one state of the slow weights. A reward is one noisy sample, so
-those on a problem that tie (fst/method/trial.py) are equally good; rewards of 0 and 1 never tie. Invariants:
+those on a problem that tie (fst/method/fast/trial.py) are equally good; rewards of 0 and 1 never tie. Invariants:
 F1 a cover is never empty and never longer than K; F2 its first member has the best mean;
 F3 no text is in it twice before padding; F4 greedy: each next member wins the most problems that no
 earlier member of its layer is best on, ties by mean, then by order, and a new layer begins when all are covered;
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from fst.method.trial import tied
+from fst.method.fast.trial import tied
 
 Scores = Mapping[str, Mapping[str, float]]
 Name = TypeVar("Name", bound=Hashable)

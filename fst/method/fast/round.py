@@ -29,10 +29,10 @@ from fst.config import FastParams
 from fst.data.scoring import without_answer
 from fst.data.types import Problem
 from fst.errors import ReflectorError
-from fst.method.demonstrations import read
-from fst.method.fast_rules import COMPONENT, Acceptance, Parents
-from fst.method.frontier import deal, greedy_cover, mean_score
-from fst.method.screening import Screening
+from fst.method.fast.account import Screening
+from fst.method.fast.demonstrations import read
+from fst.method.fast.frontier import deal, greedy_cover, mean_score
+from fst.method.fast.rules import COMPONENT, Acceptance, Parents
 from fst.models.reflector import Proposal, Reflector
 from fst.types import Population, Prompt, Rollout
 
@@ -229,7 +229,7 @@ def fast_round(evolver: Evolver, population: Population, anchors: Sequence[Probl
     Scores are rewards of one sample each at T=1 on the anchors, all under the plan's weights. Deviations from
     GEPA: a round starts with several carried prompts, scored on as many of the anchors as leave room for proposals
     (`FastParams.room`); a proposal is screened before it costs a rollout (fst/models/reflector.py) and given up once
-    more rollouts could not help it (fst/method/trial.py); rewards may tie. If the budget is below one rollout per
+    more rollouts could not help it (fst/method/fast/trial.py); rewards may tie. If the budget is below one rollout per
     carried prompt, the population stays as it is, without scores. Raises ReflectorError if every call of the reflector
     failed.
     """

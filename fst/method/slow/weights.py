@@ -1,4 +1,4 @@
-"""Slow weights: a LoRA adapter trained with GRPO advantages and the CISPO loss. Only fst/method/slow*.py import trl.
+"""Slow weights: a LoRA adapter trained with GRPO advantages and the CISPO loss. Only trainer.py imports trl.
 
 TRL's own generate-score-loss step is driven from here, one optimizer step per call, so that a round is a separate
 unit while optimizer, schedule and problem order carry on across rounds. Deviations from plain TRL: answers come
@@ -25,12 +25,12 @@ from datasets import Dataset
 from fst.config import ModelParams, SlowParams
 from fst.data.types import Problem, Verifier
 from fst.errors import ConfigError
-from fst.method import ranks
-from fst.method.dealing import cell_weights, grouped, kept_rows, slot
-from fst.method.reuse import Spare, optimism
 from fst.method.rollouts import Asker
-from fst.method.slow_batch import accumulate, tree_logprobs
-from fst.method.slow_trl import GRPOTrainer, figures_of, trl_config
+from fst.method.run import ranks
+from fst.method.slow.batch import accumulate, tree_logprobs
+from fst.method.slow.dealing import cell_weights, grouped, kept_rows, slot
+from fst.method.slow.reuse import Spare, optimism
+from fst.method.slow.trainer import GRPOTrainer, figures_of, trl_config
 from fst.models.adapter import adapter_state, load_adapter, lora_config, save_adapter
 from fst.models.device import free_cache
 from fst.models.policy import Policy

@@ -1,5 +1,5 @@
 """Two decisions of a fast round, behind GEPA's interfaces: which proposals are scored on the anchors, and which prompt
-is reflected on. Both treat a reward as one noisy sample (fst/method/trial.py)."""
+is reflected on. Both treat a reward as one noisy sample (fst/method/fast/trial.py)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gepa.gepa_utils import select_program_candidate_from_pareto_front
 from gepa.proposer.base import CandidateProposal
 
 from fst.data.types import Problem
-from fst.method.demonstrations import read
-from fst.method.frontier import winners
-from fst.method.trial import gains, hopeless, parts
+from fst.method.fast.demonstrations import read
+from fst.method.fast.frontier import winners
+from fst.method.fast.trial import gains, hopeless, parts
 from fst.types import Prompt, Rollout, prompt_id
 
 COMPONENT = "prompt"

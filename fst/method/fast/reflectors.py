@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fst.config import Params
 from fst.data.types import Domain
-from fst.method import ranks
+from fst.method.run import ranks
 from fst.models.lab.tokenizer import CHAT_TEMPLATE
 from fst.models.policy import Policy
 from fst.models.reflector import CallableReflector, PolicyReflector, PromptLimit, Reflector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fst.method.balance import Met, Seen
 from fst.method.learner import Learner
-from fst.method.reuse import spare_from
+from fst.method.slow.reuse import spare_from
 from fst.runs.records import RunFolder
 from fst.types import Budget, Population, prompt_from_dict
 
