@@ -112,6 +112,8 @@ def _make(project: Project, name: str, account: Account, how: str) -> dict[str, 
     bundle = verdict["released"]
     if bundle is None and verdict["verdict"] == "release":
         bundle = patiently(publish, project)(project, name)["bundle"]
+    if bundle is not None:
+        account.say("published", stage=name, bundle=bundle)
     return {"stage": name, "reward": reward, "bundle": bundle}
 
 
@@ -122,8 +124,8 @@ def _ended(line: dict[str, Any]) -> State[Any]:
 
 class Account:
     """What came of an alert: lines of reports/monitoring/adaptations.jsonl, one per step, with {"at", "alert",
-    "domain", "channel", "event"} and what the step found. The events are started, collected, fast, slow and judged;
-    the last one is released, refused, skipped or failed."""
+    "domain", "channel", "event"} and what the step found. The events are started, collected, fast, slow, judged and
+    published; the last one is released, refused, skipped or failed."""
 
     def __init__(self, project: Project, domain: str, channel: str, alert: float) -> None:
         self._file = project.places.monitoring / "adaptations.jsonl"

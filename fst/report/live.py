@@ -14,7 +14,7 @@ from fst.errors import RecordError
 from fst.report.figures import COLOURS, INK, MEMBER, Figure, draw_one
 from fst.traffic.timeline import BIN_SECONDS
 
-SHOWN = {"alert": "alert", "started": "adapting", "released": "released", "swapped": "serving"}
+SHOWN = {"alert": "alert", "started": "adapting", "published": "released", "swapped": "serving"}
 _STYLE = (("rl", "s"), ("fst", "o"), ("gepa", "^"))
 
 

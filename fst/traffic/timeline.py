@@ -17,6 +17,7 @@ from fst.traffic.simulate import Exchanged
 BIN_SECONDS = 2.0  # the shortest interval
 MOST_BINS = 50
 RECOVERED = 0.8  # share of the attainable reward that counts as recovered
+_DELAYS = {"detected": "alert", "released": "published", "swapped": "swapped"}
 STEADY = 30  # fewest requests that the recovered reward may be a mean of
 
 
@@ -60,7 +61,7 @@ def _says(step: Mapping[str, Any]) -> str:
         return f"{step['problems']} problems from traffic"
     if event == "judged":
         return f"gate: {step['verdict']}, held-out reward {step['reward']:.3f}"
-    if event == "released":
+    if event in ("published", "released"):
         return f"bundle {step['bundle'][:12]}"
     if event == "failed":
         return str(step["error"])
@@ -96,20 +97,16 @@ def figures(
         return {"requests": len(exchanges), "failed": sum(one.status != 200 for one in exchanges)}
     first = mine[0].at - began
 
-    def since(what: str) -> float | None:
-        times = [event.at for event in events if event.what == what and event.at >= first]
-        return round(times[0] - first, 2) if times else None
+    def when(what: str) -> float | None:
+        return next((event.at for event in events if event.what == what and event.at >= first), None)
 
-    swapped = since("swapped")
-    edge = None if swapped is None else began + first + swapped
-    before = [one for one in mine if edge is None or one.at < edge]
-    earlier = {one.release for one in exchanges if one.release and (edge is None or one.at < edge)}
-    after = [one for one in mine if edge is not None and one.at >= edge and one.release not in earlier]
+    edge = math.inf if (swapped := when("swapped")) is None else swapped
+    before = [one for one in mine if one.at - began < edge]
+    earlier = {one.release for one in exchanges if one.release and one.at - began < edge}
+    after = [one for one in mine if one.at - began >= edge and one.release not in earlier]
     reward = _mean(after)
     return {
-        "detected_s": since("alert"),
-        "released_s": since("released"),
-        "swapped_s": swapped,
+        **{f"{name}_s": None if (at := when(what)) is None else round(at - first, 2) for name, what in _DELAYS.items()},
         "scored": sum(one.told for one in before),
         "before": _mean(before),
         "after": reward,

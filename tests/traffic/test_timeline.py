@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fst.errors import RecordError
 from fst.files import document
@@ -30,7 +32,8 @@ STEPS: list[dict[str, Any]] = [
     {"at": BEGAN + 17, "event": "started"},
     {"at": BEGAN + 18, "event": "collected", "problems": 96},
     {"at": BEGAN + 28, "event": "judged", "verdict": "release", "reward": 0.94},
-    {"at": BEGAN + 29, "event": "released", "bundle": "ab" * 32},
+    {"at": BEGAN + 29, "event": "published", "bundle": "ab" * 32},
+    {"at": BEGAN + 33, "event": "released", "bundle": "ab" * 32},
 ]
 
 
@@ -41,7 +44,7 @@ def test_figures_are_counted_from_the_newcomers_first_request() -> None:
     assert (found["scored"], found["requests"], found["failed"]) == (40, 100, 0)
     assert (found["before"], found["after"], found["recovered"]) == (0.0, 0.9, True)
     assert [e.what for e in events] == [
-        "appears", "appears", "alert", "started", "collected", "judged", "released", "swapped",
+        "appears", "appears", "alert", "started", "collected", "judged", "published", "swapped", "released",
     ]  # fmt: skip
     assert [e.says for e in events][2:6] == [
         "new domain: letters", "adaptation starts", "96 problems from traffic", "gate: release, held-out reward 0.940",
@@ -63,6 +66,16 @@ def test_answers_of_the_release_before_do_not_count_against_the_new_one() -> Non
     traffic = [*TRAFFIC, *late, failed]
     found = figures(traffic, "new", happenings(BEGAN, traffic, [], []), BEGAN, attainable=0.95)
     assert found["after"] == round(36 / 41, 4), "a request that failed counts"
+
+
+@given(st.floats(0, 2e9), st.floats(0.001, 100))
+def test_what_the_new_release_answers_counts_whatever_the_times_are(began: float, edge: float) -> None:
+    """The new release's first answer is where `after` begins, to the last bit of its time."""
+    times = [edge + i * 0.37 for i in range(40)]
+    new = [Exchanged(began + edge + at, at, 0, "new", 200, 1.0, "r2", "new", True, 0.01) for at in times]
+    old = [Exchanged(began + i * edge / 40, 0.0, 0, "new", 200, 0.0, "r1", "new", True, 0.01) for i in range(40)]
+    found = figures([*old, *new], "new", happenings(began, [*old, *new], [], []), began, attainable=1.0)
+    assert (found["before"], found["after"], found["scored"]) == (0.0, 1.0, 40)
 
 
 def test_without_a_new_release_nothing_recovered_and_failures_count() -> None:
