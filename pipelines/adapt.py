@@ -65,7 +65,8 @@ def adapt(domain: str, channel: str, at: float | None = None, since: float = 0.0
             found = _make(ours, adaptation.fast, account, "fast")
             enough, slow_cycles = project.params.adapt.enough, project.params.adapt.slow_cycles
             if slow_cycles and (found["bundle"] is None or found["reward"] < enough):
-                found = _make(ours, adaptation.slow, account, "slow")
+                slow = _make(ours, adaptation.slow, account, "slow")
+                found = slow if slow["bundle"] or not found["bundle"] else found
             last = account.say("released" if found["bundle"] else "refused", **found)
         patiently(version, project)(project, adaptation.data)  # now that nobody waits
         return _ended(last)
@@ -124,8 +125,8 @@ def _ended(line: dict[str, Any]) -> State[Any]:
 
 class Account:
     """What came of an alert: lines of reports/monitoring/adaptations.jsonl, one per step, with {"at", "alert",
-    "domain", "channel", "event"} and what the step found. The events are started, collected, fast, slow, judged and
-    published; the last one is released, refused, skipped or failed."""
+    "domain", "channel", "event"} and what the step found. The events are started and collected; fast, judged and, if the
+    gate passes, published; the same with slow; the last one is released, refused, skipped or failed."""
 
     def __init__(self, project: Project, domain: str, channel: str, alert: float) -> None:
         self._file = project.places.monitoring / "adaptations.jsonl"
@@ -139,7 +140,7 @@ class Account:
     def is_late(self) -> bool:
         """Whether the domain was released after the alert was raised."""
         mine = [line for line in read_lines(self._file) if all(line[k] == self._head[k] for k in ("domain", "channel"))]
-        return any(line["event"] == "released" and line["at"] > self._head["alert"] for line in mine)
+        return any(line["event"] in ("published", "released") and line["at"] > self._head["alert"] for line in mine)
 
     @contextmanager
     def says_how_it_failed(self) -> Iterator[None]:

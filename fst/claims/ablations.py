@@ -97,6 +97,6 @@ def table(found: Sequence[Outcome]) -> Table:
     for one in found:
         span = "" if one.low is None else f" [{one.low:.1%}, {one.high:.1%}]"
         spent = "never" if one.rollouts is None else f"{one.rollouts:,.0f} ({one.reached} of {len(one.seeds)} seeds)"
-        signal = "none asked" if one.signal is None else f"{one.signal:.0%}"
+        signal = "no RL steps" if one.signal is None else f"{one.signal:.0%}"
         page.add_row(one.variant, one.domain, f"{one.accuracy:.1%}{span}", f"{one.kl:.3f}", spent, signal)
     return page

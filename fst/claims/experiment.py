@@ -64,15 +64,20 @@ class Experiment:
     def ablations(
         self, params: Params, domains: Sequence[str], seeds: Sequence[int], variants: Sequence[str]
     ) -> list[Outcome]:
-        """Train FST with one thing changed at a time (empty `variants`: each of them), and write ablations.json. Raises
-        FstError."""
+        """Train FST with one setting, or one set of them, changed at a time (empty `variants`: each of them), and write
+        ablations.json. Raises FstError."""
         from fst.claims.ablations import DOMAINS, SIZES, chosen, outcomes, plan
         from fst.claims.evidence import gather, made
+        from fst.claims.plan import VARIANTS
         from fst.claims.run import cores, run_all
         from fst.files import document, write_atomic
 
         size, variants = SIZES[self.budget], chosen(variants)
         domains, seeds = domains or DOMAINS[: size.domains], seeds or size.seeds
+        if any(len(set(given)) != len(given) for given in (domains, seeds, variants)):
+            raise ConfigError("--domains, --seeds, --variants: each only once")
+        if self.out is None and size.name in FULL and set(variants) != set(VARIANTS):
+            raise ConfigError(f"--variants: give --out as well, since {REPORTS} holds the results of all variants")
         out, folder = self._results(domains, size.name), self.runs / size.name
         works = plan(domains, seeds, variants)
         run_all(works, params, size, folder, self.jobs or cores())

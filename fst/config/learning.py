@@ -253,7 +253,10 @@ class LoopParams(Section):
         description="whether a fast round's rollouts under the prompts it chose enter the groups of the next slow "
         "round; only the rest is then sampled",
     )
-    seed_prompt: str = Field("solve the task", description="the first prompt; KL is compared under it too")
+    seed_prompt: str = Field(
+        "solve the task",
+        description="the first prompt; KL is compared under it too; docs/answers.md says what is added to it",
+    )
     balance: Balance = Field(
         "fixed",
         description="`fixed`: the rounds take turns; `auto`: fast rounds are skipped while they gain no more per "

@@ -58,7 +58,9 @@ class DriftParams(Section):
     false_alarm_rate: Number = Field(0.01, ge=0.0001, le=0.5, description="probability per window, over all signals")
     resamples: int = Field(500, ge=50, description="draws from the reference to compute the thresholds")
     cool_down_seconds: Number = Field(300.0, ge=0, description="time after an alert without another for its domain")
-    new_domain_requests: int = Field(10, ge=2, description="similar requests, unlike all domains, for a new one")
+    new_domain_requests: int = Field(
+        10, ge=2, description="requests unlike all domains, of one pattern or of free text, for a new one"
+    )
     poll_seconds: Number = Field(1.0, ge=0.05, description="interval at which the log is read")
     seed: int = Field(0, ge=0, description="seed of the draws")
 

@@ -187,7 +187,7 @@ def _labels(domain: Domain) -> list[str]:
     """The labels that every problem of a domain is answered by; empty if there are none, or if problems differ."""
     default = domain.named or verifier_of(domain.spec)
     each = [named_labels(problem.verifier or default) for problem in domain.problems]
-    return each[0] if len({frozenset(labels) for labels in each}) == 1 else []
+    return min(each) if len({frozenset(labels) for labels in each}) == 1 else []
 
 
 def _family(spec: str) -> Family:

@@ -17,7 +17,7 @@ from fst.data.types import Problem, Score, Verifier
 from fst.errors import VerifierError
 
 NAME = "choice"
-MOST_LABELS = 50  # that may be derived from a domain's answers
+MOST_LABELS = 50  # that may be derived from a domain's answers, or named in its seed prompt
 _WORD = re.compile(r"[^\W_]+")
 _SHOWN = 12
 _REMEDY = f'name them: "verifier": {{"name": "{NAME}", "labels": ["billing", "login"]}}'
@@ -88,9 +88,9 @@ def named_labels(named: Mapping[str, Any]) -> list[str]:
 
 
 def asked_for(labels: Sequence[str], text: str) -> str:
-    """Return the line that a prompt asks for one of the labels with; empty without labels, or if `text` names every one
-    of them."""
-    if not labels or set(_named(_words(text), _by_words(labels))) == set(labels):
+    """Return the line that a prompt asks for one of the labels with; empty without labels, with more than MOST_LABELS,
+    or if `text` names every one of them."""
+    if not 0 < len(labels) <= MOST_LABELS or set(_named(_words(text), _by_words(labels))) == set(labels):
         return ""
     return f"Answer with one of: {', '.join(labels)}."
 

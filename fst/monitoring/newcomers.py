@@ -1,6 +1,6 @@
 """Finds new domains: requests that are unlike every served domain, grouped by how alike they are.
 
-Questions that follow a pattern make a group of their own. In free text hardly two requests are alike, so what is left
+Questions that follow a pattern make a group of their own. In free text hardly any two requests are alike, so what is left
 over is one group, provided that no pattern makes up much of it.
 """
 
@@ -32,8 +32,8 @@ class Newcomer:
     since: float
 
     def with_more(self, texts: Sequence[str]) -> Newcomer:
-        """The same domain, known by these questions as well, up to EXAMPLES."""
-        return replace(self, questions=tuple(dict.fromkeys((*self.questions, *texts)))[:EXAMPLES])
+        """The same domain, known by these questions as well; the latest EXAMPLES are kept."""
+        return replace(self, questions=tuple(dict.fromkeys((*self.questions, *texts)))[-EXAMPLES:])
 
     def belongs(self, texts: Sequence[str]) -> list[bool]:
         """Decide for each text whether it belongs to this domain."""

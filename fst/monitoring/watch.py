@@ -4,8 +4,8 @@ A window is the next `drift.window` requests of the channel's release. A domain 
 beyond its threshold in `windows_in_a_row` successive windows. It then raises no other alert during the cool-down, which
 begins with the alert and again when the adaptation begins; a new release ends it.
 
-A new domain needs no second window: so many requests that are unlike every served domain but like each other do not
-occur by chance. Each look searches the latest window for new domains and, for domains that arrive slowly, the latest 3
+A new domain needs no second window: so many requests that are unlike every served domain do not occur by chance,
+whether they are like each other or not (fst/monitoring/newcomers.py). Each look searches the latest window for new domains and, for domains that arrive slowly, the latest 3
 and 10 windows. The longer spans require larger groups, since up to STRANGE of the known requests are taken for unknown
 ones."""
 

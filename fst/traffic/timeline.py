@@ -126,7 +126,11 @@ def shortfall(timeline: Mapping[str, Any]) -> str:
     if "started" not in said:
         return "no adaptation began after the alert"
     if found.get("swapped_s") is None:
-        last = [event for event in timeline["events"] if event["what"] in ("judged", "refused", "failed", "released")]
+        last = [
+            event
+            for event in timeline["events"]
+            if event["what"] in ("judged", "published", "refused", "failed", "released")
+        ]
         return f"no new release answered; the adaptation's last word: {last[-1]['says'] if last else 'none'}"
     return f"its reward is {found['after']} where {found['attainable']} is attainable"
 

@@ -246,7 +246,13 @@ def test_d10_what_answers_an_alert() -> None:
     assert waits(alone, [alone], still)
     assert waits(alone, [alone], moved), "moved before the alert"
     assert not waits(alerted(40), [alerted(40)], moved)
-    for event, waiting in (("started", False), ("released", False), ("refused", False), ("failed", True)):
+    for event, waiting in (
+        ("started", False),
+        ("published", False),
+        ("released", False),
+        ("refused", False),
+        ("failed", True),
+    ):
         one = alerted(100, (101, "started"), (102, event))
         assert waits(one, [one], still) == waiting, event
     assert not waits(alone, [alerted(200, (201, "started")), alone], still), "a later one's adaptation is about it too"

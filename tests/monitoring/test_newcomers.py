@@ -2,7 +2,7 @@
 once are two alerts, each of its own kind; N2 how many unknown requests are more than chance; N3 one that comes in
 slowly is found, though no window has enough of it; N4 among traffic of several languages a further one is found, and
 nothing where all of them are served; so is the language of a served domain's requests; N5 free text, in which hardly
-two requests are alike, is found as one domain, also beside a new pattern, and knows its further requests."""
+any two requests are alike, is found as one domain, also beside a new pattern, and knows its further requests."""
 
 from __future__ import annotations
 
@@ -182,3 +182,9 @@ def test_n5_a_pattern_that_grows_is_not_left_over() -> None:
     assert clusters([*patterns, *patterns, *free], 10) == [
         [*range(9), *range(18, 27)], [*range(9, 18), *range(27, 36)], [*range(36, 46)]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_n5_free_text_that_is_served_is_no_new_domain(seed: int) -> None:
+    traffic = Traffic("orders", "calendar_arithmetic", seed=seed)
+    assert traffic.look(traffic.requests(1000, {"orders": 0.9})) == []

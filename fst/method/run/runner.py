@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ from fst.runs.trackers import Trackers
 from fst.spans import span
 from fst.store.bundle import Bundle, read_bundle
 from fst.types import Arm, Population, Prompt
+
+log = logging.getLogger("fst")
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,11 @@ def prepare(job: Job, progress: Progress, resume: bool = False) -> Learner:
     reflector = build_reflector(policy, params, domain)
     trl_config(params.slow, params.model, job.folder, job.seed)  # in every arm: refuses options, joins the ranks
     population = first_population(start, domain, params, job.serves)
+    if (size := policy.count_tokens(population.best.text)) > params.fast.max_prompt_tokens:
+        log.warning(
+            "%s: the first prompt has %d tokens, and fast.max_prompt_tokens lets evolved ones have %d: raise it",
+            *(domain.spec, size, params.fast.max_prompt_tokens),
+        )
     if job.arm == "distill":
         seed = Population((Prompt(seed_prompt(params.loop.seed_prompt, domain)),))
         taught, population = prompt_to_distil(population, seed.best, job.domain), seed

@@ -154,7 +154,7 @@ function alerts(data) {
     const items = steps.map((step) => {
       const says = step.event === "collected" ? `${step.problems} problems`
         : step.event === "judged" ? `${step.verdict}, reward ${percent(step.reward)}`
-        : step.event === "released" ? short(step.bundle)
+        : step.event === "published" || step.event === "released" ? short(step.bundle)
         : step.event === "failed" ? step.error : "";
       return make("li", { class: step.event }, make("b", {}, step.event), make("small", {}, `+${(step.at - alert.at).toFixed(1)} s ${says || ""}`));
     });
