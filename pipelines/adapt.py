@@ -125,8 +125,8 @@ def _ended(line: dict[str, Any]) -> State[Any]:
 
 class Account:
     """What came of an alert: lines of reports/monitoring/adaptations.jsonl, one per step, with {"at", "alert",
-    "domain", "channel", "event"} and what the step found. The events are started and collected; fast, judged and, if the
-    gate passes, published; the same with slow; the last one is released, refused, skipped or failed."""
+    "domain", "channel", "event"} and what the step found. The events are started and collected; fast, judged and, if
+    the gate passes, published; the same with slow; the last one is released, refused, skipped or failed."""
 
     def __init__(self, project: Project, domain: str, channel: str, alert: float) -> None:
         self._file = project.places.monitoring / "adaptations.jsonl"

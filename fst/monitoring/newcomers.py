@@ -1,7 +1,7 @@
 """Finds new domains: requests that are unlike every served domain, grouped by how alike they are.
 
-Questions that follow a pattern make a group of their own. In free text hardly any two requests are alike, so what is left
-over is one group, provided that no pattern makes up much of it.
+Questions that follow a pattern make a group of their own. In free text hardly any two requests are alike, so what is
+left over is one group, provided that no pattern makes up much of it.
 """
 
 from __future__ import annotations

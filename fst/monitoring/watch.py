@@ -5,9 +5,9 @@ beyond its threshold in `windows_in_a_row` successive windows. It then raises no
 begins with the alert and again when the adaptation begins; a new release ends it.
 
 A new domain needs no second window: so many requests that are unlike every served domain do not occur by chance,
-whether they are like each other or not (fst/monitoring/newcomers.py). Each look searches the latest window for new domains and, for domains that arrive slowly, the latest 3
-and 10 windows. The longer spans require larger groups, since up to STRANGE of the known requests are taken for unknown
-ones."""
+whether they are like each other or not (fst/monitoring/newcomers.py). Each look searches the latest window for new
+domains and, for domains that arrive slowly, the latest 3 and 10 windows. The longer spans require larger groups, since
+up to STRANGE of the known requests are taken for unknown ones."""
 
 from __future__ import annotations
 
