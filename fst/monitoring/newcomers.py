@@ -1,7 +1,7 @@
 """Finds new domains: requests that are unlike every served domain, grouped by how alike they are.
 
 Questions that follow a pattern make a group of their own. In free text hardly any two requests are alike, so what is
-left over is one group, provided that no pattern makes up much of it.
+left over is grouped again by a wider limit, provided that no pattern makes up much of a group.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from fst.serving.router import Router, embed
+from fst.serving.router import Array, Router, embed
 
 ALIKE = 0.6  # mean cosine distance up to which requests are of one kind
-PATTERN = 1 / 3  # share of the requests left over from which similar ones are a pattern that is still growing
+FREE = 0.9  # the same for free text: one language, and something in common
+PATTERN = 1 / 3  # share of a group of free text from which similar requests in it are a pattern that is still growing
 EXAMPLES = 50  # questions of a new domain that are kept, to recognise it by
 _WORD = re.compile(r"[a-z][a-z0-9_]{2,}")
 
@@ -42,20 +43,30 @@ class Newcomer:
 
 def clusters(texts: Sequence[str], least: int) -> list[list[int]]:
     """Group similar texts; returns groups of at least `least` indices, the largest group first. Texts that are in none
-    make one group if they are as many, and no group of similar ones among them is larger than the share PATTERN."""
+    are grouped again as free text: a group counts if no pattern in it is larger than the share PATTERN."""
     if len(texts) < max(2, least):
         return []
-    grouping = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=ALIKE)
-    groups: dict[int, list[int]] = {}
     vectors = embed(texts)
-    for index, label in enumerate(grouping.fit_predict(1 - vectors @ vectors.T)):
-        groups.setdefault(int(label), []).append(index)
-    found = [group for group in groups.values() if len(group) >= least]
-    small = [group for group in groups.values() if len(group) < least]
-    left = sorted(index for group in small for index in group)
-    if len(left) >= least and max(map(len, small)) <= PATTERN * len(left):
-        found.append(left)
+    alike = _grouped(vectors, range(len(texts)), ALIKE)
+    found = [group for group in alike if len(group) >= least]
+    pattern = {index: len(group) for group in alike for index in group}
+    left = sorted(index for index, size in pattern.items() if size < least)
+    for group in _grouped(vectors, left, FREE):
+        if len(group) >= least and max(pattern[index] for index in group) <= PATTERN * len(group):
+            found.append(group)
     return sorted(found, key=len, reverse=True)
+
+
+def _grouped(vectors: Array, indices: Sequence[int], limit: float) -> list[list[int]]:
+    """Group the vectors of these indices up to a mean cosine distance."""
+    if len(indices) < 2:
+        return [[index] for index in indices]
+    chosen = vectors[list(indices)]
+    grouping = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=limit)
+    groups: dict[int, list[int]] = {}
+    for index, label in zip(indices, grouping.fit_predict(1 - chosen @ chosen.T), strict=True):
+        groups.setdefault(int(label), []).append(index)
+    return list(groups.values())
 
 
 def name_for(texts: Sequence[str], known: Mapping[str, Sequence[str]], taken: Collection[str]) -> str:

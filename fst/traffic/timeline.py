@@ -17,7 +17,6 @@ from fst.traffic.simulate import Exchanged
 BIN_SECONDS = 2.0  # the shortest interval
 MOST_BINS = 50
 RECOVERED = 0.8  # share of the attainable reward that counts as recovered
-_DELAYS = {"detected": "alert", "released": "published", "swapped": "swapped"}
 STEADY = 30  # fewest requests that the recovered reward may be a mean of
 
 
@@ -100,13 +99,18 @@ def figures(
     def when(what: str) -> float | None:
         return next((event.at for event in events if event.what == what and event.at >= first), None)
 
+    def delay(what: str) -> float | None:
+        return None if (at := when(what)) is None else round(at - first, 2)
+
     edge = math.inf if (swapped := when("swapped")) is None else swapped
     before = [one for one in mine if one.at - began < edge]
     earlier = {one.release for one in exchanges if one.release and one.at - began < edge}
     after = [one for one in mine if one.at - began >= edge and one.release not in earlier]
     reward = _mean(after)
     return {
-        **{f"{name}_s": None if (at := when(what)) is None else round(at - first, 2) for name, what in _DELAYS.items()},
+        "detected_s": delay("alert"),
+        "released_s": delay("published"),
+        "swapped_s": delay("swapped"),
         "scored": sum(one.told for one in before),
         "before": _mean(before),
         "after": reward,
